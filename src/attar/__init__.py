@@ -1,0 +1,1 @@
+"""Attar presses a large language model into one that can be shipped."""

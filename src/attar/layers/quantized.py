@@ -1,0 +1,173 @@
+"""Linears and embeddings that hold codes and scales, and compute on what those stand for.
+
+PyTorch only simulates them: every forward pass rebuilds the float weights, so they take the
+bytes of their grid on disk and in memory but are no faster here than float weights.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from attar.core.grid import Grid
+from attar.layers.swap import swappable
+from attar.ops.rounding import Codes, dequantize, pack, packed_width, unpack
+
+
+class _Quantized(nn.Module):
+    """A table of `rows` by `width` codes with a scale for each group of a row."""
+
+    simulated = True
+    codes: Tensor
+    scales: Tensor
+    zeros: Tensor | None
+
+    def __init__(self, rows: int, width: int, grid: Grid) -> None:
+        super().__init__()
+        self.rows, self.width, self.grid = rows, width, grid
+        self.group = grid.group_for(width)
+        groups = -(-width // self.group)
+        shape = (rows, packed_width(width, grid.bits))
+        self.register_buffer("codes", torch.zeros(shape, dtype=torch.uint8))
+        self.register_buffer("scales", torch.ones((rows, groups), dtype=torch.bfloat16))
+        zeros = torch.zeros((rows, groups), dtype=torch.uint8) if grid.zero_point else None
+        self.register_buffer("zeros", zeros)
+
+    def fill(self, result: Codes) -> Self:
+        """Take these codes, scales and zero points."""
+        self.codes = pack(result.codes, self.grid)
+        self.scales = result.scales.to(torch.bfloat16)
+        self.zeros = None if result.zeros is None else result.zeros.to(torch.uint8)
+        return self
+
+    def unpacked(self, rows: Tensor | None = None) -> Codes:
+        """The codes, scales and zero points, of all rows or of these."""
+        codes, scales, zeros = self.codes, self.scales, self.zeros
+        if rows is not None:
+            codes, scales = codes[rows], scales[rows]
+            zeros = None if zeros is None else zeros[rows]
+        return Codes(unpack(codes, self.grid, self.width), scales, zeros)
+
+    def dequantized(self, dtype: torch.dtype, rows: Tensor | None = None) -> Tensor:
+        """The weights that the codes stand for, [rows, width]."""
+        return dequantize(self.unpacked(rows), self.group, dtype)
+
+    @property
+    def weight(self) -> Tensor:
+        """The weights that the codes stand for, in float32."""
+        return self.dequantized(torch.float32)
+
+    def spec(self) -> dict[str, Any]:
+        """Shape and grid."""
+        return {"rows": self.rows, "width": self.width, "grid": self.grid.name}
+
+    def extra_repr(self) -> str:
+        return f"{self.rows}, {self.width}, grid={self.grid.name}"
+
+
+@swappable
+class QuantizedLinear(_Quantized):
+    """A linear whose weights lie on a grid."""
+
+    def __init__(self, rows: int, width: int, grid: Grid, bias: Tensor | None = None) -> None:
+        super().__init__(rows, width, grid)
+        self.in_features, self.out_features = width, rows
+        self.bias = None if bias is None else nn.Parameter(bias.detach())
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        dtype = _compute_dtype(inputs)
+        bias = None if self.bias is None else self.bias.to(dtype)
+        return functional.linear(inputs.to(dtype), self.dequantized(dtype), bias)
+
+    def spec(self) -> dict[str, Any]:
+        return {**super().spec(), "bias": self.bias is not None}
+
+    @classmethod
+    def rebuild(cls, spec: dict[str, Any], model: nn.Module) -> nn.Module:
+        """An empty one of the same shape and grid."""
+        bias = torch.zeros(spec["rows"]) if spec["bias"] else None
+        return cls(spec["rows"], spec["width"], Grid.parse(spec["grid"]), bias)
+
+
+@swappable
+class QuantizedEmbedding(_Quantized):
+    """A table of embeddings on a grid; only the rows looked up are rebuilt.
+
+    `factor` multiplies what is looked up, for families that scale their embeddings.
+    """
+
+    def __init__(
+        self,
+        rows: int,
+        width: int,
+        grid: Grid,
+        dtype: torch.dtype = torch.float32,
+        factor: float = 1.0,
+    ) -> None:
+        super().__init__(rows, width, grid)
+        self.dtype, self.factor = dtype, factor
+
+    def forward(self, ids: Tensor) -> Tensor:
+        found = self.dequantized(self.dtype, ids.reshape(-1)).reshape(*ids.shape, self.width)
+        if self.factor != 1.0:
+            found = found * torch.tensor(self.factor, dtype=self.dtype)
+        return found
+
+    def spec(self) -> dict[str, Any]:
+        dtype = str(self.dtype).removeprefix("torch.")
+        return {**super().spec(), "dtype": dtype, "factor": self.factor}
+
+    @classmethod
+    def rebuild(cls, spec: dict[str, Any], model: nn.Module) -> nn.Module:
+        """An empty one of the same shape and grid."""
+        return cls(
+            spec["rows"],
+            spec["width"],
+            Grid.parse(spec["grid"]),
+            getattr(torch, spec["dtype"]),
+            spec["factor"],
+        )
+
+
+@swappable
+class TiedHead(nn.Module):
+    """An output head that multiplies with the table of a quantized embedding it is tied to."""
+
+    simulated = True
+
+    def __init__(
+        self, table: QuantizedEmbedding, table_name: str, bias: Tensor | None = None
+    ) -> None:
+        super().__init__()
+        self.__dict__["table"] = table  # a reference, not a child: its codes are saved once
+        self.table_name = table_name
+        self.bias = None if bias is None else nn.Parameter(bias.detach())
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        table: QuantizedEmbedding = self.__dict__["table"]
+        dtype = _compute_dtype(inputs)
+        bias = None if self.bias is None else self.bias.to(dtype)
+        return functional.linear(inputs.to(dtype), table.dequantized(dtype), bias)
+
+    def spec(self) -> dict[str, Any]:
+        """The name of the table, and whether there is a bias."""
+        rows = None if self.bias is None else len(self.bias)
+        return {"table_name": self.table_name, "bias": rows}
+
+    @classmethod
+    def rebuild(cls, spec: dict[str, Any], model: nn.Module) -> nn.Module:
+        """A head on the table that is already in `model`."""
+        table = model.get_submodule(spec["table_name"])
+        if not isinstance(table, QuantizedEmbedding):
+            raise TypeError(f"{spec['table_name']} is no quantized embedding")
+        bias = None if spec["bias"] is None else torch.zeros(spec["bias"])
+        return cls(table, spec["table_name"], bias)
+
+
+def _compute_dtype(inputs: Tensor) -> torch.dtype:
+    if torch.is_autocast_enabled(inputs.device.type):
+        return torch.get_autocast_dtype(inputs.device.type)
+    return inputs.dtype

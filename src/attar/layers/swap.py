@@ -1,0 +1,51 @@
+"""One way to change a module, and to say and repeat what was changed."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, TypeVar, cast, runtime_checkable
+
+from torch import nn
+
+T = TypeVar("T")
+_KINDS: dict[str, type[Swap]] = {}
+
+
+@runtime_checkable
+class Swap(Protocol):
+    """A module that Attar installs: it can say how to build it again, empty."""
+
+    def spec(self) -> dict[str, Any]:
+        """Plain data from which `rebuild` makes the same module, but for its weights."""
+        ...
+
+    @classmethod
+    def rebuild(cls, spec: dict[str, Any], model: nn.Module) -> nn.Module:
+        """The module that `spec` describes, on the current default device, weights unset."""
+        ...
+
+
+def swappable(cls: type[T]) -> type[T]:
+    """Register a class of modules under its name, so that files can name it."""
+    _KINDS[cls.__name__] = cast("type[Swap]", cls)
+    return cls
+
+
+def swap(model: nn.Module, name: str, new: nn.Module) -> None:
+    """Put `new` where the module called `name` is."""
+    parent, _, leaf = name.rpartition(".")
+    owner = model.get_submodule(parent)
+    new.train(owner.training)
+    setattr(owner, leaf, new)
+
+
+def spec_of(module: nn.Module) -> dict[str, Any] | None:
+    """What to write down of a module that Attar installed; None for any other."""
+    if type(module).__name__ not in _KINDS:
+        return None
+    return {"type": type(module).__name__, **cast("Swap", module).spec()}
+
+
+def build(spec: dict[str, Any], model: nn.Module) -> nn.Module:
+    """The empty module that `spec` describes. Raises KeyError on an unknown type."""
+    rest = dict(spec)
+    return _KINDS[rest.pop("type")].rebuild(rest, model)

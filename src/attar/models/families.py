@@ -1,0 +1,123 @@
+"""The table of families: where each architecture keeps its blocks, linears and widths.
+
+To add a family, add an entry: paths are read off `print(model)`, widths off its config.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from attar.errors import UnknownFamily
+
+
+@dataclass(frozen=True)
+class Family:
+    """Where things are. Paths of `blocks` and `norm` start at the base model, those of
+    linears at a block, those of `head` at the whole model.
+
+    `qkv` is one fused linear or three; `up` is what feeds the activation and, in gated
+    families, its gate (one fused linear where `fused_up` is set); `down` ends the MLP.
+    `head` are the modules applied in turn to the last hidden states of a language model.
+    `ffn` names the config's inner width. `free_heads`: the number of heads need not be the
+    hidden size divided by the head size. `first_block_differs`: block 0 cannot be moved.
+    """
+
+    qkv: tuple[str, ...]
+    out: str
+    up: tuple[str, ...]
+    down: str
+    blocks: str = "layers"
+    head: tuple[str, ...] = ("lm_head",)
+    ffn: str = "intermediate_size"
+    fused_up: bool = False
+    free_heads: bool = False
+    first_block_differs: bool = False
+
+    @property
+    def attention(self) -> tuple[str, ...]:
+        """The linears of the attention."""
+        return (*self.qkv, self.out)
+
+    @property
+    def mlp(self) -> tuple[str, ...]:
+        """The linears of the feed-forward part."""
+        return (*self.up, self.down)
+
+
+_SELF = "self_attn."
+_LLAMA = Family(
+    qkv=(_SELF + "q_proj", _SELF + "k_proj", _SELF + "v_proj"),
+    out=_SELF + "o_proj",
+    up=("mlp.gate_proj", "mlp.up_proj"),
+    down="mlp.down_proj",
+    free_heads=True,
+)
+_BERT = Family(
+    blocks="encoder.layer",
+    qkv=("attention.self.query", "attention.self.key", "attention.self.value"),
+    out="attention.output.dense",
+    up=("intermediate.dense",),
+    down="output.dense",
+    head=("cls",),
+)
+
+FAMILIES: dict[str, Family] = {
+    "llama": _LLAMA,
+    "mistral": _LLAMA,
+    "qwen2": replace(_LLAMA, free_heads=False),
+    "qwen3": _LLAMA,
+    "gemma2": _LLAMA,
+    "gemma3_text": _LLAMA,
+    "phi": replace(
+        _LLAMA, out=_SELF + "dense", up=("mlp.fc1",), down="mlp.fc2", free_heads=False
+    ),
+    "phi3": replace(
+        _LLAMA,
+        qkv=(_SELF + "qkv_proj",),
+        up=("mlp.gate_up_proj",),
+        fused_up=True,
+        free_heads=False,
+    ),
+    "gpt2": Family(
+        blocks="h",
+        qkv=("attn.c_attn",),
+        out="attn.c_proj",
+        up=("mlp.c_fc",),
+        down="mlp.c_proj",
+        ffn="n_inner",
+    ),
+    "bert": _BERT,
+    "roberta": replace(_BERT, head=("lm_head",)),
+    "electra": replace(_BERT, head=("generator_predictions", "generator_lm_head")),
+    "distilbert": Family(
+        blocks="transformer.layer",
+        qkv=("attention.q_lin", "attention.k_lin", "attention.v_lin"),
+        out="attention.out_lin",
+        up=("ffn.lin1",),
+        down="ffn.lin2",
+        head=("vocab_transform", "activation", "vocab_layer_norm", "vocab_projector"),
+        ffn="hidden_dim",
+    ),
+    "modernbert": Family(
+        qkv=("attn.Wqkv",),
+        out="attn.Wo",
+        up=("mlp.Wi",),
+        down="mlp.Wo",
+        head=("head", "decoder"),
+        fused_up=True,
+        first_block_differs=True,
+    ),
+}
+
+
+def family_of(model_type: str) -> Family:
+    """The entry of a config's `model_type`; raises UnknownFamily, which says what to add."""
+    family = FAMILIES.get(model_type)
+    if family is None:
+        raise UnknownFamily(
+            f"the architecture {model_type!r} has no entry in Attar's table of families. "
+            f"There are: {', '.join(sorted(FAMILIES))}. To use another, add an entry to "
+            "attar/models/families.py with the paths of its blocks and linears, as "
+            "`print(model)` shows them"
+        )
+    return family

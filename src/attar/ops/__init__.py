@@ -1,0 +1,1 @@
+"""Pure tensor mathematics: no settings objects, no state, no files."""

@@ -1,0 +1,1 @@
+"""One file a technique; the kind of a technique is its path here."""

@@ -1,0 +1,1 @@
+"""Fewer weights: whole blocks, heads, neurons and hidden channels."""

@@ -1,0 +1,5 @@
+"""Import this once, and `from_pretrained` of transformers loads Attar's artifacts."""
+
+from attar.models.structure import register
+
+register()
