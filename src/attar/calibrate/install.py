@@ -1,0 +1,39 @@
+"""Putting codes that were computed into a model."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from attar.core.grid import Grid
+from attar.layers import QuantizedEmbedding, QuantizedLinear, TiedHead, swap
+from attar.models.model import Model
+from attar.models.structure import untie
+from attar.ops.rounding import Codes, fit_scales, quantize
+
+
+def install_linear(model: Model, name: str, codes: Codes, grid: Grid) -> None:
+    """Put a quantized linear with these codes where the linear called `name` is."""
+    old = model.module.get_submodule(name)
+    rows, width = codes.codes.shape
+    swap(model.module, name, QuantizedLinear(rows, width, grid, old.bias).fill(codes))
+
+
+def quantize_embeddings(model: Model, grid: Grid) -> None:
+    """Round the embedding table; a head that is tied to it then multiplies with its codes."""
+    facts = {fact.role: fact.name for fact in model.facts() if fact.role in ("embedding", "head")}
+    old = model.module.get_input_embeddings()
+    head = model.module.get_output_embeddings()
+    tied = head is not None and head.weight is old.weight
+    weight = old.weight.detach()
+    factor = float(getattr(old, "scalar_embed_scale", 1.0))
+    table = QuantizedEmbedding(*weight.shape, grid, weight.dtype, factor)
+    table.fill(quantize(weight, fit_scales(weight, grid), grid))
+    swap(model.module, facts["embedding"], table)
+    if tied:
+        swap(model.module, facts["head"], TiedHead(table, facts["embedding"], head.bias))
+    untie(model.module)
+
+
+def has_table(model: Model) -> bool:
+    """Whether the embedding table is still float."""
+    return isinstance(model.module.get_input_embeddings(), nn.Embedding)

@@ -1,0 +1,1 @@
+"""Planning, running, keeping and judging a recipe."""

@@ -1,0 +1,117 @@
+"""The recipe's model and datasets, found and read once."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+from attar.core.keys import UNKNOWN, key_of
+from attar.core.recipe import Recipe
+from attar.core.step import Task
+from attar.data import Dataset, check_together, fingerprint, load
+from attar.engine.store import Store
+from attar.errors import Problem, RecipeError
+from attar.models.load import config_of, task_of
+from attar.models.source import Files, resolve
+
+
+class Inputs:
+    """What a recipe reads: found when first asked for, and kept."""
+
+    def __init__(self, recipe: Recipe, store: Store) -> None:
+        self.recipe, self.store = recipe, store
+        self._datasets: dict[str, Dataset] = {}
+
+    @cached_property
+    def files(self) -> Files:
+        """The original's files."""
+        return resolve(self.recipe.model)
+
+    @cached_property
+    def config(self) -> Any:
+        """The original's config."""
+        return config_of(self.files, self.recipe.model)
+
+    @cached_property
+    def task(self) -> Task:
+        """The recipe's task, or the one that the model was made for."""
+        return self.recipe.task or task_of(self.config, self.files)
+
+    @cached_property
+    def fresh_head(self) -> bool:
+        """Whether the files hold no head for the task, so that one is drawn."""
+        names = self.config.architectures or ()
+        return self.task == "classification" and not any(
+            name.endswith("ForSequenceClassification") for name in names
+        )
+
+    @cached_property
+    def labels(self) -> tuple[str, ...]:
+        """Class names in the order of the outputs; empty unless the task is classification."""
+        if self.task != "classification":
+            return ()
+        given = self._train_labels()
+        if self.fresh_head:
+            return given
+        names: dict[int, str] = self.config.id2label
+        own = tuple(str(names[index]) for index in sorted(names))
+        unnamed = all(name == f"LABEL_{index}" for index, name in enumerate(own))
+        if unnamed and len(given) == len(own):
+            return given
+        strange = [label for label in given if label not in own]
+        if strange:
+            raise RecipeError(
+                [
+                    Problem(
+                        f"the data has labels that the model does not know: {', '.join(strange)}. "
+                        f"It knows {', '.join(own)}. Rename the labels in the data, or start from "
+                        "a model without a classification head"
+                    )
+                ]
+            )
+        return own
+
+    def _train_labels(self) -> tuple[str, ...]:
+        for name, source in self.recipe.data.items():
+            if source.labeled and (name == "train" or source.split == "train"):
+                return self.dataset(name).labels
+        labeled = [name for name, source in self.recipe.data.items() if source.labeled]
+        return self.dataset(labeled[0]).labels if labeled else ()
+
+    def dataset(self, name: str) -> Dataset:
+        """The dataset of this name. Raises KeyError when the recipe has none."""
+        if name not in self._datasets:
+            source = self.recipe.data[name]
+            self._datasets[name] = load(source, self.task, name)
+        return self._datasets[name]
+
+    def data_key(self, name: str, peek: bool = False) -> str:
+        """A key over a dataset's content and how it is read."""
+        if name not in self.recipe.data:
+            return key_of("no such data", name)
+        return fingerprint(self.recipe.data[name], self.store.hashes, peek)
+
+    def root_key(self, peek: bool = False) -> str:
+        """The key of the original: content, dtype, and what a fresh head is drawn from."""
+        content = self.files.content(self.store.hashes, peek)
+        if content == UNKNOWN:
+            return UNKNOWN
+        head = [self.recipe.seed] if self.fresh_head else []
+        return key_of("root", content, self.recipe.model.dtype, self.task, list(self.labels), head)
+
+    def check_data(self) -> list[str]:
+        """Compare training and held-out data; warnings, or DataError."""
+        used = self.used_data()
+        train = next((name for name in used if self.recipe.data[name].split == "train"), None)
+        train = train or ("train" if "train" in used else None)
+        if train is None:
+            return []
+        held = [name for name in used if name != train]
+        return check_together({n: self.dataset(n) for n in used}, train, held, self.task)
+
+    def used_data(self) -> list[str]:
+        """Names of the datasets that a step or a measure reads, in the recipe's order."""
+        names = {self.recipe.measures.data}
+        for step in self.recipe.steps:
+            names |= {name for _, name in step.references("data")}
+        return [name for name in self.recipe.data if name in names]

@@ -1,0 +1,148 @@
+"""Making one stage: load the parent, apply the step, publish the artifact."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from attar.core.context import Context, Progress
+from attar.core.recipe import ModelSource
+from attar.engine.plan import Plan, Stage
+from attar.engine.store import REPORT_FILE, STEP_FILE, Store
+from attar.engine.watch import PeakMemory
+from attar.errors import AttarError, ModelError, OutOfMemory, UserError
+from attar.models import Files, Model, load, save
+from attar.models.load import check_finite
+
+
+def path_of(plan: Plan, stage: Stage, store: Store) -> Path:
+    """The folder of a stage's model: in the store, or where the original is."""
+    if stage.step is None and not needs_copy(plan):
+        return plan.inputs.files.folder
+    return store.path(stage.key)
+
+
+def needs_copy(plan: Plan) -> bool:
+    """Whether the original cannot be used where it is: GGUF, another dtype, a fresh head."""
+    inputs = plan.inputs
+    return (
+        inputs.files.gguf is not None
+        or inputs.fresh_head
+        or inputs.recipe.model.dtype != "auto"
+        or inputs.task == "classification"
+    )
+
+
+def open_stage(plan: Plan, stage: Stage, store: Store) -> Model:
+    """Load a stage that has been made."""
+    return load(Files(path_of(plan, stage, store)), plan.inputs.task)
+
+
+def make(plan: Plan, stage: Stage, store: Store, progress: Progress) -> None:
+    """Make a stage that is not in the store yet, and publish it."""
+    if stage.step is None:
+        if needs_copy(plan):
+            _import_original(plan, stage, store, progress)
+        return
+    parent = next(other for other in plan.stages if other.key == stage.parent)
+    ctx = context(plan, stage, store, progress)
+    started = time.monotonic()
+    with PeakMemory() as memory:
+        model = _apply(stage, open_stage(plan, parent, store), ctx)
+    seconds = time.monotonic() - started
+    try:
+        check_finite(model.module, f"what step {stage.id!r} ({stage.kind}) made")
+    except ModelError as error:
+        raise AttarError(f"{error}. Nothing was published; the stages before are kept") from None
+    facts = {
+        "kind": stage.kind,
+        "version": stage.step.version,
+        "settings": stage.step.keyed_settings(),
+        "parent": stage.parent,
+        "seed": stage.seed,
+    }
+    made = {
+        "seconds": seconds,
+        "peak_memory": memory.peak,
+        "notes": ctx.notes,
+        "curves": ctx.curves,
+        "warnings": ctx.warnings,
+    }
+    _publish(store, plan, stage, model, facts, made)
+    store.clear_scratch(stage.key)
+
+
+def context(plan: Plan, stage: Stage, store: Store, progress: Progress) -> Context:
+    """What the step of a stage is given."""
+
+    def open_model(name: str) -> Model:
+        if name in (other.id for other in plan.stages):
+            return open_stage(plan, plan.stage(name), store)
+        return load(ModelSource(path=name), plan.inputs.task)
+
+    return Context(
+        task=plan.inputs.task,
+        data=plan.inputs.dataset,
+        model=open_model,
+        seed=stage.seed,
+        device=plan.device,
+        precision=plan.precision,
+        scratch=store.scratch(stage.key),
+        progress=progress,
+        trackers=plan.recipe.trackers,
+    )
+
+
+def _apply(stage: Stage, model: Model, ctx: Context) -> Model:
+    if stage.step is None:
+        raise UserError("the original has no step to apply")
+    try:
+        return stage.step.apply(model, ctx)
+    except MemoryError as error:
+        raise _no_memory(stage) from error
+    except RuntimeError as error:
+        if "allocate memory" in str(error) or "out of memory" in str(error):
+            raise _no_memory(stage) from error
+        raise
+
+
+def _no_memory(stage: Stage) -> OutOfMemory:
+    return OutOfMemory(
+        f"step {stage.id!r} ({stage.kind}) ran out of memory. Lower its `batch` or `length`, or "
+        "free some memory; the stages before are kept, and the same command goes on there"
+    )
+
+
+def _import_original(plan: Plan, stage: Stage, store: Store, progress: Progress) -> None:
+    inputs = plan.inputs
+    progress.say(f"reading {inputs.recipe.model.path}")
+    started = time.monotonic()
+    with PeakMemory() as memory:
+        model = load(inputs.recipe.model, inputs.task, inputs.labels, inputs.recipe.seed)
+    facts: dict[str, Any] = {
+        "kind": "original",
+        "version": 1,
+        "settings": inputs.recipe.model.model_dump(mode="json", exclude={"path"}),
+        "parent": None,
+        "seed": stage.seed,
+    }
+    made = {"seconds": time.monotonic() - started, "peak_memory": memory.peak}
+    _publish(store, plan, stage, model, facts, made)
+
+
+def _publish(
+    store: Store,
+    plan: Plan,
+    stage: Stage,
+    model: Model,
+    facts: dict[str, Any],
+    made: dict[str, Any],
+) -> None:
+    """`facts` are the same for every run that makes this artifact; `made` tells of this one."""
+    with store.draft(stage.key) as folder:
+        save(model, folder)
+        facts = {"key": stage.key, "task": plan.inputs.task, "labels": model.labels, **facts}
+        (folder / STEP_FILE).write_text(json.dumps(facts, indent=1, sort_keys=True), "utf-8")
+        (folder / REPORT_FILE).write_text(json.dumps(made, indent=1), "utf-8")

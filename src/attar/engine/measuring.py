@@ -1,0 +1,194 @@
+"""Measuring stages, keeping what was measured, and judging it when it is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from attar.core.context import Progress
+from attar.core.keys import key_of
+from attar.core.report import Figure, Sample, StageReport
+from attar.data.batches import Batch, held_out
+from attar.engine.make import open_stage, path_of
+from attar.engine.plan import Plan, Stage
+from attar.engine.store import Store
+from attar.measure.machine import processor
+from attar.measure.quality import Items, compare, figures, judge
+from attar.measure.samples import looping_share, write
+from attar.measure.size import weights_size
+from attar.measure.speed import probe
+from attar.measure.verdict import Evidence, judge_stage
+from attar.models import Model
+
+VERSION = 1
+
+
+class Measuring:
+    """Measures the stages of one plan; what the store already holds is not measured again."""
+
+    def __init__(self, plan: Plan, store: Store, progress: Progress) -> None:
+        self.plan, self.store, self.progress = plan, store, progress
+        self.settings = plan.recipe.measures
+        self._models: dict[str, Model] = {}
+        self._batches: list[Batch] | None = None
+        self._items: dict[str, Items] = {}
+        self._looping: dict[str, float] = {}
+        self._texts: dict[str, list[str]] = {}
+        self._sizes: dict[str, int] = {}
+
+    def measure(self, stage: Stage, row: StageReport) -> None:
+        """Fill in a stage's figures and verdict."""
+        self._models.clear()
+        path = path_of(self.plan, stage, self.store)
+        self._sizes[stage.id] = weights_size(path)
+        size = self._sizes[stage.id]
+        if stage.step is None:
+            size = self.plan.inputs.files.size
+        row.figures["size"] = Figure(value=size, unit="bytes")
+        judged = self.settings.data in self.plan.recipe.data
+        if judged:
+            self._quality(stage, row)
+        if self.settings.speed:
+            row.figures.update(self._speed(stage, path))
+        extra = self._kept("facts", stage, [], lambda: _facts(self._model(stage)))
+        row.simulated = extra["simulated"]
+        row.figures["parameters"] = Figure(value=extra["parameters"])
+        if self.settings.prompts and self.plan.inputs.task == "causal-lm":
+            self._texts[stage.id] = self._samples(stage)
+        self._models.clear()
+
+    def samples(self) -> list[Sample]:
+        """What each stage wrote so far, prompt by prompt."""
+        return [
+            Sample(prompt=prompt, texts={name: texts[i] for name, texts in self._texts.items()})
+            for i, prompt in enumerate(self.settings.prompts)
+            if self._texts
+        ]
+
+    def _quality(self, stage: Stage, row: StageReport) -> None:
+        reference = self._reference(stage)
+        items = self._judged(stage, reference)
+        self._items[stage.id] = items
+        base = self._items.get(reference.id) if reference else None
+        row.figures.update(figures(items, base, self.plan.inputs.task))
+        if stage.step is None or reference is None or base is None:
+            return
+        if not self.plan.recipe.guard.enabled:
+            return
+        parent = next(other for other in self.plan.stages if other.key == stage.parent)
+        row.verdict = judge_stage(
+            self.plan.recipe.guard,
+            Evidence(
+                comparison=compare(items, base),
+                items=items,
+                size_before=self._sizes[parent.id],
+                size_after=self._sizes[stage.id],
+                changed=self._weights(parent) != self._weights(stage),
+                promises=stage.step.promises,
+                looping=(self._loops(stage), self._loops(reference)),
+                may_dip=stage.id in self.plan.recipe.guard.may_dip,
+            ),
+        )
+
+    def _reference(self, stage: Stage) -> Stage | None:
+        """The stage to compare with; None for it itself and for what comes before it."""
+        names = [other.id for other in self.plan.stages]
+        wanted = self.plan.recipe.guard.reference
+        if wanted not in names or names.index(stage.id) <= names.index(wanted):
+            return None
+        return self.plan.stage(wanted)
+
+    def _judged(self, stage: Stage, reference: Stage | None) -> Items:
+        settings = self.settings
+        parts = [
+            self.plan.inputs.data_key(settings.data),
+            settings.sequences,
+            settings.length,
+            reference.key if reference else None,
+            self.plan.precision,
+        ]
+
+        def work() -> dict[str, Any]:
+            other = self._model(reference) if reference else None
+            return judge(
+                self._model(stage),
+                self._held_out(),
+                other,
+                self.plan.precision,
+                self.progress,
+            ).to_plain()
+
+        return Items.from_plain(self._kept("quality", stage, parts, work))
+
+    def _held_out(self) -> list[Batch]:
+        if self._batches is None:
+            settings = self.settings
+            model = next(iter(self._models.values()))
+            self._batches = held_out(
+                self.plan.inputs.dataset(settings.data),
+                model.tokenizer,
+                self.plan.inputs.task,
+                settings.length,
+                settings.batch,
+                settings.sequences,
+                labels=self.plan.inputs.labels or None,
+            )
+        return self._batches
+
+    def _loops(self, stage: Stage) -> float:
+        if self.plan.inputs.task != "causal-lm":
+            return 0.0
+        parts = [self.plan.inputs.data_key(self.settings.data), self.plan.precision]
+
+        def work() -> dict[str, Any]:
+            model = self._model(stage)
+            return {
+                "share": looping_share(model, self._held_out(), self.plan.precision, self.progress)
+            }
+
+        return float(self._kept("looping", stage, parts, work)["share"])
+
+    def _speed(self, stage: Stage, path: Path) -> dict[str, Figure]:
+        threads, precision = self.settings.threads, self.plan.precision
+
+        def work() -> dict[str, Any]:
+            self.progress.say("timing in a fresh process")
+            self._models.clear()
+            found = probe(path, self.plan.inputs.task, threads, precision)
+            return {name: figure.model_dump() for name, figure in found.items()}
+
+        kept = self._kept("speed", stage, [threads, precision, processor()], work)
+        return {name: Figure.model_validate(plain) for name, plain in kept.items()}
+
+    def _samples(self, stage: Stage) -> list[str]:
+        prompts, tokens = list(self.settings.prompts), self.settings.new_tokens
+        parts = [prompts, tokens, self.plan.precision]
+
+        def work() -> dict[str, Any]:
+            return {"texts": write(self._model(stage), prompts, tokens, self.plan.precision)}
+
+        return self._kept("samples", stage, parts, work)["texts"]
+
+    def _weights(self, stage: Stage) -> list[str]:
+        folder = path_of(self.plan, stage, self.store)
+        return [self.store.hashes.of(path) for path in sorted(folder.glob("*.safetensors"))]
+
+    def _model(self, stage: Stage) -> Model:
+        if stage.id not in self._models:
+            self._models[stage.id] = open_stage(self.plan, stage, self.store)
+        return self._models[stage.id]
+
+    def _kept(
+        self, what: str, stage: Stage, parts: list[Any], work: Callable[[], dict[str, Any]]
+    ) -> dict[str, Any]:
+        key = f"{stage.key}-{key_of(what, VERSION, parts)}"
+        kept = self.store.measurement(key)
+        if kept is None:
+            kept = work()
+            self.store.keep_measurement(key, kept)
+        return kept
+
+
+def _facts(model: Model) -> dict[str, Any]:
+    return {"simulated": model.simulated, "parameters": model.parameters_count()}

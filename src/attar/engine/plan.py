@@ -1,0 +1,165 @@
+"""What a recipe will do: keys, traits and refusals, before any weight loads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from attar.core.keys import UNKNOWN, key_of, seed_of
+from attar.core.recipe import Recipe
+from attar.core.scope import ModuleFact
+from attar.core.step import Step
+from attar.core.traits import FLOAT, QUANTIZED, Trait
+from attar.engine.inputs import Inputs
+from attar.engine.store import Store
+from attar.errors import PlanError, Problem
+from attar.measure.machine import free_memory, has_bf16
+from attar.models.load import skeleton
+from attar.models.source import Files
+
+_TRAINING_BYTES = 16  # weights, gradients and two moments of AdamW, in float32
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The original (step is None), or what one step will make."""
+
+    id: str
+    kind: str
+    key: str
+    parent: str | None
+    step: Step | None
+    seed: int
+    cached: bool
+
+
+@dataclass
+class Plan:
+    """Stages in order; the first is the original."""
+
+    recipe: Recipe
+    inputs: Inputs
+    precision: str
+    device: str
+    stages: list[Stage]
+    warnings: list[str] = field(default_factory=list[str])
+
+    def stage(self, name: str) -> Stage:
+        """The stage of this id."""
+        return next(stage for stage in self.stages if stage.id == name)
+
+
+def make_plan(recipe: Recipe, store: Store, peek: bool = False, device: str = "cpu") -> Plan:
+    """Work out every stage's key, and refuse what cannot work.
+
+    With `peek` nothing large is read: keys of files not hashed yet are UNKNOWN.
+    Raises PlanError with every reason at once.
+    """
+    inputs = Inputs(recipe, store)
+    precision = recipe.precision
+    if precision == "auto":
+        precision = "bf16" if has_bf16(device) else "float32"
+    model = skeleton(inputs.config, inputs.task, inputs.labels)
+    facts = model.facts()
+    problems = fold(recipe, inputs, facts, traits_of(model.module, facts))
+    count = sum(parameter.numel() for parameter in model.module.parameters())
+    problems += _over_budget(recipe, count)
+    if problems:
+        raise PlanError([Problem(problem) for problem in problems])
+    return Plan(recipe, inputs, precision, device, _stages(recipe, inputs, store, precision, peek))
+
+
+def traits_of(module: object, facts: Sequence[ModuleFact]) -> dict[str, set[Trait]]:
+    """The traits that the original's modules start with."""
+    traits: dict[str, set[Trait]] = {}
+    for fact in facts:
+        part = module.get_submodule(fact.name)  # type: ignore[attr-defined]
+        traits[fact.name] = {QUANTIZED if hasattr(part, "simulated") else FLOAT}
+    return traits
+
+
+def fold(
+    recipe: Recipe,
+    inputs: Inputs,
+    facts: Sequence[ModuleFact],
+    traits: dict[str, set[Trait]],
+) -> list[str]:
+    """Carry traits through the steps; what does not fit, by step and by who left it so."""
+    problems: list[str] = []
+    blame: dict[str, str] = {}
+    for number, (step, name) in enumerate(zip(recipe.steps, recipe.stage_ids(), strict=True), 1):
+        where = f"step {number} ({step.kind})"
+        if inputs.task not in step.tasks:
+            problems.append(
+                f"{where} works for {', '.join(step.tasks)}, and this model's task is {inputs.task}"
+            )
+        chosen = step.scope.select(facts)
+        if not chosen:
+            problems.append(
+                f"{where} has an empty scope: {list(step.scope.patterns)} names no module. "
+                "`attar show MODEL` prints the modules' names"
+            )
+        for need in sorted(step.needs):
+            lost = [module for module in chosen if need not in traits.get(module, {FLOAT})]
+            if lost:
+                culprit = blame.get(lost[0], "the original")
+                problems.append(
+                    f"{where} needs {need} weights, but {culprit} left {lost[0]} "
+                    f"{'/'.join(sorted(traits[lost[0]]))}. Move {name!r} before it, or narrow "
+                    "its scope"
+                )
+                break
+        problems += [f"{where}: {text}" for text in step.check(facts)]
+        touched = set(chosen) | set(_tables(step, facts))
+        facts = step.reshape(facts)
+        for fact in facts:
+            traits.setdefault(fact.name, {FLOAT})
+            if fact.name in touched and (step.removes or step.adds):
+                traits[fact.name] = (traits[fact.name] - step.removes) | step.adds
+                blame[fact.name] = where
+    return problems
+
+
+def _tables(step: Step, facts: Sequence[ModuleFact]) -> list[str]:
+    """The embedding and head that a quantizing step touches beside its scope."""
+    if getattr(step, "embeddings", None) is None:
+        return []
+    return [fact.name for fact in facts if fact.role in ("embedding", "head")]
+
+
+def _over_budget(recipe: Recipe, parameters: int) -> list[str]:
+    budget = recipe.memory * 1e9 if recipe.memory else free_memory()
+    need = parameters * _TRAINING_BYTES
+    return [
+        f"step {number} ({step.kind}) trains the whole model and needs about "
+        f"{need / 1e9:.1f} GB for {parameters / 1e6:.0f} million parameters; there are "
+        f"{budget / 1e9:.1f} GB. Raise `memory`, take a smaller model, or leave the step out"
+        for number, step in enumerate(recipe.steps, 1)
+        if step.whole and need > budget
+    ]
+
+
+def _stages(
+    recipe: Recipe, inputs: Inputs, store: Store, precision: str, peek: bool
+) -> list[Stage]:
+    key = inputs.root_key(peek)
+    stages = [Stage("original", "original", key, None, None, recipe.seed, store.has(key))]
+    keys = {"original": key}
+    counts: dict[str, int] = {}
+    for step, name in zip(recipe.steps, recipe.stage_ids(), strict=True):
+        counts[step.kind] = counts.get(step.kind, 0) + 1
+        seed = seed_of(recipe.seed, step.kind, counts[step.kind])
+        reads = {field: inputs.data_key(value, peek) for field, value in step.references("data")}
+        for field_, value in step.references("model"):
+            reads[field_] = keys[value] if value in keys else _other_model(value, store, peek)
+        settings = {k: v for k, v in step.keyed_settings().items() if k not in reads}
+        parent = key
+        key = key_of("step", parent, step.kind, step.version, settings, reads, precision, seed)
+        keys[name] = key
+        stages.append(Stage(name, step.kind, key, parent, step, seed, store.has(key)))
+    return stages
+
+
+def _other_model(path: str, store: Store, peek: bool) -> str:
+    return Files(Path(path)).content(store.hashes, peek) if Path(path).is_dir() else UNKNOWN

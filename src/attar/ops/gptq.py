@@ -1,0 +1,176 @@
+"""GPTQ: round a weight column by column, moving each error onto the columns still to come.
+
+Frantar et al. 2023, "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained
+Transformers" (arXiv 2210.17323), with columns in order of falling input energy, and scales
+fixed before the first column is rounded, so that no group is permuted on disk.
+"""
+
+# pyright: reportUnknownMemberType=false
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from attar.core.grid import Grid
+from attar.ops.rounding import Codes, Scales, dequantize, fit_scales, quantize, round_scale
+
+_BLOCK = 64
+_DAMPING = (0.01, 0.03, 0.1, 0.3, 1.0)
+
+
+def solve(weight: Tensor, gram: Tensor, grid: Grid, sweeps: int = 1) -> Codes:
+    """Codes and scales that make (W - Q) X small, for a weight [rows, width].
+
+    gram: [width, width], the sum or mean of x xT over calibration tokens, float32 or better.
+    Scales are fitted to the weights (weighted by the inputs' energy), the columns are rounded
+    by GPTQ, then `sweeps` times the scales are refitted to the codes in closed form under the
+    gram and every code is moved to where it is best given all others.
+
+    Inputs that were never active do not matter to the error, and are rounded to nearest.
+    """
+    weight, gram = weight.detach().float(), gram.float()
+    energy = gram.diagonal().clone()
+    dead = energy <= 0
+    gram = gram.clone()
+    gram.diagonal()[dead] = 1.0
+    fitted = fit_scales(weight, grid, energy.masked_fill(dead, energy.mean().item() or 1.0))
+    inverse, order = _factor(gram)
+    codes = _columns(weight, fitted, grid, inverse, order)
+    for _ in range(sweeps):
+        codes = _descend(weight, _refit(weight, codes, gram, grid), gram, grid)
+    return codes
+
+
+def _factor(gram: Tensor) -> tuple[Tensor, Tensor]:
+    """The upper Cholesky factor of the inverse gram, columns by falling energy."""
+    order = torch.argsort(gram.diagonal(), descending=True, stable=True)
+    permuted = gram[order][:, order]
+    mean = permuted.diagonal().mean()
+    for damping in _DAMPING:
+        damped = permuted.clone()
+        damped.diagonal().add_(damping * mean)
+        lower, info = cast("tuple[Tensor, Tensor]", torch.linalg.cholesky_ex(damped))
+        if info.item() == 0:
+            inverse = torch.cholesky_inverse(lower)
+            upper, info = cast(
+                "tuple[Tensor, Tensor]", torch.linalg.cholesky_ex(inverse, upper=True)
+            )
+            if info.item() == 0:
+                return upper, order
+    return torch.eye(len(gram)), order
+
+
+def _columns(
+    weight: Tensor, fitted: Scales, grid: Grid, inverse: Tensor, order: Tensor
+) -> Codes:
+    """The loop over columns; everything is kept transposed, so that a column is contiguous."""
+    width = weight.shape[1]
+    group = grid.group_for(width)
+    rest = weight.t()[order].contiguous()
+    scales = fitted.scales.float().repeat_interleave(group, 1)[:, :width].t()[order].contiguous()
+    zeros = None
+    if fitted.zeros is not None:
+        zeros = fitted.zeros.float().repeat_interleave(group, 1)[:, :width].t()[order].contiguous()
+    reciprocal = scales.reciprocal()
+    codes = torch.empty_like(rest)
+    for start in range(0, width, _BLOCK):
+        stop = min(start + _BLOCK, width)
+        errors = torch.empty(stop - start, rest.shape[1])
+        for column in range(start, stop):
+            value = rest[column]
+            code = value * reciprocal[column]
+            if zeros is not None:
+                code += zeros[column]
+            code.round_().clamp_(grid.low, grid.high)
+            codes[column] = code
+            back = code if zeros is None else code - zeros[column]
+            error = (value - back * scales[column]).div_(inverse[column, column])
+            errors[column - start] = error
+            if column + 1 < stop:
+                rest[column + 1 : stop].addr_(inverse[column, column + 1 : stop], error, alpha=-1)
+        if stop < width:
+            rest[stop:].addmm_(inverse[start:stop, stop:].t(), errors, alpha=-1)
+    back = torch.empty_like(codes)
+    back[order] = codes
+    return Codes(back.t().to(torch.int16).contiguous(), fitted.scales, fitted.zeros)
+
+
+def _refit(weight: Tensor, codes: Codes, gram: Tensor, grid: Grid) -> Codes:
+    """Scales that are best for the codes under the gram, group after group."""
+    group = grid.group_for(weight.shape[1])
+    scales = codes.scales.float().clone()
+    plain = _shifted(codes, group)
+    rest = weight - dequantize(codes, group)
+    product = rest @ gram
+    for index, start in enumerate(range(0, weight.shape[1], group)):
+        stop = min(start + group, weight.shape[1])
+        block = plain[:, start:stop]
+        moved = block @ gram[start:stop]
+        above = (block * product[:, start:stop]).sum(1)
+        below = (block * moved[:, start:stop]).sum(1)
+        new = round_scale(scales[:, index] + torch.where(below > 0, above / below, 0.0))
+        delta = new - scales[:, index]
+        # rounding the scale may undo the gain; keep what is better for each row
+        gain = 2 * delta * above - delta.square() * below
+        delta = torch.where(gain > 0, delta, 0.0)
+        scales[:, index] += delta
+        product -= delta[:, None] * moved
+    return Codes(codes.codes, scales, codes.zeros)
+
+
+def _shifted(codes: Codes, group: int) -> Tensor:
+    """Codes less their zero points, in float32."""
+    plain = codes.codes.float()
+    if codes.zeros is not None:
+        plain -= codes.zeros.float().repeat_interleave(group, 1)[:, : plain.shape[1]]
+    return plain
+
+
+def _descend(weight: Tensor, codes: Codes, gram: Tensor, grid: Grid) -> Codes:
+    """Move every code to where it is best given all the others, column after column."""
+    group = grid.group_for(weight.shape[1])
+    width = weight.shape[1]
+    scales = codes.scales.float().repeat_interleave(group, 1)[:, :width].t().contiguous()
+    plain = _shifted(codes, group).t().contiguous()
+    low, high = torch.tensor(float(grid.low)), torch.tensor(float(grid.high))
+    if codes.zeros is not None:
+        zeros = codes.zeros.float().repeat_interleave(group, 1)[:, :width].t().contiguous()
+    else:
+        zeros = None
+    # what each column's output error is: gram @ (Q - W), kept transposed
+    product = gram @ (plain * scales - weight.t())
+    diagonal = gram.diagonal().clamp_min(1e-30)
+    for start in range(0, width, _BLOCK):
+        stop = min(start + _BLOCK, width)
+        moves = torch.zeros(stop - start, plain.shape[1])
+        for column in range(start, stop):
+            wanted = plain[column] - product[column] / (diagonal[column] * scales[column])
+            if zeros is None:
+                new = wanted.round_().clamp_(low, high)
+            else:
+                new = (wanted + zeros[column]).round_().clamp_(low, high) - zeros[column]
+            move = (new - plain[column]) * scales[column]
+            plain[column] = new
+            moves[column - start] = move
+            if column + 1 < stop:
+                product[column + 1 : stop].addr_(gram[column, column + 1 : stop], move)
+        product[:start].addmm_(gram[:start, start:stop], moves)
+        product[stop:].addmm_(gram[stop:, start:stop], moves)
+    back = plain if zeros is None else plain + zeros
+    return Codes(back.t().round().to(torch.int16).contiguous(), codes.scales, codes.zeros)
+
+
+def error_of(weight: Tensor, codes: Codes, gram: Tensor, group: int) -> float:
+    """The squared error of the outputs, relative to the outputs: tr(E G ET) / tr(W G WT)."""
+    rest = weight.float() - dequantize(codes, group)
+    gram = gram.float()
+    above = ((rest @ gram) * rest).sum()
+    below = ((weight.float() @ gram) * weight.float()).sum()
+    return float(above / below.clamp_min(1e-30))
+
+
+def nearest(weight: Tensor, grid: Grid, importance: Tensor | None = None) -> Codes:
+    """Round to nearest on fitted scales: what GPTQ has to beat."""
+    return quantize(weight, fit_scales(weight, grid, importance), grid)

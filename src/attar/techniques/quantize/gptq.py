@@ -1,0 +1,100 @@
+"""Round column by column, moving each error onto the columns still to come (GPTQ)."""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from attar.calibrate.install import install_linear, quantize_embeddings
+from attar.calibrate.walk import BlockView, walk
+from attar.core.context import Context
+from attar.core.grid import Grid, GridName
+from attar.core.scope import Scope
+from attar.core.step import DataRef, Step
+from attar.core.traits import FLOAT, QUANTIZED
+from attar.data.batches import held_out
+from attar.models.model import Model, weight_of
+from attar.ops.gptq import error_of, solve
+from attar.ops.gram import Gram
+from attar.ops.rounding import Codes
+
+
+class Gptq(Step, kind="quantize/gptq"):
+    """GPTQ (arXiv 2210.17323), block by block, each fed by the blocks already rounded."""
+
+    needs = frozenset({FLOAT})
+    removes = frozenset({FLOAT})
+    adds = frozenset({QUANTIZED})
+    promises = frozenset({"changed", "smaller"})
+
+    grid: GridName = Field("int4-g64", description="the numbers a weight may take")
+    embeddings: GridName | None = Field(
+        None, description="the grid of the embedding table, and of a head that is tied to it"
+    )
+    data: DataRef = Field("train", description="the dataset to calibrate on")
+    sequences: int = Field(32, ge=1, description="calibration sequences")
+    length: int = Field(512, ge=8, description="tokens in a sequence")
+    batch: int = Field(8, ge=1, description="sequences at a time")
+    sweeps: int = Field(
+        1, ge=0, description="times to refit the scales and move each code to its best after that"
+    )
+    scope: Scope = Field(Scope.linears(), description="the linears to quantize")
+
+    def apply(self, model: Model, ctx: Context) -> Model:
+        """Walk the blocks; round the linears of each."""
+        grid = Grid.parse(self.grid)
+        batches = held_out(
+            ctx.data(self.data),
+            model.tokenizer,
+            model.task,
+            self.length,
+            self.batch,
+            self.sequences,
+            labels=model.labels or None,
+            seed=ctx.seed,
+        )
+
+        def visit(view: BlockView) -> None:
+            grams, _ = view.grams()
+            errors = [
+                error
+                for names, gram in _together(view, grams)
+                for error in self._solve(model, view, names, gram, grid)
+            ]
+            if errors:
+                ctx.point("block error", view.index, sum(errors) / len(errors))
+
+        walk(model, batches, self.scope, ctx, visit, "GPTQ")
+        if self.embeddings is not None:
+            quantize_embeddings(model, Grid.parse(self.embeddings))
+        return model
+
+    def _solve(
+        self, model: Model, view: BlockView, names: list[str], gram: Gram, grid: Grid
+    ) -> list[float]:
+        """Round linears that share their inputs as one tall matrix; their relative errors."""
+        weights = [weight_of(view.linears[name]) for name in names]
+        tall = solve(torch.cat(weights), gram.mean, grid, self.sweeps)
+        errors: list[float] = []
+        start = 0
+        for name, weight in zip(names, weights, strict=True):
+            rows = slice(start, start + len(weight))
+            codes = Codes(tall.codes[rows], tall.scales[rows], _rows(tall.zeros, rows))
+            errors.append(error_of(weight, codes, gram.mean, grid.group_for(weight.shape[1])))
+            install_linear(model, name, codes, grid)
+            start += len(weight)
+        return errors
+
+
+def _rows(tensor: Tensor | None, rows: slice) -> Tensor | None:
+    return None if tensor is None else tensor[rows]
+
+
+def _together(view: BlockView, grams: dict[str, Gram]) -> list[tuple[list[str], Gram]]:
+    """Names of linears grouped by the gram they share, in the order of the block."""
+    groups: dict[int, tuple[list[str], Gram]] = {}
+    for name in view.linears:
+        gram = grams[name]
+        groups.setdefault(id(gram), ([], gram))[0].append(name)
+    return list(groups.values())

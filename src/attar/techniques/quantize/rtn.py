@@ -1,0 +1,42 @@
+"""Round every weight to the nearest point of a grid; no data needed."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from attar.calibrate.install import install_linear, quantize_embeddings
+from attar.core.context import Context
+from attar.core.grid import Grid, GridName
+from attar.core.scope import Scope
+from attar.core.step import Step
+from attar.core.traits import FLOAT, QUANTIZED
+from attar.models.model import Model, weight_of
+from attar.ops.rounding import fit_scales, quantize
+
+
+class Rtn(Step, kind="quantize/rtn"):
+    """Round to nearest, on scales that make the squared error of each group smallest."""
+
+    needs = frozenset({FLOAT})
+    removes = frozenset({FLOAT})
+    adds = frozenset({QUANTIZED})
+    promises = frozenset({"changed", "smaller"})
+
+    grid: GridName = Field("int8-channel", description="the numbers a weight may take")
+    embeddings: GridName | None = Field(
+        None, description="the grid of the embedding table, and of a head that is tied to it"
+    )
+    scope: Scope = Field(Scope.linears(), description="the linears to quantize")
+
+    def apply(self, model: Model, ctx: Context) -> Model:
+        """Round one linear at a time."""
+        grid = Grid.parse(self.grid)
+        linears = model.linears(self.scope)
+        with ctx.progress.bar("rounding", len(linears)) as bar:
+            for name, linear in linears.items():
+                weight = weight_of(linear)
+                install_linear(model, name, quantize(weight, fit_scales(weight, grid), grid), grid)
+                bar.advance(1, name)
+        if self.embeddings is not None:
+            quantize_embeddings(model, Grid.parse(self.embeddings))
+        return model
