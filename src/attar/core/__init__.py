@@ -1,0 +1,1 @@
+"""Pure descriptions: what is asked for, and what came of it. Never imports torch."""

@@ -1,0 +1,123 @@
+"""A technique's settings plus `apply`: what turns a Model into a Model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast, get_args
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from attar.core.scope import ModuleFact, Scope
+from attar.core.traits import FLOAT, Trait
+
+if TYPE_CHECKING:
+    from attar.core.context import Context
+
+Task = Literal["causal-lm", "masked-lm", "classification"]
+TASKS: tuple[Task, ...] = ("causal-lm", "masked-lm", "classification")
+
+
+@dataclass(frozen=True)
+class Reads:
+    """Marks a setting that names something else in the recipe: `data` or a `model`."""
+
+    what: Literal["data", "model"]
+
+
+@dataclass(frozen=True)
+class Unkeyed:
+    """Marks a setting that does not change the result, such as how often to checkpoint."""
+
+
+DataRef = Annotated[str, Reads("data")]
+ModelRef = Annotated[str, Reads("model")]
+
+
+class Step(BaseModel):
+    """Settings of one technique; subclasses state their kind, traits and `apply`.
+
+    `needs` are traits that every module in scope must have; `removes` and `adds` say how the
+    scope's traits change. `whole` says that the step trains end to end and needs the whole
+    model in memory. `promises` are held against the result by the guard: `changed` (weights
+    differ from the parent's), `smaller` (fewer bytes on disk).
+    """
+
+    # Defaults are validated too, so that a default of `q4_0` and a written one are the same.
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        protected_namespaces=(),
+        validate_default=True,
+        allow_inf_nan=False,
+    )
+
+    kind: ClassVar[str]
+    version: ClassVar[int] = 1
+    needs: ClassVar[frozenset[Trait]] = frozenset({FLOAT})
+    removes: ClassVar[frozenset[Trait]] = frozenset()
+    adds: ClassVar[frozenset[Trait]] = frozenset()
+    tasks: ClassVar[tuple[Task, ...]] = TASKS
+    whole: ClassVar[bool] = False
+    promises: ClassVar[frozenset[str]] = frozenset({"changed"})
+
+    id: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$",
+        description="a name for the stage, to refer to it; the kind's last word by default",
+    )
+    scope: Scope = Field(default=Scope.everything(), description="the modules to touch")
+
+    def __init_subclass__(cls, kind: str | None = None, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if kind is not None:
+            cls.kind = kind
+
+    def apply(self, model: Any, ctx: Context) -> Any:
+        """Do the work and return the model; it may be the same object, changed."""
+        raise NotImplementedError
+
+    def check(self, modules: Sequence[ModuleFact]) -> Iterable[str]:
+        """Say what cannot work on these modules, before any weight loads."""
+        return ()
+
+    def reshape(self, modules: Sequence[ModuleFact]) -> Sequence[ModuleFact]:
+        """The modules that there will be after this step."""
+        return modules
+
+    def references(self, what: Literal["data", "model"]) -> Iterator[tuple[str, str]]:
+        """Pairs of setting and the name it holds, for settings that read `what`."""
+        for name in self.reading(what):
+            value: Any = getattr(self, name)
+            items = cast("Sequence[Any]", value) if isinstance(value, list | tuple) else [value]
+            yield from ((name, item) for item in items if isinstance(item, str))
+
+    @classmethod
+    def reading(cls, what: Literal["data", "model"]) -> list[str]:
+        """The settings that read `what`."""
+        mark = Reads(what)
+        return [
+            name
+            for name, field in cls.model_fields.items()
+            if mark in field.metadata or _mentions(field.annotation, mark)
+        ]
+
+    def settings(self) -> dict[str, Any]:
+        """Every setting as plain data, defaults included, without the id."""
+        return self.model_dump(mode="json", exclude={"id"})
+
+    def keyed_settings(self) -> dict[str, Any]:
+        """The settings that change the result: what goes into the key."""
+        fields = type(self).model_fields
+        return {
+            name: value
+            for name, value in self.settings().items()
+            if not any(isinstance(mark, Unkeyed) for mark in fields[name].metadata)
+        }
+
+
+def _mentions(annotation: Any, mark: Reads) -> bool:
+    """Whether a mark sits inside a type, as in `ModelRef | None`."""
+    if mark in getattr(annotation, "__metadata__", ()):
+        return True
+    return any(_mentions(inner, mark) for inner in get_args(annotation))
