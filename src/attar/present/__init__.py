@@ -1,0 +1,1 @@
+"""Shows a report: in the terminal, as one HTML page, in English or Chinese."""
