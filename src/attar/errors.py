@@ -93,6 +93,10 @@ class MissingPackage(UserError):
         return type(self), (self.purpose, self.command)
 
 
+class Unreachable(AttarError):
+    """Something on the network did not answer."""
+
+
 class StoreError(AttarError):
     """The store cannot be read or written: disk full, not writable, damaged."""
 

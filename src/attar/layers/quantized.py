@@ -75,7 +75,7 @@ class QuantizedLinear(_Quantized):
     def __init__(self, rows: int, width: int, grid: Grid, bias: Tensor | None = None) -> None:
         super().__init__(rows, width, grid)
         self.in_features, self.out_features = width, rows
-        self.bias = None if bias is None else nn.Parameter(bias.detach())
+        self.bias = _parameter(bias)
 
     def forward(self, inputs: Tensor) -> Tensor:
         dtype = _compute_dtype(inputs)
@@ -144,13 +144,18 @@ class TiedHead(nn.Module):
         super().__init__()
         self.__dict__["table"] = table  # a reference, not a child: its codes are saved once
         self.table_name = table_name
-        self.bias = None if bias is None else nn.Parameter(bias.detach())
+        self.bias = _parameter(bias)
 
     def forward(self, inputs: Tensor) -> Tensor:
         table: QuantizedEmbedding = self.__dict__["table"]
         dtype = _compute_dtype(inputs)
         bias = None if self.bias is None else self.bias.to(dtype)
         return functional.linear(inputs.to(dtype), table.dequantized(dtype), bias)
+
+    @property
+    def weight(self) -> Tensor:
+        """The weights that the table's codes stand for, in float32."""
+        return self.__dict__["table"].weight
 
     def spec(self) -> dict[str, Any]:
         """The name of the table, and whether there is a bias."""
@@ -165,6 +170,11 @@ class TiedHead(nn.Module):
             raise TypeError(f"{spec['table_name']} is no quantized embedding")
         bias = None if spec["bias"] is None else torch.zeros(spec["bias"])
         return cls(table, spec["table_name"], bias)
+
+
+def _parameter(bias: Tensor | None) -> nn.Parameter | None:
+    """The parameter itself, so that a bias which another module shares stays shared."""
+    return bias if bias is None or isinstance(bias, nn.Parameter) else nn.Parameter(bias.detach())
 
 
 def _compute_dtype(inputs: Tensor) -> torch.dtype:

@@ -18,8 +18,13 @@ class Family:
     `qkv` is one fused linear or three; `up` is what feeds the activation and, in gated
     families, its gate (one fused linear where `fused_up` is set); `down` ends the MLP.
     `head` are the modules applied in turn to the last hidden states of a language model.
-    `ffn` names the config's inner width. `free_heads`: the number of heads need not be the
-    hidden size divided by the head size. `first_block_differs`: block 0 cannot be moved.
+    `ffn` names the config's inner width, `embedding_width` that of the tables where it may
+    differ from the hidden size. `head_norms` are the norms over one head.
+    `first_block_differs`: block 0 cannot be moved.
+
+    `free_heads`: the attention reads `head_dim` off the config, so the number of heads need
+    not be the hidden size divided by the head size. `heads_divide`: the config is refused
+    unless the number of heads divides the hidden size, all the same.
     """
 
     qkv: tuple[str, ...]
@@ -30,7 +35,10 @@ class Family:
     head: tuple[str, ...] = ("lm_head",)
     ffn: str = "intermediate_size"
     fused_up: bool = False
+    embedding_width: str | None = None
+    head_norms: tuple[str, ...] = ()
     free_heads: bool = False
+    heads_divide: bool = False
     first_block_differs: bool = False
 
     @property
@@ -52,6 +60,7 @@ _LLAMA = Family(
     down="mlp.down_proj",
     free_heads=True,
 )
+_QK_NORMS = (_SELF + "q_norm", _SELF + "k_norm")
 _BERT = Family(
     blocks="encoder.layer",
     qkv=("attention.self.query", "attention.self.key", "attention.self.value"),
@@ -62,22 +71,20 @@ _BERT = Family(
 )
 
 FAMILIES: dict[str, Family] = {
-    "llama": _LLAMA,
+    "llama": replace(_LLAMA, heads_divide=True),
     "mistral": _LLAMA,
-    "qwen2": replace(_LLAMA, free_heads=False),
-    "qwen3": _LLAMA,
-    "gemma2": _LLAMA,
-    "gemma3_text": _LLAMA,
+    "qwen2": _LLAMA,
+    "qwen3": replace(_LLAMA, head_norms=_QK_NORMS),
+    "gemma2": replace(_LLAMA, heads_divide=True),
+    "gemma3_text": replace(_LLAMA, head_norms=_QK_NORMS, heads_divide=True),
     "phi": replace(
-        _LLAMA, out=_SELF + "dense", up=("mlp.fc1",), down="mlp.fc2", free_heads=False
-    ),
-    "phi3": replace(
         _LLAMA,
-        qkv=(_SELF + "qkv_proj",),
-        up=("mlp.gate_up_proj",),
-        fused_up=True,
-        free_heads=False,
+        out=_SELF + "dense",
+        up=("mlp.fc1",),
+        down="mlp.fc2",
+        head_norms=(_SELF + "q_layernorm", _SELF + "k_layernorm"),
     ),
+    "phi3": replace(_LLAMA, qkv=(_SELF + "qkv_proj",), up=("mlp.gate_up_proj",), fused_up=True),
     "gpt2": Family(
         blocks="h",
         qkv=("attn.c_attn",),
@@ -88,7 +95,11 @@ FAMILIES: dict[str, Family] = {
     ),
     "bert": _BERT,
     "roberta": replace(_BERT, head=("lm_head",)),
-    "electra": replace(_BERT, head=("generator_predictions", "generator_lm_head")),
+    "electra": replace(
+        _BERT,
+        head=("generator_predictions", "generator_lm_head"),
+        embedding_width="embedding_size",
+    ),
     "distilbert": Family(
         blocks="transformer.layer",
         qkv=("attention.q_lin", "attention.k_lin", "attention.v_lin"),

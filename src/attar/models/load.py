@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,9 +17,16 @@ from attar.core.recipe import ModelSource
 from attar.core.step import Task
 from attar.errors import ModelError
 from attar.models import structure
+from attar.models.check import (
+    check_finite,
+    check_keys,
+    check_tokenizer,
+    check_tokenizer_files,
+)
 from attar.models.families import family_of
+from attar.models.headers import gguf_trouble
 from attar.models.model import Model
-from attar.models.source import Files, resolve
+from attar.models.source import Files, read_config, resolve
 
 _AUTO = {
     "causal-lm": transformers.AutoModelForCausalLM,
@@ -39,17 +47,17 @@ def config_of(files: Files, source: ModelSource | None = None) -> Any:
     structure.register()
     try:
         with quiet():
-            config = AutoConfig.from_pretrained(
+            config: Any = AutoConfig.from_pretrained(
                 files.folder,
                 gguf_file=files.gguf.name if files.gguf else None,
                 trust_remote_code=trust,
             )
     except Exception as error:
-        from attar.models.source import read_config
-
         if files.gguf is None:
             family_of(read_config(files)["model_type"])
-        raise ModelError(f"the config of {files.folder} cannot be read: {_first(error)}") from None
+        raise ModelError(
+            _gguf(files) or f"the config of {files.folder} cannot be read: {_first(error)}"
+        ) from None
     if config.model_type == "gemma3":
         config = config.get_text_config()
     family_of(config.model_type)
@@ -75,12 +83,14 @@ def task_of(config: Any, files: Files) -> Task:
 
 def skeleton(config: Any, task: Task, labels: Sequence[str] = ()) -> Model:
     """The model without weights, on the meta device: names and shapes only."""
-    config = _with_labels(config, task, labels)
-    swaps = getattr(config, "quantization_config", None)
+    config = _with_labels(copy.deepcopy(config), task, labels)
+    swaps: Any = getattr(config, "quantization_config", None)
     with torch.device("meta"), quiet():
         module = _AUTO[task].from_config(config)
         if swaps:
-            structure.replay(module, swaps["structure"] if isinstance(swaps, dict) else swaps.structure)
+            listed = swaps["structure"] if isinstance(swaps, dict) else swaps.structure
+            structure.replay(module, listed)
+            module.tie_weights()  # a bias that a swapped head shares, say
     return Model(module, None, task, tuple(labels))
 
 
@@ -103,24 +113,26 @@ def load(
         files, trust, dtype = resolve(source), source.trust_remote_code, source.dtype
     config = config_of(files, source if isinstance(source, ModelSource) else None)
     task = task or task_of(config, files)
+    fresh_head = bool(labels)
     if task == "classification" and not labels:
         names: dict[int, str] = config.id2label or {}
         labels = tuple(str(names[index]) for index in sorted(names))
     config = _with_labels(config, task, labels)
-    torch.manual_seed(seed)
-    with quiet():
+    tokenizer = load_tokenizer(files, trust)
+    check_tokenizer(tokenizer, config.vocab_size, files)
+    with quiet(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
         module, report = _from_files(files, config, task, dtype, trust)
-    _check_keys(report, task, files)
-    _check_finite(module, files)
+    check_keys(report, task, files, fresh_head)
+    check_finite(module, str(files.folder))
     if files.gguf is not None:
         _forget_gguf(module)
-    tokenizer = load_tokenizer(files, trust)
-    _check_tokenizer(tokenizer, module, files)
     return Model(module.eval(), tokenizer, task, tuple(labels) if task == "classification" else ())
 
 
 def load_tokenizer(files: Files, trust: bool = False) -> Any:
     """The tokenizer of a model's files."""
+    check_tokenizer_files(files)
     try:
         with quiet():
             return AutoTokenizer.from_pretrained(
@@ -130,8 +142,8 @@ def load_tokenizer(files: Files, trust: bool = False) -> Any:
             )
     except Exception as error:
         raise ModelError(
-            f"{files.folder} holds no tokenizer that can be read ({_first(error)}). Put its "
-            "tokenizer.json and tokenizer_config.json beside the weights"
+            f"the tokenizer in {files.folder} cannot be read ({_first(error)}). Put the model's "
+            "own tokenizer.json and tokenizer_config.json beside the weights"
         ) from None
 
 
@@ -148,7 +160,13 @@ def _from_files(files: Files, config: Any, task: Task, dtype: str, trust: bool) 
             ignore_mismatched_sizes=True,
         )
     except Exception as error:
-        raise ModelError(f"the weights of {files.folder} do not load: {_first(error)}") from error
+        raise ModelError(
+            _gguf(files) or f"the weights of {files.folder} do not load: {_first(error)}"
+        ) from error
+
+
+def _gguf(files: Files) -> str | None:
+    return gguf_trouble(files.gguf) if files.gguf else None
 
 
 def _with_labels(config: Any, task: Task, labels: Sequence[str]) -> Any:
@@ -158,46 +176,6 @@ def _with_labels(config: Any, task: Task, labels: Sequence[str]) -> Any:
         config.label2id = {label: index for index, label in enumerate(labels)}
         config.problem_type = "single_label_classification"
     return config
-
-
-def _check_keys(report: dict[str, Any], task: Task, files: Files) -> None:
-    mismatched = [key[0] if isinstance(key, tuple) else key for key in report["mismatched_keys"]]
-    lost = sorted({*report["missing_keys"], *mismatched})
-    if task == "classification":
-        lost = [key for key in lost if not _of_head(key)]
-    if lost:
-        kind = "have another shape than the config says" if mismatched else "are missing"
-        raise ModelError(
-            f"{len(lost)} weights of {files.folder} {kind}, {lost[0]} among them. The files do "
-            f"not hold a complete model for {task}"
-        )
-
-
-def _of_head(key: str) -> bool:
-    return key.split(".")[0] in ("classifier", "pre_classifier", "score", "head") or (
-        ".pooler." in key
-    )
-
-
-def _check_finite(module: torch.nn.Module, files: Files) -> None:
-    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
-        # the sum is finite only if all are; overflow of a sound tensor is told apart below
-        if tensor.is_floating_point() and not tensor.sum(dtype=torch.float32).isfinite():
-            bad = int((~tensor.isfinite()).sum())
-            if bad:
-                raise ModelError(
-                    f"{name} in {files.folder} holds {bad} numbers that are NaN or infinite; the "
-                    "weights are damaged, or training diverged before they were saved"
-                )
-
-
-def _check_tokenizer(tokenizer: Any, module: Any, files: Files) -> None:
-    rows = module.config.vocab_size
-    if len(tokenizer) > rows:
-        raise ModelError(
-            f"the tokenizer in {files.folder} knows {len(tokenizer)} tokens, but the model has "
-            f"{rows}: it is the tokenizer of another model. Put the model's own beside it"
-        )
 
 
 def _forget_gguf(module: Any) -> None:
@@ -217,16 +195,23 @@ def _first(error: Exception) -> str:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep transformers' own bars and remarks off the terminal."""
-    from huggingface_hub.utils import disable_progress_bars
+    from transformers import modeling_gguf_pytorch_utils as gguf_reader
     from transformers.utils import logging as hf_logging
 
-    before = hf_logging.get_verbosity()
+    before = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled(), gguf_reader.tqdm
     hf_logging.set_verbosity(logging.CRITICAL)
     hf_logging.disable_progress_bar()
-    disable_progress_bars()
+    gguf_reader.tqdm = _no_bar  # it heeds no setting of transformers
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        hf_logging.set_verbosity(before)
+        hf_logging.set_verbosity(before[0])
+        if before[1]:
+            hf_logging.enable_progress_bar()
+        gguf_reader.tqdm = before[2]
+
+
+def _no_bar(items: Iterable[Any], **_: Any) -> Iterable[Any]:
+    return items

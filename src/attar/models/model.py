@@ -14,6 +14,9 @@ from transformers.pytorch_utils import Conv1D
 from attar.core.scope import ModuleFact, Scope
 from attar.core.step import Task
 from attar.layers import QuantizedEmbedding, QuantizedLinear, TiedHead
+from attar.models.axes import Sizes, heads_of, sizes_of
+from attar.models.axes import in_block as axes_in_block
+from attar.models.axes import outside as axes_outside
 from attar.models.families import Family, family_of
 
 _LINEAR = (nn.Linear, Conv1D, QuantizedLinear, TiedHead)
@@ -62,29 +65,43 @@ class Model:
         prefix = self.module.base_model_prefix if self.base is not self.module else ""
         return f"{prefix}.{self.family.blocks}".lstrip(".")
 
+    @property
+    def sizes(self) -> Sizes:
+        """The widths, all blocks alike."""
+        return sizes_of(self.config, self.family)
+
     def facts(self) -> list[ModuleFact]:
         """What there is: every linear, table and norm, in the order of the model."""
         start = self.blocks_name + "."
-        embedding, head = self.module.get_input_embeddings(), self.module.get_output_embeddings()
+        roles = {
+            self.module.get_output_embeddings(): "head",
+            self.module.get_input_embeddings(): "embedding",
+        }
         facts: list[ModuleFact] = []
         for name, module in self.module.named_modules():
-            block = int(name[len(start) :].partition(".")[0]) if name.startswith(start) else None
-            inner = name[len(start) :].partition(".")[2] if block is not None else ""
-            role = "other"
-            if module is embedding:
-                role = "embedding"
-            elif module is head:
-                role = "head"
-            elif inner in self.family.attention:
-                role = "attention"
-            elif inner in self.family.mlp:
-                role = "mlp"
-            elif "norm" in type(module).__name__.lower():
-                role = "norm"
-            linear = isinstance(module, _LINEAR)
-            if linear or isinstance(module, _TABLE) or role == "norm":
-                facts.append(ModuleFact(name, role, linear, block, shape_of(module)))
+            kind = _kind(module)
+            if not kind:
+                continue
+            shape, linear = shape_of(module), kind == "linear"
+            if not name.startswith(start):
+                role = roles.get(module, "norm" if kind == "norm" else "other")
+                wide = self.sizes.embedding == self.sizes.hidden
+                axes = axes_outside(name, role if role == "head" else kind, wide)
+                facts.append(ModuleFact(name, role, linear, None, shape, axes))
+                continue
+            index, _, inner = name[len(start) :].partition(".")
+            role = self._role(inner, kind)
+            axes = axes_in_block(inner, kind, self.family)
+            heads = heads_of(self.config, self.family) if role == "attention" else None
+            facts.append(ModuleFact(name, role, linear, int(index), shape, axes, heads))
         return facts
+
+    def _role(self, inner: str, kind: str) -> str:
+        if inner in self.family.attention:
+            return "attention"
+        if inner in self.family.mlp:
+            return "mlp"
+        return "norm" if kind == "norm" else "other"
 
     def select(self, scope: Scope) -> list[str]:
         """Names of the modules in scope."""
@@ -121,7 +138,8 @@ class Model:
     def parameters_count(self) -> int:
         """Numbers that the model holds, quantized ones included, shared ones once."""
         count = sum(parameter.numel() for parameter in self.module.parameters())
-        tables = (m for m in self.module.modules() if isinstance(m, QuantizedLinear | QuantizedEmbedding))
+        coded = QuantizedLinear | QuantizedEmbedding
+        tables = [module for module in self.module.modules() if isinstance(module, coded)]
         return count + sum(table.rows * table.width for table in tables)
 
     @property
@@ -133,10 +151,21 @@ class Model:
         return {"use_cache": False} if self.task == "causal-lm" else {}
 
 
+def _kind(module: nn.Module) -> str:
+    """`linear`, `table`, `norm`, or nothing."""
+    if isinstance(module, _LINEAR):
+        return "linear"
+    if isinstance(module, _TABLE):
+        return "table"
+    return "norm" if "norm" in type(module).__name__.lower() else ""
+
+
 def shape_of(module: nn.Module) -> tuple[int, ...]:
-    """(outputs, inputs) of a linear, the table's shape of an embedding, a norm's width."""
+    """(outputs, inputs) of a linear, (rows, width) of a table, a norm's width."""
     if isinstance(module, QuantizedLinear | QuantizedEmbedding):
         return module.rows, module.width
+    if isinstance(module, TiedHead):  # its own weight would have to be computed first
+        return shape_of(module.__dict__["table"])
     weight = getattr(module, "weight", None)
     if weight is None:
         return ()

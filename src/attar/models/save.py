@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import save_torch_state_dict
+from torch import Tensor
 
 from attar.models.model import Model
 from attar.models.structure import METHOD, structure
@@ -18,10 +20,7 @@ def save(model: Model, folder: Path) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     module = model.module
-    tied = list(getattr(module, "all_tied_weights_keys", None) or {})
-    state = module.state_dict()
-    kept = {name: tensor.contiguous() for name, tensor in state.items() if name not in tied}
-    save_torch_state_dict(kept, folder, max_shard_size="4GB")
+    save_torch_state_dict(_weights(module), folder, max_shard_size="4GB")
     config = module.config
     config.architectures = [type(module).__name__]
     swaps = structure(module)
@@ -34,3 +33,18 @@ def save(model: Model, folder: Path) -> None:
         module.generation_config.save_pretrained(folder)
     if model.tokenizer is not None:
         model.tokenizer.save_pretrained(folder)
+    mode = (folder / "config.json").stat().st_mode
+    for path in folder.glob("*.safetensors"):
+        path.chmod(mode)  # safetensors writes files that only their owner may read
+
+
+def _weights(module: Any) -> dict[str, Tensor]:
+    """Every weight once: what is tied to another is left out, as transformers does."""
+    state: dict[str, Tensor] = module.state_dict()
+    ties: dict[str, str] = getattr(module, "all_tied_weights_keys", None) or {}
+    shared = {
+        name
+        for name, source in ties.items()
+        if name in state and source in state and state[name].data_ptr() == state[source].data_ptr()
+    }
+    return {name: value.contiguous() for name, value in state.items() if name not in shared}

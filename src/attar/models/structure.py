@@ -52,7 +52,7 @@ class AttarConfig(QuantizationConfigMixin):
     """The structure, as transformers keeps it in config.json."""
 
     def __init__(self, structure: list[dict[str, Any]], **_: Any) -> None:
-        self.quant_method = METHOD
+        self.quant_method: Any = METHOD
         self.structure = structure
 
     def to_dict(self) -> dict[str, Any]:
@@ -65,7 +65,8 @@ class AttarQuantizer(HfQuantizer):
     requires_calibration = True
 
     def _process_model_before_weight_loading(self, model: Any, **kwargs: Any) -> Any:
-        replay(model, self.quantization_config.structure)
+        config: Any = self.quantization_config
+        replay(model, config.structure)
         return model
 
     def is_serializable(self) -> bool:

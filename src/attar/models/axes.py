@@ -1,0 +1,92 @@
+"""What each dimension of a weight runs over: heads, neurons, hidden channels, or none of these."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from attar.core.scope import Heads
+from attar.models.families import Family
+
+_LAST = ("classifier", "out_proj", "score")  # what ends in classes, by a classifier's own names
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The widths of a model, all blocks alike.
+
+    `embedding` is the width of the embedding tables: the hidden size, but for some ELECTRAs.
+    """
+
+    hidden: int
+    queries: int
+    keys: int
+    head: int
+    neurons: int
+    embedding: int
+
+
+def sizes_of(config: Any, family: Family) -> Sizes:
+    """The widths that a config gives."""
+    hidden, queries = config.hidden_size, config.num_attention_heads
+    width = family.embedding_width
+    return Sizes(
+        hidden=hidden,
+        queries=queries,
+        keys=getattr(config, "num_key_value_heads", None) or queries,
+        head=(family.free_heads and getattr(config, "head_dim", None)) or hidden // queries,
+        neurons=getattr(config, family.ffn) or 4 * hidden,  # GPT-2 leaves its own unsaid
+        embedding=getattr(config, width) if width else hidden,
+    )
+
+
+def heads_of(config: Any, family: Family) -> Heads:
+    """The heads of every block, and what the architecture asks of their number."""
+    sizes = sizes_of(config, family)
+    return Heads(sizes.queries, sizes.keys, _rule(config, family))
+
+
+def _rule(config: Any, family: Family) -> Any:
+    rope: Any = getattr(config, "rope_parameters", None) or {}
+    # Both read hidden / heads where all else reads head_dim: Phi's norms, Phi-3's long rotary
+    # factors.
+    if getattr(config, "qk_layernorm", False) or rope.get("short_factor") is not None:
+        return "fill"
+    if not family.free_heads:
+        return "fill"
+    return "divide" if family.heads_divide else "free"
+
+
+def in_block(inner: str, kind: str, family: Family) -> tuple[str, ...]:
+    """The axes of a linear or norm of a block; `inner` is its path there."""
+    if inner in family.qkv:
+        if len(family.qkv) == 1:
+            return "qkv", "hidden"
+        return ("query" if inner == family.qkv[0] else "keys"), "hidden"
+    if inner == family.out:
+        return "hidden", "query"
+    if inner in family.up:
+        return ("gated" if family.fused_up else "neurons"), "hidden"
+    if inner == family.down:
+        return "hidden", "neurons"
+    return ("" if kind != "norm" or inner in family.head_norms else "hidden",)
+
+
+def outside(name: str, kind: str, wide: bool) -> tuple[str, ...]:
+    """The axes of what sits before or after the blocks.
+
+    `kind` is `table`, `norm`, `head` or `linear`. `wide`: the tables are as wide as the hidden
+    states, and not brought to that width by a linear.
+    """
+    table = "hidden" if wide else ""
+    if kind in ("table", "head"):
+        return "", table
+    of_table = "embeddings." in name or name.startswith("generator_predictions.")
+    if kind == "norm":
+        return (table if of_table else "hidden",)
+    leaf = name.rpartition(".")[2]
+    if leaf in _LAST:
+        return "", "hidden"
+    if leaf == "embeddings_project":
+        return "hidden", table
+    return (table if of_table else "hidden"), "hidden"
