@@ -1,0 +1,142 @@
+"""Where the command line begins, and the one place where errors become messages."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+from attar.cli.bug import report_bug
+from attar.cli.demo import demo
+from attar.cli.diff import diff
+from attar.cli.distill import distill
+from attar.cli.doctor import doctor
+from attar.cli.list import list_
+from attar.cli.message import problems_text, tell
+from attar.cli.plan import plan
+from attar.cli.prune import prune
+from attar.cli.quantize import quantize
+from attar.cli.report import report
+from attar.cli.run import run
+from attar.cli.show import show
+from attar.errors import AttarError
+
+_DEBUG = "--debug"
+_STOPPED = 130
+_PANELS = {
+    "Press a model": {"run": run, "plan": plan, "demo": demo},
+    "One-line recipes, printed before they run": {
+        "distill": distill,
+        "quantize": quantize,
+        "prune": prune,
+    },
+    "Look": {"list": list_, "show": show, "report": report, "diff": diff, "doctor": doctor},
+}
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from attar import __version__
+
+        typer.echo(f"attar {__version__}")
+        raise typer.Exit
+
+
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option(_DEBUG, help="Show the full traceback of an error; goes anywhere.")
+    ] = False,
+) -> None:
+    """Press a large language model into one that can be shipped, and see what it cost."""
+
+
+def _build() -> typer.Typer:
+    app = typer.Typer(
+        name="attar",
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback(invoke_without_command=False, no_args_is_help=False)(_root)
+    for panel, commands in _PANELS.items():
+        for name, command in commands.items():
+            app.command(name, rich_help_panel=panel)(command)
+    return app
+
+
+app = _build()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = _DEBUG in given
+    given = [word for word in given if word != _DEBUG]
+    try:
+        code = _invoke(given or ["--help"])
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return _reader_is_gone()
+    except Exception as error:
+        if debug:
+            import traceback
+
+            traceback.print_exception(error)
+        return _failed(error, given, debug)
+    if code == _STOPPED:
+        tell("stopped. The same command goes on where it was")
+    return code
+
+
+def _invoke(given: list[str]) -> int:
+    """The exit code of one command; errors go on, but for those that only ask to leave."""
+    try:
+        result: Any = typer.main.get_command(app).main(
+            args=given, prog_name="attar", standalone_mode=False
+        )
+    except (KeyboardInterrupt, typer.Abort):
+        return _STOPPED
+    except SystemExit as leaving:  # a closed pipe, where the library has dealt with it
+        return leaving.code if isinstance(leaving.code, int) else 1
+    return result if isinstance(result, int) else 0
+
+
+def _failed(error: Exception, given: list[str], debug: bool) -> int:
+    """Say what went wrong in a readable form; returns the exit code."""
+    if isinstance(error, AttarError):
+        tell(problems_text(error), mark="error")
+        return error.exit_code
+    if hasattr(error, "format_message"):  # what the command line's library says of its arguments
+        tell(_usage(error, given), mark="error")
+        return 2
+    if isinstance(error, MemoryError):
+        tell(
+            "memory ran out. Lower `batch` or `length`, or free some memory; what is finished is "
+            "kept, and the same command goes on there",
+            mark="error",
+        )
+        return 1
+    tell(report_bug(error, given, debug), mark="error")
+    return 1
+
+
+def _usage(error: Any, given: list[str]) -> str:
+    text = str(error.format_message()).strip().rstrip(".")
+    text = text[:1].lower() + text[1:]
+    command = given[0] if given and given[0] in {n for p in _PANELS.values() for n in p} else ""
+    again = f"attar {command} --help".replace("  ", " ")
+    return f"{text}{'' if text.endswith('?') else '.'} `{again}` shows what there is"
+
+
+def _reader_is_gone() -> int:
+    """Leave quietly where what reads our output has ended: `attar list | head -1`."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    return 1

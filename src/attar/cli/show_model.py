@@ -1,0 +1,122 @@
+"""A model: its family, its sizes, and the names that a scope can select; no weights are read."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from attar.core.scope import ModuleFact
+    from attar.models import Files, Model
+
+_NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Modules alike in all blocks: their pattern, what they are, and how many there are."""
+
+    pattern: str
+    role: str
+    shape: tuple[int, ...]
+    grid: str
+    count: int
+
+
+def show_model(path: str) -> None:
+    """Print what is known of a model from its headers."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from attar.core.recipe import ModelSource
+    from attar.models import resolve
+
+    source = ModelSource(path=path)
+    files = resolve(source)
+    model, remark = _skeleton(files, source)
+    console = Console()
+    head = Table.grid(padding=(0, 2))
+    head.add_column(style="bold", no_wrap=True)
+    head.add_column(overflow="fold")
+    for name, text in _facts(files, model, remark).items():
+        head.add_row(Text(name), Text(text))
+    console.print(head)
+    console.print()
+    console.print(_table(kinds_of(model)))
+    console.print(
+        Text("A scope takes roles, blocks[2:6], and patterns over these names.", style="dim")
+    )
+
+
+def _skeleton(files: Files, source: Any) -> tuple[Model, str]:
+    from attar.errors import ModelError
+    from attar.models.load import config_of, skeleton, task_of
+
+    config = config_of(files, source)
+    try:
+        task, remark = task_of(config, files), ""
+    except ModelError:
+        task, remark = "masked-lm", " (the config does not say; name it in the recipe)"
+    return skeleton(config, task), remark
+
+
+def _facts(files: Files, model: Model, remark: str) -> dict[str, str]:
+    from attar.present.plain import bytes_text, count_text
+
+    config = model.config
+    weights = files.weights
+    facts = {
+        "files": f"{files.gguf or files.folder}",
+        "on disk": f"{bytes_text(files.size)} in {', '.join(path.name for path in weights[:3])}"
+        + (f" and {len(weights) - 3} more" if len(weights) > 3 else ""),
+        "family": str(config.model_type),
+        "task": f"{model.task}{remark}",
+        "blocks": str(len(model.blocks)),
+        "hidden": str(config.hidden_size),
+        "vocabulary": str(config.vocab_size),
+        "parameters": count_text(model.parameters_count()),
+    }
+    heads = next((fact.heads for fact in model.facts() if fact.heads is not None), None)
+    if heads is not None:
+        facts["heads"] = f"{heads.queries}, {heads.keys} of keys and values"
+    if getattr(config, "tie_word_embeddings", False) and model.task != "classification":
+        facts["tied"] = "the head shares the embedding's table"
+    return facts
+
+
+def kinds_of(model: Model) -> list[Kind]:
+    """The modules, those that are alike in all blocks as one."""
+    found: dict[tuple[str, str, tuple[int, ...], str], int] = {}
+    for fact in model.facts():
+        same = (_pattern(fact), fact.role, fact.shape, _grid(model, fact.name))
+        found[same] = found.get(same, 0) + 1
+    return [Kind(*same, count) for same, count in found.items()]
+
+
+def _pattern(fact: ModuleFact) -> str:
+    return fact.name if fact.block is None else _NUMBER.sub("*", fact.name, count=1)
+
+
+def _grid(model: Model, name: str) -> str:
+    grid = getattr(model.module.get_submodule(name), "grid", None)
+    return "" if grid is None else grid.name
+
+
+def _table(kinds: list[Kind]) -> Any:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, show_edge=False)
+    table.add_column("modules", overflow="fold")
+    table.add_column("role")
+    table.add_column("shape", justify="right")
+    table.add_column("count", justify="right")
+    if any(kind.grid for kind in kinds):
+        table.add_column("grid")
+    for kind in kinds:
+        shape = " × ".join(str(size) for size in kind.shape)
+        table.add_row(Text(kind.pattern), kind.role, shape, str(kind.count), kind.grid)
+    return table
