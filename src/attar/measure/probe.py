@@ -1,0 +1,218 @@
+"""Timing one model in a process of its own: `python -m attar.measure.probe '{"path": ...}'`.
+
+Prints one line of JSON: figures, or an error. `attar.measure.speed` starts it.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attar.core.recipe import ModelSource
+from attar.core.report import Figure
+from attar.core.step import Task
+from attar.errors import AttarError
+from attar.models import Model, load
+from attar.models.model import inference
+
+PREFILL, DECODED = 64, 24  # tokens of a decoder's prompt, and tokens that it writes after it
+TEXT, BATCH = 128, 8  # tokens of a classifier's text, and texts at a time for its throughput
+SECONDS = 4.0  # to spend on repeats, of each kind
+REPEATS, LEAST = 5, 3  # at most so many repeats; at least so many tokens
+_STATUS = Path("/proc/self/status")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to time: a source of weights, the task, and what to compute with."""
+
+    source: ModelSource
+    task: Task
+    threads: int | None
+    precision: str
+    device: str
+
+    def to_json(self) -> str:
+        """One line that `from_json` reads."""
+        return json.dumps({**self.__dict__, "source": self.source.model_dump()})
+
+    @classmethod
+    def from_json(cls, text: str) -> Request:
+        """The request that `to_json` wrote."""
+        plain = json.loads(text)
+        return cls(**{**plain, "source": ModelSource.model_validate(plain["source"])})
+
+
+def main() -> None:
+    """Time what the first argument asks for, and print what came of it."""
+    with redirect_stdout(sys.stderr):  # what libraries print must not stand in the JSON
+        try:
+            found = measure(Request.from_json(sys.argv[1]))
+            answer: dict[str, Any] = {name: f.model_dump() for name, f in found.items()}
+        except AttarError as error:
+            answer = {"error": str(error)}
+        except MemoryError:
+            answer = {"error": "there is not enough memory"}
+        except Exception as error:
+            answer = {"error": f"{type(error).__name__}: {error}"}
+    print(json.dumps(answer), flush=True)
+
+
+def measure(request: Request) -> dict[str, Figure]:
+    """Load the model, warm up, time it, and read the peak of memory."""
+    if request.threads is not None:
+        torch.set_num_threads(request.threads)
+    # Weights in bf16 from the start: under autocast alone float32 weights would be made bf16
+    # anew for every token, which is slower than float32 throughout.
+    dtype = "bfloat16" if request.precision == "bf16" else request.source.dtype
+    source = request.source.model_copy(update={"dtype": dtype})
+    model = load(source, request.task)
+    model.module.to(request.device)
+    timer = _Timer(model, request)
+    with inference(request.device, request.precision):
+        found = timer.decoder() if request.task == "causal-lm" else timer.encoder()
+    return {**found, "peak_memory": timer.peak()}
+
+
+class _Timer:
+    """One loaded model and the conditions it is timed under."""
+
+    def __init__(self, model: Model, request: Request) -> None:
+        self.model, self.device = model, torch.device(request.device)
+        threads = torch.get_num_threads()
+        where = "1 thread" if threads == 1 else f"{threads} threads"
+        if self.device.type == "cuda":
+            where = torch.cuda.get_device_name(self.device)
+        held = str(next(model.module.parameters()).dtype).removeprefix("torch.")
+        self.conditions = f"PyTorch, {where}, weights and arithmetic in {held}"
+        if getattr(model.config, "pad_token_id", None) is None:
+            model.config.pad_token_id = 0  # decoders that classify look for the last real token
+
+    def decoder(self) -> dict[str, Figure]:
+        """Greedy decoding of one text with a cache of keys and values."""
+        prompt = random_ids(self.model, 1, self._fits(PREFILL + DECODED) - DECODED)
+        self._decode(prompt, 3)
+        rounds = repeat(partial(self._decode, prompt, DECODED))
+        tokens = [seconds for each in rounds for seconds in each]
+        note = (
+            f"batch 1, up to {DECODED} tokens after {prompt.shape[1]}, with a KV cache; "
+            f"{self.conditions}"
+        )
+        speed = median(len(each) / sum(each) for each in rounds)
+        return {
+            "tokens_per_second": Figure(value=speed, unit="tokens/s", note=note),
+            **_latencies(tokens, f"for each token; {note}"),
+        }
+
+    def encoder(self) -> dict[str, Figure]:
+        """One text at a time for the latency, several for the throughput."""
+        length = self._fits(TEXT)
+        found: dict[int, list[float]] = {}
+        for count in (1, BATCH):
+            texts = random_ids(self.model, count, length)
+            self._forward(texts)
+            found[count] = [s for each in repeat(partial(self._texts, texts)) for s in each]
+        note = f"texts of {length} tokens; {self.conditions}"
+        speed = BATCH / median(found[BATCH])
+        return {
+            "texts_per_second": Figure(value=speed, unit="texts/s", note=f"batch {BATCH}, {note}"),
+            **_latencies(found[1], f"batch 1, {note}"),
+        }
+
+    def peak(self) -> Figure:
+        """The most memory that this process, or its part of a GPU, has held."""
+        if self.device.type == "cuda":
+            value = torch.cuda.max_memory_allocated(self.device)
+            return Figure(value=value, unit="bytes", note="peak on the GPU")
+        note = "peak resident memory of a fresh process: Python and PyTorch, loading, timing"
+        return Figure(value=peak_resident(), unit="bytes", note=note)
+
+    def _decode(self, prompt: Tensor, count: int) -> list[float]:
+        """Seconds of each token after the prompt; fewer tokens where time runs out."""
+        module, cache, ids = self.model.module, None, prompt.to(self.device)
+        seconds: list[float] = []
+        while len(seconds) <= count and (len(seconds) <= LEAST or sum(seconds) < SECONDS):
+            start = self._now()
+            out = module(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            cache, ids = out.past_key_values, out.logits[:, -1:].argmax(-1)
+            seconds.append(self._now() - start)
+        return seconds[1:]
+
+    def _texts(self, ids: Tensor) -> list[float]:
+        """Seconds of a few forward passes."""
+        seconds: list[float] = []
+        for _ in range(4):
+            start = self._now()
+            self._forward(ids)
+            seconds.append(self._now() - start)
+        return seconds
+
+    def _forward(self, ids: Tensor) -> None:
+        ids = ids.to(self.device)
+        self.model.module(input_ids=ids, attention_mask=torch.ones_like(ids))
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+    def _fits(self, length: int) -> int:
+        limit = getattr(self.model.config, "max_position_embeddings", None) or length + 2
+        return min(length, limit - 2)  # RoBERTa counts places from behind its padding
+
+
+def repeat(once: Callable[[], list[float]]) -> list[list[float]]:
+    """Run again and again within the time there is, at least once."""
+    start = time.perf_counter()
+    found = [once()]
+    while len(found) < REPEATS:
+        spent = time.perf_counter() - start
+        if spent + spent / len(found) > SECONDS:
+            break
+        found.append(once())
+    return found
+
+
+def random_ids(model: Model, rows: int, length: int) -> Tensor:
+    """Token ids, always the same ones, without the special ones."""
+    generator = torch.Generator().manual_seed(0)
+    special = set(model.tokenizer.all_special_ids) | {model.config.pad_token_id}
+    usual = torch.tensor([i for i in range(model.config.vocab_size) if i not in special])
+    return usual[torch.randint(len(usual), (rows, length), generator=generator)]
+
+
+def peak_resident() -> int:
+    """Bytes that this process held at most, since it was started.
+
+    Not `ru_maxrss` on Linux: a process inherits that from whoever started it.
+    """
+    if _STATUS.exists():
+        for line in _STATUS.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _latencies(seconds: list[float], note: str) -> dict[str, Figure]:
+    high = quantiles(seconds, n=20, method="inclusive")[-1] if len(seconds) > 1 else seconds[0]
+    return {
+        "latency_p50": Figure(value=median(seconds) * 1000, unit="ms", note=note),
+        "latency_p95": Figure(value=high * 1000, unit="ms", note=note),
+    }
+
+
+if __name__ == "__main__":
+    main()

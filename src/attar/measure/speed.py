@@ -1,0 +1,71 @@
+"""Speed and memory of a model, taken in a fresh process so that nothing lingers of this one."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import attar
+from attar.core.recipe import ModelSource
+from attar.core.report import Figure
+from attar.core.step import Task
+from attar.errors import AttarError, OutOfMemory
+from attar.measure.probe import Request
+
+LIMIT = 600.0  # seconds for a probe; a small model takes about 15
+# Where this process found Attar, the other one does: it may be on no path but ours.
+_START = "import sys; sys.path.append(sys.argv.pop()); from attar.measure.probe import main; main()"
+
+
+def probe(
+    path: Path | str | ModelSource,
+    task: Task,
+    threads: int | None = None,
+    precision: str = "float32",
+    device: str = "cpu",
+) -> dict[str, Figure]:
+    """Time a model and read its peak of memory in a fresh process.
+
+    `tokens_per_second` of decoders or `texts_per_second` of the others, `latency_p50`,
+    `latency_p95`, `peak_memory`; the notes say what was run. Raises AttarError with what the
+    other process said, OutOfMemory where the system killed it.
+    """
+    source = path if isinstance(path, ModelSource) else ModelSource(path=str(path))
+    request = Request(source, task, threads, precision, device)
+    folder = str(Path(attar.__file__).parent.parent)
+    command = [sys.executable, "-c", _START, request.to_json(), folder]
+    try:
+        run = subprocess.run(
+            command, capture_output=True, text=True, timeout=LIMIT, stdin=subprocess.DEVNULL
+        )
+    except subprocess.TimeoutExpired:
+        raise AttarError(
+            f"timing {source.path} took more than {LIMIT:.0f} s and was stopped. Set "
+            "measures.speed to false to leave it out"
+        ) from None
+    answer = _answer(run, source.path)
+    return {name: Figure.model_validate(plain) for name, plain in answer.items()}
+
+
+def _answer(run: subprocess.CompletedProcess[str], path: str) -> dict[str, Any]:
+    """The JSON on the last line; anything else becomes an error that can be read."""
+    if run.returncode == -signal.SIGKILL:
+        raise OutOfMemory(
+            f"the process that timed {path} was killed, most likely because memory ran out. "
+            "Close other programs, or set measures.speed to false"
+        )
+    try:
+        answer = json.loads(run.stdout.strip().rpartition("\n")[2])
+    except ValueError:
+        said = run.stderr.strip().rpartition("\n")[2] or f"exit code {run.returncode}"
+        answer = {"error": said}
+    if "error" in answer:
+        raise AttarError(
+            f"timing {path} in a fresh process failed: {answer['error']}. Set measures.speed to "
+            "false to leave it out"
+        )
+    return answer
