@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,10 +11,12 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from attar.core.grid import Grid
+from attar.core.recipe import ModelSource
 from attar.core.scope import Scope
 from attar.core.step import Task
 from attar.data.batches import Batch
 from attar.layers import QuantizedEmbedding, QuantizedLinear, TiedHead, swap
+from attar.models import load, save
 from attar.models.model import Model, weight_of
 from attar.models.structure import untie
 from attar.ops.rounding import fit_scales, quantize
@@ -201,3 +204,25 @@ def press(model: Model, linears: str = "int4-g32", table: str = "int8-channel") 
         swap(model.module, names["head"], TiedHead(new, names["embedding"], head.bias))
     untie(model.module)
     return model
+
+
+def assert_ordinary(model: Model, folder: Path) -> None:
+    """The model reloads bit-equal without Attar."""
+    expected = logits(model)
+    save(model, folder)
+    assert "quantization_config" not in (folder / "config.json").read_text()
+    plain = _AUTO[model.task].from_pretrained(folder).eval()
+    given = batch(model)
+    with torch.no_grad():
+        found = plain(input_ids=given.input_ids, attention_mask=given.attention_mask).logits
+    if model.task != "classification":
+        found = found[given.attention_mask.bool()]
+    assert torch.equal(found, expected)
+    again = load(ModelSource(path=str(folder)))
+    assert again.facts() == model.facts()
+    assert torch.equal(logits(again), expected)
+
+
+def shuffled(count: int, seed: int) -> list[int]:
+    """The numbers below `count` in a random order."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()

@@ -28,7 +28,7 @@ from attar.models.headers import gguf_trouble
 from attar.models.model import Model
 from attar.models.source import Files, read_config, resolve
 
-_AUTO = {
+AUTO = {
     "causal-lm": transformers.AutoModelForCausalLM,
     "masked-lm": transformers.AutoModelForMaskedLM,
     "classification": transformers.AutoModelForSequenceClassification,
@@ -86,7 +86,7 @@ def skeleton(config: Any, task: Task, labels: Sequence[str] = ()) -> Model:
     config = _with_labels(copy.deepcopy(config), task, labels)
     swaps: Any = getattr(config, "quantization_config", None)
     with torch.device("meta"), quiet():
-        module = _AUTO[task].from_config(config)
+        module = AUTO[task].from_config(config)
         if swaps:
             listed = swaps["structure"] if isinstance(swaps, dict) else swaps.structure
             structure.replay(module, listed)
@@ -149,7 +149,7 @@ def load_tokenizer(files: Files, trust: bool = False) -> Any:
 
 def _from_files(files: Files, config: Any, task: Task, dtype: str, trust: bool) -> Any:
     try:
-        return _AUTO[task].from_pretrained(
+        return AUTO[task].from_pretrained(
             files.folder,
             config=None if files.gguf else config,
             gguf_file=files.gguf.name if files.gguf else None,
