@@ -1,0 +1,161 @@
+"""Runs: made once, gone on with after a kill, refused when they collapse."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from attar.core.keys import hash_file
+from attar.engine import make as making
+from attar.engine.run import run
+from attar.engine.store import Store
+from attar.errors import GuardFailed, StoreError
+
+KILLABLE = """
+import json, sys
+from attar.engine.run import run
+run(json.loads(sys.argv[1]), home=sys.argv[2])
+"""
+
+
+def weights(home: Path) -> dict[str, dict[str, str]]:
+    """Hashes of every artifact's files, but for the report, which tells of one run's seconds."""
+    return {
+        folder.name: {
+            path.name: hash_file(path)
+            for path in sorted(folder.iterdir())
+            if path.name != "report.json"
+        }
+        for folder in sorted((home / "store").iterdir())
+    }
+
+
+def test_three_kinds_of_steps_make_a_model_that_loads(plain: dict[str, Any], tmp_path: Path):
+    done = run(plain, home=tmp_path)
+    assert [stage.id for stage in done.report.stages] == [
+        "original",
+        "shallower",
+        "healed",
+        "small",
+    ]
+    assert done.report.finished
+    assert len(done.load().blocks) == 2
+    sizes = [stage.figures["size"].value for stage in done.report.stages]
+    assert sizes[3] < sizes[2] == sizes[1] < sizes[0]
+    assert done.report.stages[3].simulated
+    assert (done.folder / "model").resolve() == done.path.resolve()
+
+
+def test_a_second_run_makes_nothing(
+    plain: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    first = run(plain, home=tmp_path)
+
+    def refuse(*_: Any) -> None:
+        raise AssertionError("made again")
+
+    monkeypatch.setattr("attar.engine.run.make", refuse)
+    second = run(plain, home=tmp_path)
+    assert [s.figures for s in second.report.stages] == [s.figures for s in first.report.stages]
+
+
+def test_changing_a_step_makes_it_and_later_ones_again(plain: dict[str, Any], tmp_path: Path):
+    plain["steps"].insert(1, {"prune/depth": {"remove": 1, "sequences": 4, "length": 16}})
+    plain["guard"]["may_dip"].append("depth")
+    before = run(plain, home=tmp_path)
+    plain["steps"][2]["distill/logits"]["learning_rate"] = 1e-5
+    after = run(plain, home=tmp_path)
+    assert [stage.cached for stage in after.report.stages[1:]] == [True, True, False, False]
+    same = [a.key == b.key for a, b in zip(before.report.stages, after.report.stages, strict=True)]
+    assert same == [True, True, True, False, False]
+
+
+def test_an_id_is_in_no_key(plain: dict[str, Any], tmp_path: Path):
+    before = run(plain, home=tmp_path)
+    plain["steps"][1]["distill/logits"]["id"] = "other"
+    after = run(plain, home=tmp_path)
+    assert [stage.key for stage in before.report.stages] == [
+        stage.key for stage in after.report.stages
+    ]
+
+
+def test_a_collapse_is_refused_and_marked(plain: dict[str, Any], tmp_path: Path):
+    plain["guard"] = {"perplexity": 0.01}
+    with pytest.raises(GuardFailed, match="shallower"):
+        run(plain, home=tmp_path)
+    report = json.loads((tmp_path / "runs" / "tiny" / "report.json").read_text())
+    assert report["stages"][-1]["verdict"]["status"] == "outside"
+    assert not report["finished"]
+    assert not (tmp_path / "runs" / "tiny" / "model").exists()
+
+
+def test_a_full_disk_leaves_no_half_artifact(
+    plain: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    calls = 0
+
+    def full(model: Any, folder: Path) -> None:
+        nonlocal calls
+        calls += 1
+        (folder / "model.safetensors").write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(making, "save", full)
+    with pytest.raises(StoreError, match="disk is full"):
+        run(plain, home=tmp_path)
+    assert calls == 1
+    assert not list((tmp_path / "store").iterdir())
+    assert not list((tmp_path / "drafts").iterdir())
+
+
+def test_the_loser_of_a_race_discards_its_draft(tmp_path: Path):
+    store = Store(tmp_path)
+    store.prepare()
+    with store.draft("key") as first:
+        (first / "file").write_text("first")
+        other = tmp_path / "store" / "key"
+        other.mkdir()
+        (other / "file").write_text("other")
+    assert (store.path("key") / "file").read_text() == "other"
+    assert not list((tmp_path / "drafts").iterdir())
+
+
+def test_drafts_of_dead_processes_are_removed(tmp_path: Path):
+    store = Store(tmp_path)
+    store.prepare()
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    (tmp_path / "drafts" / f"key.{dead.pid}").mkdir()
+    (tmp_path / "drafts" / f"key.{os.getpid()}").mkdir()
+    store.prepare()
+    assert [p.name for p in (tmp_path / "drafts").iterdir()] == [f"key.{os.getpid()}"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("phase", ["store", "scratch", "drafts", "measures"])
+def test_killed_in_each_phase_it_ends_bit_equal(
+    plain: dict[str, Any], tmp_path: Path, phase: str
+):
+    """`kill -9` as soon as something new appears in a folder of the home."""
+    plain["steps"][1]["distill/logits"]["steps"] = 40
+    run(plain, home=tmp_path / "calm")
+    killed = tmp_path / "killed"
+    command = [sys.executable, "-c", KILLABLE, json.dumps(plain), str(killed)]
+    for _ in range(3):
+        process = subprocess.Popen(command)
+        seen = {p.name for p in (killed / phase).glob("*")}
+        while process.poll() is None and {p.name for p in (killed / phase).glob("*")} <= seen:
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    run(plain, home=killed)
+    assert weights(killed) == weights(tmp_path / "calm")
