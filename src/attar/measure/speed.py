@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import attar
 from attar.core.recipe import ModelSource
 from attar.core.report import Figure
 from attar.core.step import Task
@@ -36,7 +35,7 @@ def probe(
     """
     source = path if isinstance(path, ModelSource) else ModelSource(path=str(path))
     request = Request(source, task, threads, precision, device)
-    folder = str(Path(attar.__file__).parent.parent)
+    folder = str(Path(__file__).parents[2])
     command = [sys.executable, "-c", _START, request.to_json(), folder]
     try:
         run = subprocess.run(
