@@ -61,6 +61,7 @@ def prepare() -> None:
 
     sys.path.insert(0, str(HERE))
     import _texts
+
     from attar.core.recipe import ModelSource
     from attar.models import load, save
 

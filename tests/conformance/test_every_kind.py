@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny_models
 import torch
 
+import tiny_models
 from attar.core import registry
 from attar.core.context import Context
 from attar.core.scope import Scope

@@ -142,9 +142,7 @@ def test_drafts_of_dead_processes_are_removed(tmp_path: Path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("phase", ["store", "scratch", "drafts", "measures"])
-def test_killed_in_each_phase_it_ends_bit_equal(
-    plain: dict[str, Any], tmp_path: Path, phase: str
-):
+def test_killed_in_each_phase_it_ends_bit_equal(plain: dict[str, Any], tmp_path: Path, phase: str):
     """`kill -9` as soon as something new appears in a folder of the home."""
     plain["steps"][1]["distill/logits"]["steps"] = 40
     run(plain, home=tmp_path / "calm")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from torch import nn
-
 from attar.core.grid import Grid
 from attar.layers import QuantizedEmbedding, QuantizedLinear, TiedHead, swap
 from attar.models.model import Model
@@ -23,17 +21,12 @@ def quantize_embeddings(model: Model, grid: Grid) -> None:
     facts = {fact.role: fact.name for fact in model.facts() if fact.role in ("embedding", "head")}
     old = model.module.get_input_embeddings()
     head = model.module.get_output_embeddings()
-    tied = head is not None and head.weight is old.weight
     weight = old.weight.detach()
     factor = float(getattr(old, "scalar_embed_scale", 1.0))
-    table = QuantizedEmbedding(*weight.shape, grid, weight.dtype, factor)
+    rows, width = weight.shape
+    table = QuantizedEmbedding(rows, width, grid, weight.dtype, factor)
     table.fill(quantize(weight, fit_scales(weight, grid), grid))
     swap(model.module, facts["embedding"], table)
-    if tied:
+    if head is not None and head.weight is old.weight:
         swap(model.module, facts["head"], TiedHead(table, facts["embedding"], head.bias))
     untie(model.module)
-
-
-def has_table(model: Model) -> bool:
-    """Whether the embedding table is still float."""
-    return isinstance(model.module.get_input_embeddings(), nn.Embedding)

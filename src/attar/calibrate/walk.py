@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from attar.core.context import Context
@@ -144,7 +143,6 @@ def _recording(model: Model, calls: list[list[_Call]], first: list[Tensor]) -> I
 
         return forward
 
-    originals = [block.forward for block in model.blocks]
     try:
         for index, block in enumerate(model.blocks):
             block.forward = record(index)
@@ -152,20 +150,4 @@ def _recording(model: Model, calls: list[list[_Call]], first: list[Tensor]) -> I
     finally:
         for block in model.blocks:
             del block.forward
-        del originals
 
-
-def take(batches: Sequence[Any], limit: int) -> list[Any]:
-    """The first batches, up to a number of sequences."""
-    taken: list[Any] = []
-    for batch in batches:
-        if limit <= 0:
-            break
-        taken.append(batch)
-        limit -= len(batch.input_ids)
-    return taken
-
-
-def as_float(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """The same tensors in float32."""
-    return [tensor.to(torch.float32) for tensor in tensors]

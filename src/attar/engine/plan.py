@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from attar.core.keys import UNKNOWN, key_of, seed_of
 from attar.core.recipe import Recipe
@@ -70,11 +71,11 @@ def make_plan(recipe: Recipe, store: Store, peek: bool = False, device: str = "c
     return Plan(recipe, inputs, precision, device, _stages(recipe, inputs, store, precision, peek))
 
 
-def traits_of(module: object, facts: Sequence[ModuleFact]) -> dict[str, set[Trait]]:
+def traits_of(module: Any, facts: Sequence[ModuleFact]) -> dict[str, set[Trait]]:
     """The traits that the original's modules start with."""
     traits: dict[str, set[Trait]] = {}
     for fact in facts:
-        part = module.get_submodule(fact.name)  # type: ignore[attr-defined]
+        part = module.get_submodule(fact.name)
         traits[fact.name] = {QUANTIZED if hasattr(part, "simulated") else FLOAT}
     return traits
 

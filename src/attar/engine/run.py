@@ -84,9 +84,7 @@ def as_recipe(recipe: Recipe | Mapping[str, Any] | str | Path) -> Recipe:
     return build(recipe)
 
 
-def _stages(
-    plan: Plan, store: Store, progress: Progress, report: Report, folder: Path
-) -> None:
+def _stages(plan: Plan, store: Store, progress: Progress, report: Report, folder: Path) -> None:
     measuring = Measuring(plan, store, progress)
     for number, stage in enumerate(plan.stages):
         progress.say(f"[{number + 1}/{len(plan.stages)}] {stage.id} ({stage.kind})")
@@ -101,8 +99,9 @@ def _stages(
         if row.verdict.status == "outside":
             raise GuardFailed(
                 f"stage {stage.id!r} is outside its bound: {'; '.join(row.verdict.reasons)}. It "
-                f"is kept at {row.path} and marked so; the report is in {folder}. Change the step, "
-                f"or widen `guard`, or list {stage.id!r} under guard.may_dip if a later step heals it"
+                f"is kept at {row.path} and marked so; the report is in {folder}. Change the "
+                f"step, widen `guard`, or list {stage.id!r} under guard.may_dip if a later step "
+                "heals it"
             )
 
 

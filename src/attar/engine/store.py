@@ -10,7 +10,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -80,7 +80,7 @@ class Store:
         shutil.rmtree(self.home / "scratch" / key, ignore_errors=True)
 
     @contextmanager
-    def draft(self, key: str) -> Iterator[Path]:
+    def draft(self, key: str) -> Generator[Path]:
         """A folder to fill; it becomes the artifact when the block ends without an error."""
         path = self.home / "drafts" / f"{key}.{os.getpid()}"
         try:
@@ -122,7 +122,7 @@ class Store:
 
 
 @contextmanager
-def readable(what: str) -> Iterator[None]:
+def readable(what: str) -> Generator[None]:
     """Turn a failure of the disk into one clear line."""
     try:
         yield

@@ -5,7 +5,8 @@ Transformers" (arXiv 2210.17323), with columns in order of falling input energy,
 fixed before the first column is rounded, so that no group is permuted on disk.
 """
 
-# pyright: reportUnknownMemberType=false
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownVariableType=false
 from __future__ import annotations
 
 from typing import cast
@@ -62,9 +63,7 @@ def _factor(gram: Tensor) -> tuple[Tensor, Tensor]:
     return torch.eye(len(gram)), order
 
 
-def _columns(
-    weight: Tensor, fitted: Scales, grid: Grid, inverse: Tensor, order: Tensor
-) -> Codes:
+def _columns(weight: Tensor, fitted: Scales, grid: Grid, inverse: Tensor, order: Tensor) -> Codes:
     """The loop over columns; everything is kept transposed, so that a column is contiguous."""
     width = weight.shape[1]
     group = grid.group_for(width)

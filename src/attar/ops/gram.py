@@ -1,5 +1,7 @@
 """Sums of outer products of a linear's inputs."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownVariableType=false
 from __future__ import annotations
 
 import torch

@@ -4,7 +4,8 @@ A weight matrix is [rows, width]; a group is a run of consecutive inputs of one 
 a scale. Where the width is no multiple of the group, the last group of a row is shorter.
 """
 
-# pyright: reportUnknownMemberType=false
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownVariableType=false
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -78,9 +79,11 @@ def fit_scales(weight: Tensor, grid: Grid, importance: Tensor | None = None) -> 
     parts = [
         _fit(grouped(part.float(), group), weights, grid) for part in weight.detach().split(rows)
     ]
-    zeros = torch.cat([part.zeros for part in parts if part.zeros is not None], 0) if (
-        grid.zero_point
-    ) else None
+    zeros = (
+        torch.cat([part.zeros for part in parts if part.zeros is not None], 0)
+        if (grid.zero_point)
+        else None
+    )
     return Scales(torch.cat([part.scales for part in parts], 0), zeros)
 
 
@@ -101,7 +104,7 @@ def _fit(weight: Tensor, importance: Tensor, grid: Grid) -> Scales:
     return Scales(torch.where(better, refit, scales), zeros)
 
 
-def _candidates(weight: Tensor, grid: Grid):  # noqa: ANN202
+def _candidates(weight: Tensor, grid: Grid):
     """Pairs of scale and zero point to try, for [rows, groups, group]."""
     if grid.zero_point:
         low = weight.amin(-1).clamp_max(0)
