@@ -1,0 +1,49 @@
+"""Train all weights on your data: plain fine-tuning, a fresh head included."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from attar.core.context import Context
+from attar.core.step import DataRef, Step
+from attar.core.traits import FLOAT
+from attar.errors import DataError, Problem
+from attar.models.model import Model
+from attar.train.fit import fit
+from attar.train.losses import Objective, judge, plain
+from attar.train.rows import held_out_of, stream_of
+from attar.train.schedule import Training
+from attar.train.scoped import trained
+
+
+class Full(Training, Step, kind="adapt/full"):
+    """Fine-tuning on the task's own loss: next token, masked tokens, or class.
+
+    This is how a teacher is made for a task, and what distillation is compared with.
+    """
+
+    needs = frozenset({FLOAT})
+    whole = True
+    promises = frozenset({"changed"})
+
+    data: DataRef = Field("train", description="the dataset to train on")
+    held_out: DataRef | None = Field(
+        "dev", description="the dataset that tells which state is best; none: the last is kept"
+    )
+
+    def apply(self, model: Model, ctx: Context) -> Model:
+        """Train, and leave the best state in the model."""
+        dataset = ctx.data(self.data)
+        labeled = any(example.label is not None for example in dataset.examples)
+        if model.task == "classification" and not labeled:
+            text = (
+                f"data {self.data!r} has no labels, so there is nothing to fine-tune on. Give "
+                "labeled rows, or learn from a teacher (distill/logits)"
+            )
+            raise DataError([Problem(text)])
+        objective = Objective(model)
+        held = held_out_of(self.held_out, model, self, ctx)
+        evaluate = judge(objective, held, plain(1.0)) if held else None
+        with trained(model, self.scope):
+            fit(model, objective, stream_of(dataset, model, self, ctx), self, ctx, evaluate)
+        return model

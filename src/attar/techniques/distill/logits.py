@@ -1,0 +1,82 @@
+"""Learn a teacher's predictions: divergence of the logits, mixed with the task's own loss."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from attar.core.context import Context
+from attar.core.step import DataRef, ModelRef, Step
+from attar.core.traits import FLOAT
+from attar.models.model import Model
+from attar.ops.divergence import Mix
+from attar.train.fit import fit
+from attar.train.losses import Objective, judge
+from attar.train.rows import held_out_of, stream_of
+from attar.train.schedule import Training
+from attar.train.scoped import trained
+from attar.train.teacher import ready
+
+
+class Logits(Training, Step, kind="distill/logits"):
+    """Distillation of the output distribution (Hinton et al. 2015, arXiv:1503.02531).
+
+    The loss is weight x divergence + (1 - weight) x the task's own loss. Rows of a classifier
+    that have no label count with the divergence alone, so unlabeled data can be mixed in.
+    States are compared on held-out data by the same loss at the mean of `weight` and
+    `weight_end`, so that scores compare along a training whose weights change.
+    """
+
+    needs = frozenset({FLOAT})
+    whole = True
+    promises = frozenset({"changed"})
+
+    teacher: ModelRef = Field(
+        "original", description="whom to learn from: the original, an earlier stage, or a path"
+    )
+    divergence: Literal["forward", "reverse"] = Field(
+        "forward",
+        description="forward: KL(teacher || student), which covers all that the teacher finds "
+        "likely; reverse: KL(student || teacher), which keeps to what it finds likeliest",
+    )
+    targets: Literal["soft", "hard"] = Field(
+        "soft",
+        description="soft: the teacher's whole distribution; hard: its likeliest class or token, "
+        "for which divergence and temperature mean nothing",
+    )
+    temperature: float | None = Field(
+        None,
+        gt=0,
+        description="what both sides' logits are divided by in the divergence; 1 for language "
+        "models and 2 for classifiers by default",
+    )
+    weight: float = Field(
+        1.0, ge=0, le=1, description="weight of the divergence; the task's own loss has the rest"
+    )
+    weight_end: float | None = Field(
+        None, ge=0, le=1, description="what the weight moves to, evenly, as training goes on"
+    )
+    data: DataRef = Field("train", description="the dataset to learn on; it needs no labels")
+    held_out: DataRef | None = Field(
+        "dev", description="the dataset that tells which state is best; none: the last is kept"
+    )
+
+    def apply(self, model: Model, ctx: Context) -> Model:
+        """Train the student, and leave the best state in it."""
+        stream = stream_of(ctx.data(self.data), model, self, ctx)
+        teacher = ready(ctx.model(self.teacher), model, ctx.device, ctx.precision)
+        objective = Objective(model, teacher, lambda progress: self.mix(model, progress))
+        held = held_out_of(self.held_out, model, self, ctx)
+        evaluate = judge(objective, held, self.mix(model, 0.5)) if held else None
+        with trained(model, self.scope):
+            fit(model, objective, stream, self, ctx, evaluate)
+        return model
+
+    def mix(self, model: Model, progress: float) -> Mix:
+        """The loss at a share of the training done, from 0 to 1."""
+        end = self.weight if self.weight_end is None else self.weight_end
+        weight = self.weight + (end - self.weight) * progress
+        default = 2.0 if model.task == "classification" else 1.0
+        divergence = "hard" if self.targets == "hard" else self.divergence
+        return Mix(divergence, self.temperature or default, weight, 1 - weight)

@@ -1,0 +1,250 @@
+"""The training loop: one for every technique that trains the whole model."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Protocol
+
+import torch
+
+from attar.core.context import Bar, Context
+from attar.core.keys import seed_of
+from attar.data.batches import Batch
+from attar.errors import OutOfMemory
+from attar.models.model import Model, inference
+from attar.train import trackers
+from attar.train.checkpoint import Checkpoints, State
+from attar.train.losses import Loss
+from attar.train.machine import Machine, Taken
+from attar.train.schedule import Training, rate_at, steps_of
+
+POINTS = 200  # of a curve, about
+_MEMORY = 0.9  # how much of the running mean of the loss stays in a step
+
+
+class Batches(Protocol):
+    """Batches by their number, as `attar.data.batches.Stream` gives them."""
+
+    per_epoch: int
+
+    def batch(self, step: int, rank: int = 0, world: int = 1) -> Batch:
+        """The batch that a rank works on."""
+        ...
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What came of a training.
+
+    steps: optimizer steps done; best: the lowest evaluation, None where nothing was evaluated;
+    best_step: the step of the state that the model was left in; curves: as in the report.
+    """
+
+    steps: int
+    best: float | None
+    best_step: int
+    tokens: int
+    seconds: float
+    curves: dict[str, list[tuple[float, float]]]
+
+
+def fit(
+    model: Model,
+    loss: Callable[[Batch, float], Loss],
+    stream: Batches,
+    schedule: Training,
+    ctx: Context,
+    evaluate: Callable[[], float] | None = None,
+) -> FitResult:
+    """Train the parameters that want a gradient, in place, and leave the best state in them.
+
+    Weights and moments are held in float32 while training, whatever the model's own dtype,
+    which it gets back at the end; with `ctx.precision` bf16 the arithmetic is in bf16. Every
+    step is a function of the settings, the seed and its number alone: a training that was
+    killed goes on from its checkpoint in `ctx.scratch` and ends bit-equal to an undisturbed
+    one. Under `accelerate launch` every process works on its own rows, and the gradient is
+    that of all rows together.
+    """
+    trackers.check(ctx.trackers)
+    with ExitStack() as stack:
+        stack.enter_context(_memory_advice(schedule))
+        stack.enter_context(torch.random.fork_rng())
+        stack.enter_context(_in_float32(model))
+        folder = ctx.scratch
+        if folder is None:
+            folder = Path(stack.enter_context(TemporaryDirectory(prefix="attar-")))
+        checkpoints = Checkpoints(folder / "train")
+        machine = stack.enter_context(Machine(model, loss, schedule, ctx))
+        run = _Run(machine, stream, schedule, ctx, checkpoints, evaluate)
+        run.resume()
+        try:
+            run.train()
+        finally:
+            model.module.eval()
+        return run.finish()
+
+
+class _Run:
+    """A training under way."""
+
+    def __init__(
+        self,
+        machine: Machine,
+        stream: Batches,
+        schedule: Training,
+        ctx: Context,
+        checkpoints: Checkpoints,
+        evaluate: Callable[[], float] | None,
+    ) -> None:
+        self.machine, self.stream, self.schedule, self.ctx = machine, stream, schedule, ctx
+        self.checkpoints, self.evaluate = checkpoints, evaluate
+        self.steps = steps_of(schedule, stream.per_epoch, machine.world)
+        self.state = State(steps=self.steps, world=machine.world)
+        self.every = schedule.evaluate_every or math.ceil(self.steps / 4)
+        self.saved = time.monotonic()
+
+    def resume(self) -> None:
+        """Go on from the newest checkpoint that fits, if there is one."""
+        if self.ctx.scratch is None:
+            return
+        found = self.checkpoints.latest()
+        self.machine.wait()
+        if found is None or (found[0].steps, found[0].world) != (self.steps, self.machine.world):
+            return
+        self.state = found[0]
+        self.machine.restore(found[1])
+        self.ctx.progress.say(f"goes on from the checkpoint of step {self.state.step}")
+
+    def train(self) -> None:
+        """Take the steps that are left."""
+        state, label = self.state, "training"
+        with self.ctx.progress.bar(label, self.steps) as bar:
+            if state.step:
+                bar.advance(state.step)
+            while state.step < self.steps and not self._enough():
+                taken = self._step()
+                state.step += 1
+                state.tokens += taken.tokens
+                state.seconds += taken.seconds
+                self._follow(taken, bar)
+                if self.evaluate is not None and self._due(self.every):
+                    self._judge(self.evaluate)
+                self._checkpoint()
+
+    def finish(self) -> FitResult:
+        """Put the best state into the model and say how it went."""
+        state = self.state
+        ends_at = state.step
+        if self.schedule.keep_best and state.best is not None and state.best_step != state.step:
+            ends_at = state.best_step
+            if self.machine.main:
+                self.machine.put(self.checkpoints.best(ends_at))
+            self.machine.share()
+        self.machine.check_finite(state.step)
+        for curve, points in state.curves.items():
+            for x, y in points:
+                self.ctx.point(curve, x, y)
+        self.ctx.note("steps", state.step)
+        self.ctx.note("tokens", state.tokens)
+        self.ctx.note("tokens_per_second", round(state.tokens / max(state.seconds, 1e-9), 1))
+        self.ctx.note("training_seconds", round(state.seconds, 1))
+        self.ctx.note("precision", self.ctx.precision)
+        if state.best is not None:
+            self.ctx.note("best", {"step": state.best_step, "loss": state.best})
+        return FitResult(state.step, state.best, ends_at, state.tokens, state.seconds, state.curves)
+
+    def _step(self) -> Taken:
+        """One optimizer step: `accumulate` batches, each weighted by what it judges."""
+        step, machine, count = self.state.step, self.machine, self.schedule.accumulate
+        torch.manual_seed(seed_of(self.ctx.seed, "step", step, machine.rank))
+        batches = [
+            self.stream.batch(step * count + index, machine.rank, machine.world)
+            for index in range(count)
+        ]
+        rate = rate_at(self.schedule, step, self.steps)
+        return machine.step(batches, step, rate, step / self.steps)
+
+    def _follow(self, taken: Taken, bar: Bar) -> None:
+        """Show the loss, and keep a point of its running mean now and then."""
+        state = self.state
+        state.mean = _MEMORY * state.mean + (1 - _MEMORY) * taken.loss
+        state.share = _MEMORY * state.share + (1 - _MEMORY)
+        mean = state.mean / state.share
+        speed = taken.tokens / max(taken.seconds, 1e-9)
+        bar.advance(1, f"loss {mean:.3f}, {speed:,.0f} tokens/s")
+        if self._due(math.ceil(self.steps / POINTS)):
+            state.point("loss/train", mean)
+            for name, value in taken.parts.items():
+                state.point(f"loss/{name}", value)
+        followed = {"loss/train": taken.loss, "learning_rate": taken.rate, "gradient": taken.norm}
+        self.machine.log(followed, state.step)
+
+    def _judge(self, evaluate: Callable[[], float]) -> None:
+        """Evaluate; keep the state where it is the best so far."""
+        state, machine = self.state, self.machine
+        with machine.judging(), inference(self.ctx.device, self.ctx.precision):
+            score = machine.agree(evaluate())
+        state.point("loss/dev", score)
+        machine.log({"loss/dev": score}, state.step)
+        if math.isfinite(score) and (state.best is None or score < state.best):
+            state.best, state.best_step, state.waited = score, state.step, 0
+            # The last step's state is at hand when training ends, no need to write it.
+            if self.schedule.keep_best and state.step < self.steps and machine.main:
+                self.checkpoints.write_best(state.step, machine.weights())
+        else:
+            state.waited += 1
+
+    def _checkpoint(self) -> None:
+        """Write a checkpoint where it is time; none after the last step, which is the end."""
+        due = time.monotonic() - self.saved >= 60 * self.schedule.checkpoint_minutes
+        if self.ctx.scratch is None or not self.machine.main or not due:
+            return
+        if self.state.step < self.steps and not self._enough():
+            self.checkpoints.write(self.state, self.machine.parts())
+            self.saved = time.monotonic()
+
+    def _due(self, every: int) -> bool:
+        return self.state.step % every == 0 or self.state.step == self.steps
+
+    def _enough(self) -> bool:
+        patience = self.schedule.patience
+        return patience is not None and self.state.waited >= patience
+
+
+@contextmanager
+def _in_float32(model: Model) -> Iterator[None]:
+    """Hold every weight in float32 for as long as training lasts; small updates need it."""
+    tensors = [*model.module.parameters(), *model.module.buffers()]
+    held = [(t, t.dtype) for t in tensors if t.is_floating_point() and t.dtype != torch.float32]
+    try:
+        for tensor, _ in held:
+            tensor.data = tensor.data.float()
+        yield
+    finally:
+        for tensor, dtype in held:
+            tensor.grad = None
+            tensor.data = tensor.data.to(dtype)
+
+
+@contextmanager
+def _memory_advice(schedule: Training) -> Iterator[None]:
+    """Turn running out of memory into what to do about it."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        text = str(error).lower()
+        short = ("out of memory", "allocate memory", "not enough memory")
+        if not isinstance(error, MemoryError) and not any(words in text for words in short):
+            raise
+        half, twice = max(1, schedule.batch // 2), schedule.accumulate * 2
+        raise OutOfMemory(
+            f"training with batch {schedule.batch} and length {schedule.length} does not fit the "
+            f"memory. Write batch: {half} and accumulate: {twice}, which trains the same, or "
+            "shorten `length`"
+        ) from error

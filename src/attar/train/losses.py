@@ -1,0 +1,128 @@
+"""What a batch costs: the task's own loss, the distance from a teacher, or a mix of both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from attar.data.batches import Batch
+from attar.models.model import Model
+from attar.ops.divergence import IGNORED, Mix, Side, chunked
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The loss of a batch, in nats.
+
+    value: mean over `count` positions or rows, with a gradient; parts: means to report, with
+    the number of positions or rows that each is over.
+    """
+
+    value: Tensor
+    count: int
+    parts: dict[str, tuple[float, int]]
+
+
+def plain(progress: float) -> Mix:
+    """The task's own loss alone, at any time."""
+    return Mix()
+
+
+class Objective:
+    """The loss of a model on a batch at a share of the training done, from 0 to 1.
+
+    With a teacher, the mix of its divergence and the task's own loss; a row without a label
+    adds the divergence alone. The logits of a language model never exist all at once.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        teacher: Model | None = None,
+        mix: Callable[[float], Mix] = plain,
+    ) -> None:
+        self.model, self.teacher, self.mix = model, teacher, mix
+
+    def __call__(self, batch: Batch, progress: float) -> Loss:
+        """The loss of a batch."""
+        theirs = None if self.teacher is None else teaching(self.teacher, batch)
+        return self.against(theirs, batch, self.mix(progress))
+
+    def against(self, theirs: Tensor | None, batch: Batch, mix: Mix) -> Loss:
+        """The loss of a batch where the teacher's states are at hand."""
+        labels, own = judged_labels(self.model, batch), states(self.model, batch)
+        known = labels != IGNORED
+        labeled = int(known.sum())
+        teacher = None
+        if self.teacher is not None and theirs is not None:
+            teacher = side(self.teacher, theirs)
+        elif labeled < len(labels):  # a row without a label and without a teacher says nothing
+            labels, own = labels[known], own[known]
+        losses = chunked(side(self.model, own), teacher, labels, mix)
+        parts = {"task": (float(losses.task), labeled)} if labeled else {}
+        if teacher is not None:
+            parts["divergence"] = (float(losses.divergence), len(labels))
+        return Loss(losses.total, len(labels), parts)
+
+
+def states(model: Model, batch: Batch) -> Tensor:
+    """What the loss reads: [judged positions, hidden] of a language model, [rows, classes]."""
+    if model.task == "classification":
+        return model.logits(batch)
+    hidden = model.hidden(batch)
+    labels = batch.labels
+    if model.task == "causal-lm":
+        hidden, labels = hidden[:, :-1], labels[:, 1:]
+    return hidden[labels != IGNORED]
+
+
+def judged_labels(model: Model, batch: Batch) -> Tensor:
+    """The labels that belong to `states`, shifted by one for causal language models."""
+    if model.task == "classification":
+        return batch.labels
+    labels = batch.labels[:, 1:] if model.task == "causal-lm" else batch.labels
+    return labels[labels != IGNORED]
+
+
+def teaching(teacher: Model, batch: Batch) -> Tensor:
+    """The teacher's states, without a graph."""
+    with torch.inference_mode():
+        return states(teacher, batch)
+
+
+def side(model: Model, hidden: Tensor) -> Side:
+    """The model's head over hidden states; a classifier's states are its logits already."""
+    if model.task == "classification":
+        return Side(_same, hidden)
+    parts = [model.module.get_submodule(path) for path in model.family.head]
+    weights = {id(weight): weight for part in parts for weight in part.parameters()}
+    return Side(model.head, hidden, list(weights.values()))
+
+
+def judge(objective: Objective, batches: Sequence[Batch], mix: Mix) -> Callable[[], float]:
+    """A function that tells the loss on held-out batches, always with the same mix.
+
+    What the teacher says of them is worked out once and kept: its states are small.
+    """
+    kept: list[Tensor | None] = []
+
+    def score() -> float:
+        total = count = 0.0
+        for index, held in enumerate(batches):
+            batch = held.to(objective.model.device)
+            if len(kept) == index:
+                teacher = objective.teacher
+                kept.append(None if teacher is None else teaching(teacher, batch))
+            loss = objective.against(kept[index], batch, mix)
+            total += float(loss.value.detach()) * loss.count
+            count += loss.count
+        return total / max(count, 1.0)
+
+    return score
+
+
+def _same(states: Tensor) -> Tensor:
+    return states

@@ -1,0 +1,45 @@
+"""The batches of a trained step: a stream to train on and a few to judge on."""
+
+from __future__ import annotations
+
+from attar.core.context import Context
+from attar.data.batches import Batch, Stream, held_out
+from attar.data.example import Dataset
+from attar.models.model import Model
+from attar.train.schedule import Training
+
+_SEQUENCES, _ROWS = 16, 512
+
+
+def stream_of(dataset: Dataset, model: Model, schedule: Training, ctx: Context) -> Stream:
+    """Shuffled batches without end. Raises ModelError where ids and model do not fit."""
+    stream = Stream(
+        dataset,
+        model.tokenizer,
+        model.task,
+        schedule.length,
+        schedule.batch,
+        ctx.seed,
+        labels=model.labels or None,
+    )
+    stream.check(model.config.vocab_size)
+    return stream
+
+
+def held_out_of(name: str | None, model: Model, schedule: Training, ctx: Context) -> list[Batch]:
+    """Batches to judge on; none where the recipe has no data of that name."""
+    if name is None:
+        return []
+    try:
+        dataset = ctx.data(name)
+    except KeyError:
+        return []
+    return held_out(
+        dataset,
+        model.tokenizer,
+        model.task,
+        schedule.length,
+        schedule.batch,
+        schedule.evaluate_on or (_ROWS if model.task == "classification" else _SEQUENCES),
+        labels=model.labels or None,
+    )

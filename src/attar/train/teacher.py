@@ -1,0 +1,65 @@
+"""Making a teacher ready: the same tokens and classes as the student, light, and fixed."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+
+from attar.errors import UserError
+from attar.models.model import Model
+
+
+def ready(teacher: Model, student: Model, device: str, precision: str) -> Model:
+    """The teacher for inference on a device, in bf16 where that is what is computed in.
+
+    Raises UserError where teacher and student do not speak of the same tokens or classes.
+    """
+    _check_vocabulary(teacher, student)
+    _check_classes(teacher, student)
+    module = teacher.module
+    wide = any(p.dtype == torch.float32 for p in module.parameters())
+    if teacher.module is student.module or (precision == "bf16" and wide):
+        module = copy.deepcopy(module)  # the caller's model stays as it is
+    if precision == "bf16":
+        _to_bf16(module)
+    elif any(p.dtype != torch.float32 for p in module.parameters() if p.is_floating_point()):
+        module = copy.deepcopy(module).float()
+    module = module.to(device).eval().requires_grad_(False)
+    return Model(module, teacher.tokenizer, teacher.task, teacher.labels)
+
+
+def _to_bf16(module: torch.nn.Module) -> None:
+    """Weights only: rotary frequencies and other computed buffers need float32."""
+    for parameter in module.parameters():
+        if parameter.dtype == torch.float32:
+            parameter.data = parameter.data.bfloat16()
+
+
+def _check_vocabulary(teacher: Model, student: Model) -> None:
+    theirs, own = teacher.config.vocab_size, student.config.vocab_size
+    if teacher.task != student.task:
+        raise UserError(
+            f"the teacher is a model for {teacher.task} and the student one for {student.task}; "
+            "take a teacher of the same task"
+        )
+    one, other = teacher.tokenizer, student.tokenizer
+    both = one is not None and other is not None
+    differ = "" if theirs == own else f"{theirs} and {own} tokens"
+    if not differ and both and one.get_vocab() != other.get_vocab():
+        differ = "tokens of other numbers"
+    if differ:
+        raise UserError(
+            f"teacher and student have different vocabularies ({differ}), so their predictions "
+            "cannot be compared position by position. Take a teacher of the student's own family, "
+            "or make the student from the teacher (prune/depth, prune/width)"
+        )
+
+
+def _check_classes(teacher: Model, student: Model) -> None:
+    if student.task == "classification" and teacher.labels != student.labels:
+        raise UserError(
+            f"the teacher's classes are {', '.join(teacher.labels)} and the student's "
+            f"{', '.join(student.labels)}; they must be the same, in the same order. Fine-tune "
+            "the teacher on this data first (adapt/full)"
+        )

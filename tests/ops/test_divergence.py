@@ -1,0 +1,225 @@
+"""Divergences and the chunked loss against formulas written out in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from attar.ops.divergence import (
+    IGNORED,
+    Divergence,
+    Losses,
+    Mix,
+    Side,
+    chunked,
+    cross_entropy,
+    forward_kl,
+    hard_targets,
+    reverse_kl,
+)
+
+POSITIONS, WIDTH, CLASSES = 23, 8, 37
+
+
+def softmax(logits: Tensor) -> Tensor:
+    powers = (logits.double() - logits.double().amax(-1, keepdim=True)).exp()
+    return powers / powers.sum(-1, keepdim=True)
+
+
+def kl(one: Tensor, other: Tensor, temperature: float) -> Tensor:
+    """T^2 KL(one || other) at each position, in float64."""
+    p, q = softmax(one / temperature), softmax(other / temperature)
+    return temperature**2 * (p * (p.log() - q.log())).sum(-1)
+
+
+def surprise(logits: Tensor, labels: Tensor) -> Tensor:
+    """-log p(label) at each position, 0 where there is none."""
+    rows = torch.arange(len(labels))
+    return -softmax(logits)[rows, labels.clamp_min(0)].log() * (labels != IGNORED)
+
+
+def draw(seed: int = 0, scale: float = 3.0) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    student = scale * torch.randn(POSITIONS, CLASSES, generator=generator)
+    teacher = scale * torch.randn(POSITIONS, CLASSES, generator=generator)
+    labels = torch.randint(CLASSES, (POSITIONS,), generator=generator)
+    return student, teacher, labels.masked_fill(torch.arange(POSITIONS) % 3 == 0, IGNORED)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
+def test_both_directions_are_the_formula(temperature: float) -> None:
+    student, teacher, labels = draw()
+    mask = labels != IGNORED
+    forward = forward_kl(student, teacher, mask, temperature)
+    reverse = reverse_kl(student, teacher, mask, temperature)
+    assert forward.item() == pytest.approx(kl(teacher, student, temperature)[mask].mean().item())
+    assert reverse.item() == pytest.approx(kl(student, teacher, temperature)[mask].mean().item())
+    everywhere = forward_kl(student, teacher, None, temperature)
+    assert everywhere.item() == pytest.approx(kl(teacher, student, temperature).mean().item())
+
+
+def test_cross_entropy_and_hard_targets() -> None:
+    student, teacher, labels = draw()
+    mask = labels != IGNORED
+    expected = surprise(student, labels).sum() / mask.sum()
+    assert cross_entropy(student, labels).item() == pytest.approx(expected.item())
+    best = surprise(student, teacher.argmax(-1))
+    assert hard_targets(student, teacher).item() == pytest.approx(best.mean().item())
+    assert hard_targets(student, teacher, mask).item() == pytest.approx(best[mask].mean().item())
+
+
+def test_the_same_distribution_has_no_divergence() -> None:
+    student, _, _ = draw()
+    assert forward_kl(student, student + 5.0).item() == pytest.approx(0.0, abs=1e-6)
+    assert reverse_kl(student, student + 5.0, None, 2.0).item() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_extreme_logits_stay_finite() -> None:
+    student, teacher, _ = draw(scale=3000.0)
+    student[:, 0], teacher[:, 0] = -torch.inf, -torch.inf
+    student.requires_grad_()
+    for divergence in (forward_kl, reverse_kl):
+        value = divergence(student, teacher)
+        assert value.isfinite()
+    (slope,) = torch.autograd.grad(forward_kl(student, teacher), student)
+    assert slope[:, 1:].isfinite().all()
+
+
+def test_no_position_is_zero() -> None:
+    student, teacher, labels = draw()
+    student.requires_grad_()
+    nothing = torch.zeros(POSITIONS, dtype=torch.bool)
+    total = forward_kl(student, teacher, nothing) + cross_entropy(student, labels.fill_(IGNORED))
+    total.backward()
+    assert total.item() == 0.0
+    assert student.grad is not None
+    assert not student.grad.any()
+
+
+def test_sums_are_float32_for_bf16_logits() -> None:
+    student, teacher, _ = draw()
+    low = forward_kl(student.bfloat16(), teacher.bfloat16())
+    exact = kl(teacher.bfloat16(), student.bfloat16(), 1.0).mean()
+    assert low.dtype == torch.float32
+    assert low.item() == pytest.approx(exact.item(), rel=1e-5)
+
+
+MIXES = [
+    Mix("forward", 1.0, 1.0, 0.0),
+    Mix("forward", 1.0, 0.7, 0.3),
+    Mix("forward", 2.5, 0.7, 0.3),
+    Mix("reverse", 1.0, 0.4, 0.6),
+    Mix("reverse", 3.0, 1.0, 0.0),
+    Mix("hard", 1.0, 0.5, 0.5),
+    Mix("forward", 1.0, 0.0, 1.0),
+]
+
+
+def expected_losses(
+    student: Tensor, teacher: Tensor, labels: Tensor, mix: Mix
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Total, divergence and task loss in float64."""
+    each: dict[Divergence, Callable[[], Tensor]] = {
+        "forward": lambda: kl(teacher, student, mix.temperature),
+        "reverse": lambda: kl(student, teacher, mix.temperature),
+        "hard": lambda: surprise(student, teacher.argmax(-1)),
+    }
+    divergence, task = each[mix.divergence](), surprise(student, labels)
+    total = (mix.weight * divergence + mix.task_weight * task).mean()
+    return total, divergence.mean(), task.sum() / (labels != IGNORED).sum()
+
+
+@pytest.mark.parametrize("chunk", [4, 512])
+@pytest.mark.parametrize("mix", MIXES, ids=str)
+def test_chunked_value_and_gradient(mix: Mix, chunk: int) -> None:
+    generator = torch.Generator().manual_seed(1)
+    hidden = torch.randn(POSITIONS, WIDTH, generator=generator).requires_grad_()
+    weight = torch.randn(CLASSES, WIDTH, generator=generator).requires_grad_()
+    other_hidden = torch.randn(POSITIONS, WIDTH, generator=generator)
+    other_weight = torch.randn(CLASSES, WIDTH, generator=generator)
+    _, _, labels = draw()
+
+    student = Side(lambda states: states @ weight.t(), hidden, [weight])
+    teacher = Side(lambda states: states @ other_weight.t(), other_hidden)
+    losses = chunked(student, teacher, labels, mix, chunk)
+    (3.0 * losses.total).backward()
+
+    exact_hidden = hidden.detach().double().requires_grad_()
+    exact_weight = weight.detach().double().requires_grad_()
+    logits = other_hidden.double() @ other_weight.double().t()
+    total, divergence, task = expected_losses(exact_hidden @ exact_weight.t(), logits, labels, mix)
+    (3.0 * total).backward()
+    assert losses.total.item() == pytest.approx(total.item(), rel=1e-5)
+    assert losses.divergence.item() == pytest.approx(divergence.item(), rel=1e-5)
+    assert losses.task.item() == pytest.approx(task.item(), rel=1e-5)
+    torch.testing.assert_close(hidden.grad, exact_hidden.grad.float(), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(weight.grad, exact_weight.grad.float(), rtol=1e-4, atol=1e-6)
+
+
+def test_chunked_head_tied_to_the_table() -> None:
+    generator = torch.Generator().manual_seed(2)
+    table = torch.randn(CLASSES, WIDTH, generator=generator, dtype=torch.float64)
+    table.requires_grad_()
+    ids = torch.randint(CLASSES, (POSITIONS,), generator=generator)
+
+    def loss(tie: Callable[[Tensor], Losses]) -> Tensor:
+        return tie(torch.tanh(table[ids])).total
+
+    side = lambda states: Side(lambda part: part @ table.t(), states, [table])  # noqa: E731
+    (found,) = torch.autograd.grad(
+        loss(lambda states: chunked(side(states), None, ids, Mix(), 5)), table
+    )
+    (exact,) = torch.autograd.grad(surprise(torch.tanh(table[ids]) @ table.t(), ids).mean(), table)
+    torch.testing.assert_close(found, exact)
+
+
+def test_chunked_through_a_head_of_several_modules() -> None:
+    torch.manual_seed(0)
+    head = torch.nn.Sequential(
+        torch.nn.Linear(WIDTH, WIDTH), torch.nn.GELU(), torch.nn.Linear(WIDTH, CLASSES)
+    ).double()
+    head[0].bias.requires_grad_(False)
+    hidden = torch.randn(POSITIONS, WIDTH, dtype=torch.float64, requires_grad=True)
+    labels = draw()[2].masked_fill(draw()[2] == IGNORED, 0)
+    chunked(Side(head, hidden, list(head.parameters())), None, labels, Mix(), 7).total.backward()
+    found = [p.grad.clone() if p.grad is not None else None for p in head.parameters()]
+    head.zero_grad()
+    cross_entropy(head(hidden.detach()), labels).backward()
+    for mine, parameter in zip(found, head.parameters(), strict=True):
+        assert (mine is None) == (parameter.grad is None)
+        if mine is not None:
+            torch.testing.assert_close(mine, parameter.grad)
+
+
+def test_chunked_without_gradients_or_positions() -> None:
+    weight = torch.randn(CLASSES, WIDTH, requires_grad=True)
+    hidden = torch.randn(POSITIONS, WIDTH)
+    labels = draw()[2]
+    side = Side(lambda states: states @ weight.t(), hidden, [weight])
+    with torch.inference_mode():
+        value = chunked(side, None, labels, Mix(), 4)
+    assert value.task.item() == pytest.approx(cross_entropy(hidden @ weight.t(), labels).item())
+    empty = Side(side.head, hidden[:0].requires_grad_(), [weight])
+    total = chunked(empty, None, labels[:0], Mix(), 4).total
+    total.backward()
+    assert total.item() == 0.0
+    assert weight.grad is not None
+    assert not weight.grad.any()
+
+
+def test_chunked_never_holds_all_logits() -> None:
+    seen: list[int] = []
+    weight = torch.randn(CLASSES, WIDTH)
+
+    def head(states: Tensor) -> Tensor:
+        seen.append(len(states))
+        return states @ weight.t()
+
+    hidden = torch.randn(POSITIONS, WIDTH, requires_grad=True)
+    labels = torch.zeros(POSITIONS, dtype=torch.long)
+    chunked(Side(head, hidden), Side(head, hidden), labels, Mix("forward", 1.0, 1.0), 10)
+    assert max(seen) == 10
+    assert sum(seen) == 2 * POSITIONS
