@@ -44,12 +44,12 @@ __all__ = [
     "Scope",
     "Step",
     "__version__",
+    "list_techniques",
     "load",
     "plan",
     "read",
     "run",
     "save",
-    "techniques",
 ]
 
 _FROM = {
@@ -113,7 +113,7 @@ def plan(
     return make_plan(as_recipe(recipe), Store(Path(home)), peek=True, device=device)
 
 
-def techniques() -> list[Entry]:
+def list_techniques() -> list[Entry]:
     """The kinds of steps that there are, each with what it does."""
     from attar.core.registry import entries
 

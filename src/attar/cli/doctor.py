@@ -133,10 +133,10 @@ def _pace(dtype: object) -> float:
 
     size = 512
     left, right = (torch.ones(size, size, dtype=dtype) for _ in range(2))  # type: ignore[arg-type]
-    left @ right  # the first product prepares the kernel
+    torch.matmul(left, right)  # the first product prepares the kernel
     start, count = time.perf_counter(), 0
     while time.perf_counter() - start < 0.4:
-        left @ right
+        torch.matmul(left, right)
         count += 1
     return 2 * size**3 * count / (time.perf_counter() - start) / 1e9
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
@@ -103,8 +104,8 @@ def _invoke(given: list[str]) -> int:
         )
     except (KeyboardInterrupt, typer.Abort):
         return _STOPPED
-    except SystemExit as leaving:  # a closed pipe, where the library has dealt with it
-        return leaving.code if isinstance(leaving.code, int) else 1
+    except SystemExit:  # how the libraries leave when nobody reads standard output any more
+        raise BrokenPipeError from None
     return result if isinstance(result, int) else 0
 
 
@@ -137,6 +138,6 @@ def _usage(error: Any, given: list[str]) -> str:
 
 def _reader_is_gone() -> int:
     """Leave quietly where what reads our output has ended: `attar list | head -1`."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
+    with suppress(OSError):  # what is still in the buffer must go somewhere at the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 1

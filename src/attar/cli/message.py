@@ -1,6 +1,8 @@
-"""Messages on standard error."""
+"""Messages on standard error, and short facts on standard output."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import typer
 
@@ -23,3 +25,14 @@ def problems_text(error: AttarError) -> str:
         return str(error)
     lines = [str(problem).replace("\n", "\n    ") for problem in error.problems]
     return "\n  ".join([f"{len(lines)} things are wrong, and nothing was done:", *lines])
+
+
+def print_facts(facts: Mapping[str, str]) -> None:
+    """Print names and what is known of them, a line each, never folded: paths are copied."""
+    width = max(map(len, facts), default=0)
+    for name, text in facts.items():
+        first, *more = text.splitlines() or [""]
+        typer.secho(f"{name:<{width}}  ", bold=True, nl=False)
+        typer.echo(first)
+        for line in more:
+            typer.echo(" " * (width + 2) + line)

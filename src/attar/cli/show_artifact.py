@@ -4,24 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from attar.cli.message import print_facts
+
 if TYPE_CHECKING:
     from attar.engine.store import Store
 
 
 def show_artifact(store: Store, key: str) -> None:
     """Print what is known of one artifact of the store."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = Console()
-    facts = _facts(store, key)
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, text in facts.items():
-        table.add_row(Text(name), Text(text))
-    console.print(table)
+    print_facts(_facts(store, key))
 
 
 def _facts(store: Store, key: str) -> dict[str, str]:

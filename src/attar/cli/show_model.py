@@ -27,9 +27,9 @@ class Kind:
 def show_model(path: str) -> None:
     """Print what is known of a model from its headers."""
     from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
+    from attar.cli.message import print_facts
     from attar.core.recipe import ModelSource
     from attar.models import resolve
 
@@ -37,12 +37,7 @@ def show_model(path: str) -> None:
     files = resolve(source)
     model, remark = _skeleton(files, source)
     console = Console()
-    head = Table.grid(padding=(0, 2))
-    head.add_column(style="bold", no_wrap=True)
-    head.add_column(overflow="fold")
-    for name, text in _facts(files, model, remark).items():
-        head.add_row(Text(name), Text(text))
-    console.print(head)
+    print_facts(_facts(files, model, remark))
     console.print()
     console.print(_table(kinds_of(model)))
     console.print(
