@@ -12,7 +12,7 @@ from attar.core.context import Progress, Silent
 from attar.core.recipe import Recipe
 from attar.core.recipe_file import build, read
 from attar.core.report import Report, StageReport
-from attar.engine.make import make, path_of
+from attar.engine.make import make, needs_copy, path_of
 from attar.engine.measuring import Measuring
 from attar.engine.plan import Plan, Stage, make_plan
 from attar.engine.store import Store, write_text
@@ -88,10 +88,10 @@ def _stages(plan: Plan, store: Store, progress: Progress, report: Report, folder
     measuring = Measuring(plan, store, progress)
     for number, stage in enumerate(plan.stages):
         progress.say(f"[{number + 1}/{len(plan.stages)}] {stage.id} ({stage.kind})")
-        cached = store.has(stage.key)
-        if not cached:
+        there = store.has(stage.key) or (stage.step is None and not needs_copy(plan))
+        if not there:
             make(plan, stage, store, progress)
-        row = _row(plan, stage, store, cached)
+        row = _row(plan, stage, store, there)
         measuring.measure(stage, row)
         report.stages.append(row)
         report.samples = measuring.samples()
