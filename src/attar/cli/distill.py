@@ -21,7 +21,9 @@ def distill(
     student: Annotated[
         float,
         typer.Option(
-            "--student", metavar="SHARE", help="How wide the student is, as a share of the teacher."
+            "--student",
+            metavar="SHARE",
+            help="How large the student is, as a share of the teacher.",
         ),
     ] = 0.5,
     steps: Annotated[
@@ -35,7 +37,7 @@ def distill(
     language: Language = "en",
     device: Device = "cpu",
 ) -> None:
-    """Narrow a model to a share of its width, and teach the result by the original."""
+    """Narrow a model to a share of its size, and teach the result by the original."""
     from attar.cli.shortcut import press, share, start
 
     plain = start("distill", teacher, data, task, name)

@@ -63,7 +63,7 @@ def doctor(home: Home = HOME) -> None:
             typer.echo(f"{finding.name:<20} {finding.text}")
             broken += finding.state == "broken"
     if broken:
-        typer.secho(f"{broken} things are broken", fg="red", bold=True)
+        typer.secho(f"broken: {broken}", fg="red", bold=True)
         raise typer.Exit(1)
     typer.secho("ready", fg="green", bold=True)
 
