@@ -1,7 +1,7 @@
 """Write the generated pages of the docs: one a technique, from its docstring and settings.
 
-    python docs/generate.py          writes docs/techniques/*.md
-    python docs/generate.py --check  fails when a page is not what would be written
+python docs/generate.py          writes docs/techniques/*.md
+python docs/generate.py --check  fails when a page is not what would be written
 """
 
 from __future__ import annotations

@@ -150,4 +150,3 @@ def _recording(model: Model, calls: list[list[_Call]], first: list[Tensor]) -> I
     finally:
         for block in model.blocks:
             del block.forward
-

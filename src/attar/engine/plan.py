@@ -7,17 +7,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from attar.core.keys import UNKNOWN, key_of, seed_of
 from attar.core.recipe import Recipe
-from attar.core.scope import ModuleFact
-from attar.core.step import Step
+from attar.core.registry import nearest
+from attar.core.scope import ROLES, ModuleFact
+from attar.core.step import Step, Task
 from attar.core.traits import FLOAT, QUANTIZED, Trait
 from attar.engine.inputs import Inputs
 from attar.engine.store import Store
-from attar.errors import PlanError, Problem
-from attar.measure.machine import free_memory, has_bf16
+from attar.errors import PlanError, Problem, UserError
+from attar.measure.machine import check_device, free_memory, has_bf16
 from attar.models.load import skeleton
 from attar.models.source import Files
+from attar.train import trackers
 
 _TRAINING_BYTES = 16  # weights, gradients and two moments of AdamW, in float32
 
@@ -57,6 +61,9 @@ def make_plan(recipe: Recipe, store: Store, peek: bool = False, device: str = "c
     With `peek` nothing large is read: keys of files not hashed yet are UNKNOWN.
     Raises PlanError with every reason at once.
     """
+    check_device(device)
+    check_device(device)
+    trackers.check(recipe.trackers)
     inputs = Inputs(recipe, store)
     precision = recipe.precision
     if precision == "auto":
@@ -65,10 +72,21 @@ def make_plan(recipe: Recipe, store: Store, peek: bool = False, device: str = "c
     facts = model.facts()
     problems = fold(recipe, inputs, facts, traits_of(model.module, facts))
     count = sum(parameter.numel() for parameter in model.module.parameters())
-    problems += _over_budget(recipe, count)
+    problems += [*_over_budget(recipe, count), *_misfits(recipe, inputs.task)]
     if problems:
         raise PlanError([Problem(problem) for problem in problems])
     return Plan(recipe, inputs, precision, device, _stages(recipe, inputs, store, precision, peek))
+
+
+def check_device(device: str) -> None:
+    """Raise UserError for a device that this machine does not have."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError):
+        raise UserError(
+            f"this machine has no device {device!r}. Name one that it has: cpu"
+            + (", cuda" if torch.cuda.is_available() else "")
+        ) from None
 
 
 def traits_of(module: Any, facts: Sequence[ModuleFact]) -> dict[str, set[Trait]]:
@@ -98,8 +116,8 @@ def fold(
         chosen = step.scope.select(facts)
         if not chosen:
             problems.append(
-                f"{where} has an empty scope: {list(step.scope.patterns)} names no module. "
-                "`attar show MODEL` prints the modules' names"
+                f"{where} has an empty scope: {list(step.scope.patterns)} names no module"
+                f"{_near(step, facts)} `attar show MODEL` prints the modules' names"
             )
         for need in sorted(step.needs):
             lost = [module for module in chosen if need not in traits.get(module, {FLOAT})]
@@ -127,6 +145,31 @@ def _tables(step: Step, facts: Sequence[ModuleFact]) -> list[str]:
     if getattr(step, "embeddings", None) is None:
         return []
     return [fact.name for fact in facts if fact.role in ("embedding", "head")]
+
+
+def _near(step: Step, facts: Sequence[ModuleFact]) -> str:
+    """What a scope's patterns were most likely meant to name."""
+    last = sorted({fact.name.rpartition(".")[2] for fact in facts})
+    known = [*last, *(f"*.{name}" for name in last), "linears", *ROLES]
+    hints = (nearest(pattern, known) for pattern in step.scope.patterns)
+    return next((hint for hint in hints if hint), ".")
+
+
+def _misfits(recipe: Recipe, task: Task) -> list[str]:
+    """What the recipe asks to measure or to guard, and this task has no such thing."""
+    classes = task == "classification"
+    bound, other = ("perplexity", "accuracy") if classes else ("accuracy", "perplexity")
+    problems: list[str] = []
+    if bound in recipe.guard.model_fields_set and getattr(recipe.guard, bound) is not None:
+        problems.append(
+            f"guard.{bound} is set, but a model for {task} is measured by its {other}. Set "
+            f"guard.{other} instead"
+        )
+    if recipe.measures.prompts and task != "causal-lm":
+        problems.append(
+            f"measures.prompts is set, but a model for {task} writes no text. Leave it out"
+        )
+    return problems
 
 
 def _over_budget(recipe: Recipe, parameters: int) -> list[str]:

@@ -32,6 +32,11 @@ class Store:
 
     def prepare(self) -> None:
         """Make the folders, check the format, and remove what a killed process left."""
+        if self.home.exists() and not self.home.is_dir():
+            raise UserError(
+                f"the store's home {self.home} is a file. Name a folder with --home, or move the "
+                "file away"
+            )
         with readable(f"the store at {self.home} cannot be written"):
             for name in ("store", "drafts", "scratch", "measures", "runs"):
                 (self.home / name).mkdir(parents=True, exist_ok=True)
@@ -39,7 +44,7 @@ class Store:
             if not mark.exists():
                 write_text(mark, f"{FORMAT}\n")
             elif mark.read_text("utf-8").strip() != str(FORMAT):
-                raise StoreError(
+                raise UserError(
                     f"the store at {self.home} has format {mark.read_text('utf-8').strip()}, and "
                     f"this Attar writes format {FORMAT}. Name another folder with --home"
                 )

@@ -13,6 +13,8 @@ from typing import Any
 import psutil
 import torch
 
+from attar.errors import UserError
+
 _CPU = Path("/proc/cpuinfo")
 _BF16 = {"avx512_bf16", "amx_bf16", "bf16"}  # of x86, x86 with matrix units, and ARM
 _GROUPS = Path("/sys/fs/cgroup")
@@ -61,6 +63,15 @@ def has_bf16(device: str | torch.device) -> bool:
         return False
     flags = _field("flags") or _field("Features")
     return not _BF16.isdisjoint(flags.split())
+
+
+def check_device(name: str) -> None:
+    """Raise UserError where this machine has no such device."""
+    there = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
+    there += ["cuda"] if len(there) > 1 else []
+    there += ["mps"] if torch.backends.mps.is_available() else []
+    if name not in there:
+        raise UserError(f"there is no device {name!r} here; there are {', '.join(there)}")
 
 
 def _mkldnn_bf16() -> bool:

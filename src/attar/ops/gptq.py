@@ -163,10 +163,10 @@ def _descend(weight: Tensor, codes: Codes, gram: Tensor, grid: Grid) -> Codes:
 
 def error_of(weight: Tensor, codes: Codes, gram: Tensor, group: int) -> float:
     """The squared error of the outputs, relative to the outputs: tr(E G ET) / tr(W G WT)."""
-    rest = weight.float() - dequantize(codes, group)
-    gram = gram.float()
+    weight, gram = weight.detach().float(), gram.float()
+    rest = weight - dequantize(codes, group)
     above = ((rest @ gram) * rest).sum()
-    below = ((weight.float() @ gram) * weight.float()).sum()
+    below = ((weight @ gram) * weight).sum()
     return float(above / below.clamp_min(1e-30))
 
 

@@ -3,7 +3,8 @@
 All are means and norms over tokens of a few calibration sequences; none needs a gradient.
 """
 
-# pyright: reportUnknownMemberType=false
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownVariableType=false
 from __future__ import annotations
 
 import torch
@@ -42,7 +43,7 @@ def head_activity(values: Tensor, mask: Tensor, heads: int) -> Tensor:
 
 
 def importance(activities: Tensor) -> Tensor:
-    """The L2 norm over sequences: [sequences, n] -> [n]. Only comparisons among n mean something."""
+    """The L2 norm over sequences, [sequences, n] -> [n]: a score to compare among the n."""
     return activities.float().norm(dim=0)
 
 

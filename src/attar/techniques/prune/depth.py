@@ -1,100 +1,135 @@
-"""Take out the blocks that the model misses least, by measured influence."""
+"""Take out the blocks that matter least, by what the model answers without each of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Literal
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any, Literal, Self
 
+import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
 from attar.core.context import Context
-from attar.core.scope import ModuleFact
+from attar.core.scope import ModuleFact, Scope
 from attar.core.step import DataRef, Step
-from attar.data.batches import Batch, held_out
-from attar.models.blocks import after, recorded
+from attar.data.batches import IGNORED, Batch, held_out
+from attar.errors import UserError
+from attar.models.blocks import after, recorded, without
 from attar.models.model import Model, inference
 from attar.models.resize import drop_blocks
 from attar.ops.divergence import forward_kl
 from attar.ops.importance import block_influence
 
-_STRIDE = 4  # of the positions whose distributions are compared; see docs/log.md
+_EVERY = 4  # of a sequence's positions, one in so many is judged: the head is the costly part
+_WAYS = ("remove", "keep", "fraction", "blocks")
 
 
 class Depth(Step, kind="prune/depth"):
-    """Say how many blocks with exactly one of `remove`, `keep`, `fraction` and `blocks`."""
+    """Remove whole blocks; the rest is an ordinary, shallower model that wants healing.
 
+    Say how many with one of `remove`, `keep` and `fraction`, or which with `blocks`. How many
+    are removed is known beforehand, which ones is measured: by `divergence`, blocks go one by
+    one, each time the one without which the answers move least from the original's (KL in nats,
+    at one position in four); by `influence` (ShortGPT, arXiv 2403.03853), those that turn the
+    hidden states least, all at once: one pass over the data where the other takes about half
+    as many as there are blocks.
+    """
+
+    needs = frozenset()
     promises = frozenset({"changed", "smaller"})
 
     remove: int | None = Field(None, ge=1, description="how many blocks to take out")
     keep: int | None = Field(None, ge=1, description="how many blocks to keep")
-    fraction: float | None = Field(None, gt=0, lt=1, description="the share of blocks to keep")
-    blocks: tuple[int, ...] | None = Field(None, description="the blocks to take out, from 0")
+    fraction: float | None = Field(
+        None, gt=0, le=1, description="the share of the blocks to keep, to the nearest block"
+    )
+    blocks: tuple[int, ...] | None = Field(
+        None, min_length=1, description="the very blocks to take out, the first is 0; reads no data"
+    )
     score: Literal["divergence", "influence"] = Field(
-        "divergence",
-        description="what a block is worth: divergence, how far the model's predictions move when "
-        "it is left out; influence, how far it turns the hidden states (ShortGPT), which is faster",
+        "divergence", description="what tells which blocks matter: slower and better, or faster"
     )
     data: DataRef = Field("train", description="the dataset to measure on")
-    sequences: int = Field(4, ge=1, description="texts, or sequences of tokens, to measure on")
+    sequences: int = Field(8, ge=1, description="texts, or sequences of tokens, to measure on")
     length: int = Field(256, ge=8, description="tokens in a sequence")
-    batch: int = Field(4, ge=1, description="sequences at a time")
+    batch: int = Field(8, ge=1, description="sequences at a time")
+    scope: Scope = Field(
+        Scope.everything(), description="blocks that may go, such as blocks[2:-2]; all by default"
+    )
 
     @model_validator(mode="after")
-    def _one_amount(self) -> Depth:
-        names = ("remove", "keep", "fraction", "blocks")
-        given = [name for name in names if getattr(self, name) is not None]
+    def _one_way(self) -> Self:
+        given = [way for way in _WAYS if getattr(self, way) is not None]
         if len(given) != 1:
-            said = " and ".join(given) or "none"
-            raise ValueError(f"give exactly one of {', '.join(names)}; there is {said}")
+            found = f"got {' and '.join(given)}" if given else "none is there"
+            raise ValueError(f"give exactly one of {', '.join(_WAYS)}; {found}")
         return self
 
+    def references(self, what: Literal["data", "model"]) -> Iterator[tuple[str, str]]:
+        """The data to measure on, unless the blocks are given."""
+        if self.blocks is None:
+            yield from super().references(what)
+
     def check(self, modules: Sequence[ModuleFact]) -> Iterable[str]:
-        """Refuse to take out more blocks than there are."""
-        count = _count(modules)
-        if self.blocks is not None:
-            strange = [index for index in self.blocks if not 0 <= index < count]
-            if strange:
-                yield f"there is no block {strange[0]}; the model has blocks 0 to {count - 1}"
-        if self.keep is not None and self.keep >= count:
-            yield f"cannot keep {self.keep} of {count} blocks; `keep` must be below {count}"
-        if not 0 < self._gone(count) < count:
+        """Whether there are blocks enough, and those that are named."""
+        there = _blocks(modules)
+        free = self._free(modules)
+        removed = self._count(len(there))
+        outside = [index for index in self.blocks or () if index not in there]
+        if outside:
+            yield f"there is no block {outside[0]}: the model has blocks 0 to {len(there) - 1}"
+        elif removed >= len(there):
             yield (
-                f"cannot take {self._gone(count)} of {count} blocks out; between 1 and "
-                f"{count - 1} can go"
+                f"it would remove {removed} of the {len(there)} blocks that there are; at least "
+                "one must stay"
             )
+        elif removed < 1:
+            yield f"it would keep all {len(there)} blocks; ask for fewer"
+        elif 0 in (self.blocks or ()) and _first_differs(modules):
+            yield "block 0 is built unlike the others and must stay; remove another"
+        elif removed > len(free):
+            yield f"it is to remove {removed} blocks, and only {len(free)} of its scope can go"
 
     def reshape(self, modules: Sequence[ModuleFact]) -> Sequence[ModuleFact]:
-        """As many blocks fewer; which ones go is not known before they are measured."""
-        kept = max(0, _count(modules) - self._gone(_count(modules)))
-        return [fact for fact in modules if fact.block is None or fact.block < kept]
+        """Fewer blocks, numbered anew; which ones go is only known where they are given."""
+        there = _blocks(modules)
+        gone = set(self.blocks or there[len(there) - self._count(len(there)) :])
+        new = {old: index for index, old in enumerate(i for i in there if i not in gone)}
+        return [
+            fact if fact.block is None else _renamed(fact, new[fact.block])
+            for fact in modules
+            if fact.block not in gone
+        ]
 
     def apply(self, model: Model, ctx: Context) -> Model:
-        """Measure every block, and take the least of them out."""
-        count = len(model.blocks)
-        if self.blocks is not None:
-            gone = sorted(set(self.blocks))
-        else:
-            scores = self._scores(model, ctx)
-            for index, score in enumerate(scores):
-                ctx.point("block influence", index, score)
-            first = 1 if model.family.first_block_differs else 0
-            order = sorted(range(first, count), key=lambda index: scores[index])
-            gone = sorted(order[: self._gone(count)])
+        """Measure, and take out."""
+        facts = model.facts()
+        for problem in self.check(facts):
+            raise UserError(f"{self.kind}: {problem}")
+        gone = list(self.blocks or self._weakest(model, self._free(facts), ctx))
         drop_blocks(model, gone)
-        ctx.note("removed blocks", gone)
+        ctx.note("removed", sorted(set(gone)))
+        ctx.note("blocks", len(model.blocks))
         return model
 
-    def _gone(self, count: int) -> int:
+    def _count(self, there: int) -> int:
+        """How many blocks go."""
         if self.blocks is not None:
             return len(set(self.blocks))
         if self.remove is not None:
             return self.remove
         if self.keep is not None:
-            return count - self.keep
-        return count - max(1, round((self.fraction or 1.0) * count))
+            return there - self.keep
+        return there - max(1, round((self.fraction or 1) * there))
 
-    def _scores(self, model: Model, ctx: Context) -> list[float]:
+    def _free(self, modules: Sequence[ModuleFact]) -> list[int]:
+        """The blocks in scope that may go."""
+        chosen = set(self.scope.select(modules))
+        found = {fact.block for fact in modules if fact.name in chosen and fact.block is not None}
+        return sorted(found - {0} if _first_differs(modules) else found)
+
+    def _weakest(self, model: Model, free: list[int], ctx: Context) -> list[int]:
         batches = held_out(
             ctx.data(self.data),
             model.tokenizer,
@@ -105,42 +140,94 @@ class Depth(Step, kind="prune/depth"):
             labels=model.labels or None,
             seed=ctx.seed,
         )
-        scores = [0.0] * len(model.blocks)
-        total = len(batches) * len(model.blocks)
-        with (
-            inference(model.device, ctx.precision),
-            ctx.progress.bar("measuring blocks", total) as bar,
-        ):
-            for batch in batches:
-                batch = batch.to(model.device)
-                with recorded(model) as states:
-                    whole = _distributions(model, batch)
-                    states = list(states)
-                for index in range(len(scores)):
-                    scores[index] += self._score(model, batch, states, index, whole) / len(batches)
-                    bar.advance(1, f"block {index}")
-        return scores
-
-    def _score(
-        self, model: Model, batch: Batch, states: list[Tensor], index: int, whole: Tensor
-    ) -> float:
+        count = self._count(len(model.blocks))
         if self.score == "influence":
+            return _least_influence(model, batches, free, count, ctx)
+        return _least_divergence(model, batches, free, count, ctx)
+
+
+def _least_influence(
+    model: Model, batches: list[Batch], free: list[int], count: int, ctx: Context
+) -> list[int]:
+    """The blocks that turn the hidden states least."""
+    totals = torch.zeros(len(model.blocks))
+    with ctx.progress.bar("block influence", len(batches)) as bar:
+        for batch in (batch.to(model.device) for batch in batches):
+            with inference(model.device, ctx.precision), recorded(model) as states:
+                model.hidden(batch)
             mask = batch.attention_mask.bool()
-            return float(block_influence(states[index], states[index + 1], mask))
-        # what comes before the block is as it was: only the blocks after it run again
-        with after(model, index, states[index]):
-            return float(forward_kl(_distributions(model, batch), whole))
+            for index in range(len(model.blocks)):
+                score = block_influence(states[index], states[index + 1], mask)
+                totals[index] += float(score) / len(batches)
+            bar.advance(1)
+    for index in free:
+        ctx.point("block influence", index, float(totals[index]))
+    return sorted(free, key=lambda index: float(totals[index]))[:count]
 
 
-def _distributions(model: Model, batch: Batch) -> Tensor:
-    """Logits of every class, or of some positions: for an encoder those that are judged."""
-    if model.task == "classification":
-        return model.logits(batch)
-    hidden = model.hidden(batch)
-    if model.task == "masked-lm":
-        return model.head(hidden[batch.labels >= 0])
-    return model.head(hidden[:, ::_STRIDE])
+def _least_divergence(
+    model: Model, batches: list[Batch], free: list[int], count: int, ctx: Context
+) -> list[int]:
+    """Blocks one after another, each the one that is missed least once the others are gone."""
+    gone: list[int] = []
+    passes = [index for turn in range(count) for index in range(len(free) - turn)]
+    with ctx.progress.bar("block influence", len(passes) * len(batches)) as bar:
+        original = [_answers(model, batch, ctx) for batch in batches]
+        while len(gone) < count:
+            scores = dict.fromkeys((index for index in free if index not in gone), 0.0)
+            for batch, answers in zip(batches, original, strict=True):
+                for index, score in _without_each(model, batch, answers, gone, scores, ctx):
+                    scores[index] += score / len(batches)
+                    bar.advance(1, f"{len(gone) + 1} of {count}, without block {index}")
+            if not gone:
+                for index, score in scores.items():
+                    ctx.point("block influence", index, score)
+            gone.append(min(scores, key=lambda index: scores[index]))
+            ctx.point("divergence", len(gone), scores[gone[-1]])
+    return gone
 
 
-def _count(modules: Sequence[ModuleFact]) -> int:
-    return 1 + max((fact.block for fact in modules if fact.block is not None), default=-1)
+def _without_each(
+    model: Model,
+    batch: Batch,
+    answers: Tensor,
+    gone: Sequence[int],
+    candidates: Iterable[int],
+    ctx: Context,
+) -> Iterator[tuple[int, float]]:
+    """The divergence without each candidate; what lies before it is computed only once."""
+    with inference(model.device, ctx.precision), without(model, gone):
+        with recorded(model) as states:
+            model.hidden(batch.to(model.device))
+        for index in candidates:
+            with after(model, index, states[index]):
+                yield index, float(forward_kl(_answers(model, batch, ctx), answers))
+
+
+def _answers(model: Model, batch: Batch, ctx: Context) -> Tensor:
+    """Logits [n, classes]: of texts; of what is masked; of one position in so many."""
+    batch = batch.to(model.device)
+    with inference(model.device, ctx.precision):
+        if model.task == "classification":
+            return model.logits(batch)
+        hidden = model.hidden(batch)
+        if model.task == "masked-lm":
+            return model.head(hidden[batch.labels != IGNORED])
+        return model.head(hidden[:, _EVERY - 1 :: _EVERY].flatten(0, 1))
+
+
+def _blocks(modules: Sequence[ModuleFact]) -> list[int]:
+    return sorted({fact.block for fact in modules if fact.block is not None})
+
+
+def _first_differs(modules: Sequence[ModuleFact]) -> bool:
+    """Whether the first block holds other modules than the next."""
+    first, second = (
+        {_renamed(fact, 0).name for fact in modules if fact.block == index} for index in (0, 1)
+    )
+    return bool(second) and first != second
+
+
+def _renamed(fact: ModuleFact, block: int) -> ModuleFact:
+    name: Any = fact.name.replace(f".{fact.block}.", f".{block}.", 1)
+    return replace(fact, name=name, block=block)

@@ -1,0 +1,209 @@
+"""The loop: it learns, keeps the best, stops in time, and says what went wrong."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import tiny_models
+from attar.core.context import Context
+from attar.core.scope import Scope
+from attar.core.step import Task
+from attar.errors import MissingPackage, OutOfMemory, TrainingDiverged
+from attar.models.model import Model
+from attar.techniques.adapt.full import Full
+from attar.train.fit import fit
+from attar.train.losses import Loss, Objective, judge, plain
+from attar.train.rows import held_out_of, stream_of
+from train.small import dataset, equal, folders, weights
+
+Contexts = Callable[..., Context]
+SHORT: dict[str, Any] = {"batch": 4, "length": 16, "learning_rate": 3e-3}
+
+
+def score(model: Model, ctx: Context) -> float:
+    with torch.no_grad():
+        return judge(Objective(model), held_out_of("dev", model, Full(**SHORT), ctx), plain(1))()
+
+
+@pytest.mark.parametrize(
+    ("model_type", "task"),
+    [("llama", "causal-lm"), ("bert", "masked-lm"), ("distilbert", "classification")],
+)
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_learns(context: Contexts, model_type: str, task: Task, optimizer: str) -> None:
+    model, ctx = tiny_models.tiny(model_type, task), context(task)
+    before = score(model, ctx)
+    rate = 3e-3 if optimizer == "adamw" else 0.05
+    Full(**{**SHORT, "steps": 30, "optimizer": optimizer, "learning_rate": rate}).apply(model, ctx)
+    assert score(model, ctx) < 0.97 * before
+    assert not model.module.training
+    assert ctx.notes["tokens"] > 0
+    assert ctx.notes["precision"] == "float32"
+    assert {"loss/train", "loss/dev", "loss/task"} <= ctx.curves.keys()
+    assert [x for x, _ in ctx.curves["loss/dev"]] == [8, 16, 24, 30]
+
+
+def test_the_global_seed_does_not_matter(context: Contexts) -> None:
+    found = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        model = tiny_models.tiny("bert", "masked-lm")  # it has dropout
+        Full(**SHORT, steps=3).apply(model, context("masked-lm"))
+        found.append(weights(model))
+    assert equal(*found)
+    other = tiny_models.tiny("bert", "masked-lm")
+    Full(**SHORT, steps=3).apply(other, context("masked-lm", seed=1))
+    assert not equal(found[0], weights(other))
+
+
+def test_accumulating_is_a_larger_batch(context: Contexts) -> None:
+    """Also for masked positions, of which every batch has another number."""
+    found = []
+    for batch, accumulate in ((8, 1), (2, 4)):
+        model = tiny_models.tiny("bert", "masked-lm", hidden_dropout_prob=0.0)
+        model.module.config.attention_probs_dropout_prob = 0.0
+        for module in model.module.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        settings = {**SHORT, "batch": batch, "accumulate": accumulate, "optimizer": "sgd"}
+        Full(**settings, steps=3, held_out=None).apply(model, context("masked-lm"))
+        found.append(weights(model))
+    for name, tensor in found[0].items():
+        torch.testing.assert_close(tensor, found[1][name], rtol=1e-4, atol=1e-5)
+
+
+def fitted(context: Contexts, scores: list[float], **more: Any) -> tuple[Any, Model, list[Any]]:
+    """A training whose evaluations are given, with the weights at each of them."""
+    model, ctx = tiny_models.tiny("llama"), context()
+    step = Full(**SHORT, evaluate_every=1, **more)
+    told, seen = iter(scores), []
+
+    def evaluate() -> float:
+        seen.append(weights(model))
+        return next(told)
+
+    stream = stream_of(ctx.data("train"), model, step, ctx)
+    return fit(model, Objective(model), stream, step, ctx, evaluate), model, seen
+
+
+def test_keeps_the_best_state(context: Contexts) -> None:
+    result, model, seen = fitted(context, [3.0, 1.0, math.nan, 2.0], steps=4)
+    assert (result.best, result.best_step, result.steps) == (1.0, 2, 4)
+    assert equal(weights(model), seen[1])
+
+
+def test_keeps_the_last_state_if_asked(context: Contexts) -> None:
+    result, model, seen = fitted(context, [3.0, 1.0, 2.0], steps=3, keep_best=False)
+    assert (result.best, result.best_step) == (1.0, 3)
+    assert equal(weights(model), seen[2])
+
+
+def test_stops_when_it_no_longer_gets_better(context: Contexts) -> None:
+    result, model, seen = fitted(context, [3.0, 2.0, 2.5, 2.1, 1.0], steps=5, patience=2)
+    assert (result.best, result.best_step, result.steps) == (2.0, 2, 4)
+    assert equal(weights(model), seen[1])
+
+
+def test_only_the_scope_is_trained(context: Contexts) -> None:
+    model = tiny_models.tiny("llama")
+    before = weights(model)
+    chosen = set(model.select(Scope.of("mlp & blocks[1]")))
+    Full(**SHORT, steps=2, scope=["mlp & blocks[1]"]).apply(model, context())
+    for name, tensor in weights(model).items():
+        assert torch.equal(tensor, before[name]) == (name.rpartition(".")[0] not in chosen), name
+    assert all(parameter.requires_grad for parameter in model.module.parameters())
+
+
+def test_weights_in_bf16_get_their_dtype_back(context: Contexts) -> None:
+    model = tiny_models.tiny("llama", dtype=torch.bfloat16)
+    before, ctx = weights(model), context(precision="bf16")
+    Full(**SHORT, steps=4).apply(model, ctx)
+    assert {parameter.dtype for parameter in model.module.parameters()} == {torch.bfloat16}
+    assert not equal(before, weights(model))
+    assert ctx.notes["precision"] == "bf16"
+
+
+def test_without_a_dev_set_the_last_state_is_kept(context: Contexts) -> None:
+    ctx = context(data={"train": dataset()}.__getitem__)
+    Full(**SHORT, steps=2).apply(tiny_models.tiny("llama"), ctx)
+    assert "loss/dev" not in ctx.curves
+    assert "best" not in ctx.notes
+
+
+def test_diverging_stops_at_once(context: Contexts, tmp_path: Path) -> None:
+    model, ctx = tiny_models.tiny("llama"), context(scratch=tmp_path)
+    step = Full(**SHORT, steps=9, checkpoint_minutes=0)
+    own, calls = Objective(model), []
+
+    def loss(batch: Any, progress: float) -> Loss:
+        calls.append(progress)
+        found = own(batch, progress)
+        return Loss(found.value * (math.nan if len(calls) == 3 else 1), found.count, {})
+
+    with pytest.raises(TrainingDiverged, match=r"step 3: .*learning rate .* kept in") as caught:
+        fit(model, loss, stream_of(ctx.data("train"), model, step, ctx), step, ctx)
+    assert "Lower learning_rate to 0.001" in str(caught.value)
+    assert len(calls) == 3
+    assert folders(tmp_path) == ["step-00000002"]
+
+
+def test_a_last_step_too_far_is_seen(context: Contexts) -> None:
+    model, ctx = tiny_models.tiny("llama"), context()
+    settings = {**SHORT, "learning_rate": 1e38, "optimizer": "sgd", "clip": None}
+    step, own = Full(**settings, steps=1), Objective(model)
+
+    def loss(batch: Any, progress: float) -> Loss:
+        found = own(batch, progress)
+        return Loss(found.value * 1e6, found.count, {})
+
+    with pytest.raises(TrainingDiverged, match="not finite"):
+        fit(model, loss, stream_of(ctx.data("train"), model, step, ctx), step, ctx)
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("DefaultCPUAllocator: can't allocate memory"), MemoryError()]
+)
+def test_out_of_memory_says_what_to_write(context: Contexts, error: Exception) -> None:
+    model, ctx = tiny_models.tiny("llama"), context()
+    step = Full(**SHORT, steps=2)
+
+    def loss(batch: Any, progress: float) -> Loss:
+        raise error
+
+    with pytest.raises(OutOfMemory, match="batch: 2 and accumulate: 2"):
+        fit(model, loss, stream_of(ctx.data("train"), model, step, ctx), step, ctx)
+
+
+def test_other_errors_are_not_hidden(context: Contexts) -> None:
+    model, ctx = tiny_models.tiny("llama"), context()
+    step = Full(**SHORT, steps=2)
+
+    def loss(batch: Any, progress: float) -> Loss:
+        raise RuntimeError("a shape is wrong")
+
+    with pytest.raises(RuntimeError, match="a shape is wrong"):
+        fit(model, loss, stream_of(ctx.data("train"), model, step, ctx), step, ctx)
+
+
+def test_a_missing_tracker_names_its_package(
+    context: Contexts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("attar.train.trackers.find_spec", lambda name: None)
+    ctx = context(trackers=("wandb",))
+    with pytest.raises(MissingPackage, match=r"pip install 'attar\[wandb\]'"):
+        Full(**SHORT, steps=1).apply(tiny_models.tiny("llama"), ctx)
+
+
+def test_tensorboard_is_one_line(
+    context: Contexts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tensorboard")
+    monkeypatch.chdir(tmp_path)
+    Full(**SHORT, steps=2).apply(tiny_models.tiny("llama"), context(trackers=("tensorboard",)))
+    assert list(tmp_path.glob("runs/trackers/**/events.*"))

@@ -1,0 +1,64 @@
+"""Two processes with a batch each train as one process with both."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+SCRIPT = """
+import sys, torch
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+import tiny_models
+from attar.core.context import Context
+from attar.techniques.distill.logits import Logits
+from safetensors.torch import save_file
+from train import small
+torch.set_num_threads(1)
+data = {{"train": small.dataset(labeled=30), "dev": small.dataset("dev", 12)}}
+calm = {{"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}}
+for task in ("masked-lm", "classification"):
+    model = tiny_models.tiny("bert", task, **calm)
+    teacher = tiny_models.tiny("bert", task, seed=1)
+    ctx = Context(task, data.__getitem__, lambda _: teacher, scratch=Path(sys.argv[1]) / task)
+    Logits(batch=int(sys.argv[2]), steps=6, length=16, learning_rate=0.02, optimizer="sgd",
+           evaluate_every=2, checkpoint_minutes=0, weight=0.5).apply(model, ctx)
+    if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
+        own = {{name: p.detach().clone() for name, p in model.module.named_parameters()}}
+        save_file(own, Path(sys.argv[1]) / (task + ".safetensors"))
+        print(task, ctx.notes["tokens"], ctx.curves["loss/dev"])
+"""
+
+
+def test_two_ranks_are_one_of_twice_the_batch(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT.format(tests=str(Path(__file__).parent.parent)))
+    alone, both = tmp_path / "alone", tmp_path / "both"
+    alone.mkdir()
+    both.mkdir()
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    launch += ["--num_cpu_threads_per_process", "1", "--main_process_port", "0"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    told = [
+        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+        for command in (
+            [sys.executable, str(script), str(alone), "8"],
+            [*launch, str(script), str(both), "4"],
+        )
+    ]
+    outputs = [process.communicate()[0] for process in told]
+    assert [process.returncode for process in told] == [0, 0]
+    tokens = [[line.split()[:2] for line in text.splitlines()] for text in outputs]
+    assert tokens[0] == tokens[1]
+    for task in ("masked-lm", "classification"):
+        one = load_file(alone / f"{task}.safetensors")
+        two = load_file(both / f"{task}.safetensors")
+        assert one.keys() == two.keys()
+        for name, tensor in one.items():
+            torch.testing.assert_close(two[name], tensor, rtol=1e-4, atol=1e-5, msg=name)

@@ -1,0 +1,201 @@
+"""A training that was killed at any moment ends as an undisturbed one does, to the bit."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import tiny_models
+from attar.core.context import Context
+from attar.errors import StoreError
+from attar.techniques.adapt.full import Full
+from attar.train import checkpoint
+from train.small import Weights, equal, folders, weights
+
+Contexts = Callable[..., Context]
+SETTINGS: dict[str, Any] = {
+    "batch": 4,
+    "length": 16,
+    "steps": 8,
+    "learning_rate": 0.02,  # so high that an early state is the best
+    "evaluate_every": 2,
+    "checkpoint_minutes": 0,
+}
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+def train(ctx: Context, **more: Any) -> Weights:
+    model = tiny_models.tiny("bert", "masked-lm")
+    Full(**{**SETTINGS, **more}).apply(model, ctx)
+    return weights(model)
+
+
+def killed_after(context: Contexts, scratch: Path, steps: int, **more: Any) -> None:
+    """Train, and die in the step after so many."""
+    ctx = context("masked-lm", scratch=scratch)
+    taken = 0
+
+    class Bar:
+        def advance(self, amount: float = 1, text: str | None = None) -> None:
+            nonlocal taken
+            taken += 1
+            if taken > steps:
+                raise Killed
+
+        def __enter__(self) -> Bar:
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+    ctx.progress.bar = lambda label, total: Bar()  # type: ignore[method-assign]
+    with pytest.raises(Killed):
+        train(ctx, **more)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("steps", [0, 1, 3, 7])
+def test_resumed_is_bit_equal(
+    context: Contexts, tmp_path: Path, steps: int, optimizer: str
+) -> None:
+    undisturbed = context("masked-lm")
+    expected = train(undisturbed, optimizer=optimizer)
+    killed_after(context, tmp_path, steps, optimizer=optimizer)
+    resumed = context("masked-lm", scratch=tmp_path)
+    assert equal(train(resumed, optimizer=optimizer), expected)
+    assert resumed.curves == undisturbed.curves
+    assert resumed.notes["best"] == undisturbed.notes["best"]
+    assert resumed.notes["tokens"] == undisturbed.notes["tokens"]
+
+
+@pytest.mark.parametrize("damage", ["short", "bit", "state", "gone"])
+def test_a_damaged_checkpoint_is_ignored(context: Contexts, tmp_path: Path, damage: str) -> None:
+    expected = train(context("masked-lm"))
+    killed_after(context, tmp_path, 5)
+    (folder,) = (tmp_path / "train").glob("step-*")
+    victim = folder / "moment-exp_avg.safetensors"
+    if damage == "short":
+        victim.write_bytes(victim.read_bytes()[:-9])
+    elif damage == "bit":
+        content = bytearray(victim.read_bytes())
+        content[-1] ^= 1
+        victim.write_bytes(bytes(content))
+    elif damage == "state":
+        (folder / checkpoint.STATE).write_text("{")
+    else:
+        victim.unlink()
+    assert equal(train(context("masked-lm", scratch=tmp_path)), expected)
+
+
+def test_a_checkpoint_whose_best_state_is_lost_is_ignored(
+    context: Contexts, tmp_path: Path
+) -> None:
+    expected = train(context("masked-lm"))
+    killed_after(context, tmp_path, 5)
+    for folder in (tmp_path / "train").glob("best-*"):
+        shutil.rmtree(folder)
+    assert equal(train(context("masked-lm", scratch=tmp_path)), expected)
+
+
+def test_only_the_newest_is_kept_and_no_pickle(context: Contexts, tmp_path: Path) -> None:
+    killed_after(context, tmp_path, 6)
+    names = folders(tmp_path)
+    assert [name for name in names if name.startswith("step-")] == ["step-00000006"]
+    assert len([name for name in names if name.startswith("best-")]) == 1
+    files = [path for path in (tmp_path / "train").rglob("*") if path.is_file()]
+    assert {path.suffix for path in files} == {".safetensors", ".json"}
+
+
+@pytest.mark.parametrize("after", [0, 3])
+def test_a_full_disk_keeps_the_last_checkpoint(
+    context: Contexts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    expected = train(context("masked-lm"))
+    own, written = checkpoint.save_file, 0
+
+    def full(tensors: dict[str, torch.Tensor], path: Path) -> None:
+        nonlocal written
+        written += 1
+        own(tensors, path)
+        if written > 4 * after:
+            path.write_bytes(path.read_bytes()[:10])
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(StoreError, match="disk is full") as caught:
+        train(context("masked-lm", scratch=tmp_path))
+    monkeypatch.setattr(checkpoint, "save_file", own)
+    assert ("is kept" in str(caught.value)) == bool(after)
+    assert not [name for name in folders(tmp_path) if name.startswith("draft")]
+    assert equal(train(context("masked-lm", scratch=tmp_path)), expected)
+
+
+def test_another_plan_starts_anew(context: Contexts, tmp_path: Path) -> None:
+    killed_after(context, tmp_path, 5)
+    assert equal(
+        train(context("masked-lm", scratch=tmp_path), steps=4), train(context("masked-lm"), steps=4)
+    )
+
+
+SCRIPT = """
+import sys, torch
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+import tiny_models
+from train import small
+from attar.core.context import Context
+from attar.techniques.adapt.full import Full
+from safetensors.torch import save_file
+torch.set_num_threads(1)
+data = {{"train": small.dataset(), "dev": small.dataset("dev", 12)}}
+model = tiny_models.tiny("bert", "masked-lm")
+scratch = Path(sys.argv[1])
+ctx = Context("masked-lm", data.__getitem__, None, scratch=scratch)
+Full(**{settings!r}).apply(model, ctx)
+own = {{name: p.detach().clone() for name, p in model.module.named_parameters()}}
+save_file(own, scratch / "end.safetensors")
+"""
+
+
+def test_killed_for_real(tmp_path: Path) -> None:
+    """`kill -9` as soon as there are checkpoints, then once more, then to the end."""
+    from safetensors.torch import load_file
+
+    here = Path(__file__).parent
+    settings = {**SETTINGS, "steps": 24}
+    code = SCRIPT.format(tests=str(here.parent), settings=settings)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    def start(scratch: Path) -> subprocess.Popen[bytes]:
+        scratch.mkdir(exist_ok=True)
+        return subprocess.Popen([sys.executable, "-c", code, str(scratch)], env=environment)
+
+    whole = start(tmp_path / "whole")
+    last = -1
+    for more in (3, 6):
+        process = start(tmp_path / "killed")
+        wanted, deadline = last + more, time.monotonic() + 60
+        while last < wanted and time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.01)
+            done = [int(p.name[5:]) for p in (tmp_path / "killed").glob("train/step-*")]
+            last = max([last, *done])
+        process.kill()
+        process.wait()
+    assert start(tmp_path / "killed").wait() == 0
+    assert whole.wait() == 0
+    one, other = (load_file(tmp_path / name / "end.safetensors") for name in ("whole", "killed"))
+    assert equal(one, other)
+    assert json.loads(next((tmp_path / "killed").glob("train/step-*/state.json")).read_text())
