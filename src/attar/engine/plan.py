@@ -18,7 +18,7 @@ from attar.core.traits import FLOAT, QUANTIZED, Trait
 from attar.engine.inputs import Inputs
 from attar.engine.store import Store
 from attar.errors import PlanError, Problem, UserError
-from attar.measure.machine import check_device, free_memory, has_bf16
+from attar.measure.machine import free_memory, has_bf16
 from attar.models.load import skeleton
 from attar.models.source import Files
 from attar.train import trackers
@@ -61,7 +61,6 @@ def make_plan(recipe: Recipe, store: Store, peek: bool = False, device: str = "c
     With `peek` nothing large is read: keys of files not hashed yet are UNKNOWN.
     Raises PlanError with every reason at once.
     """
-    check_device(device)
     check_device(device)
     trackers.check(recipe.trackers)
     inputs = Inputs(recipe, store)

@@ -44,10 +44,9 @@ def _check_vocabulary(teacher: Model, student: Model) -> None:
             "take a teacher of the same task"
         )
     one, other = teacher.tokenizer, student.tokenizer
-    both = one is not None and other is not None
     differ = "" if theirs == own else f"{theirs} and {own} tokens"
-    if not differ and both and one.get_vocab() != other.get_vocab():
-        differ = "tokens of other numbers"
+    if not differ and one is not None and other is not None:
+        differ = "tokens of other numbers" if one.get_vocab() != other.get_vocab() else ""
     if differ:
         raise UserError(
             f"teacher and student have different vocabularies ({differ}), so their predictions "
