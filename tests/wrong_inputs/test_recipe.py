@@ -263,4 +263,4 @@ def test_one_line_commands(bench: Bench, case: Row) -> None:
 
 
 def test_w36_a_command_that_is_not_there(bench: Bench) -> None:
-    bench.refused("quantise", said=("quantise", "did you mean 'quantize'", "attar --help"))
+    bench.refused("quantise", said=("quantise", "Did you mean 'quantize'", "attar --help"))
