@@ -1,0 +1,126 @@
+"""GPTQ against brute force and float64, and the grids' bytes."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+
+from attar.core.grid import Grid
+from attar.ops import gptq
+from attar.ops.rounding import (
+    Codes,
+    Scales,
+    dequantize,
+    fit_scales,
+    pack,
+    packed_width,
+    quantize,
+    round_scale,
+    unpack,
+)
+
+GRIDS = ("int2-g32", "int3-g64", "int4-g64", "int4-g32-zp", "int8-channel", "int8-g32-zp")
+
+
+def correlated(width: int, seed: int = 0) -> torch.Tensor:
+    """The gram matrix of inputs that go together."""
+    generator = torch.Generator().manual_seed(seed)
+    mixing = torch.randn(width, width, generator=generator)
+    inputs = torch.randn(4 * width, width, generator=generator) @ mixing
+    return inputs.t() @ inputs / len(inputs)
+
+
+def objective(weight: torch.Tensor, codes: Codes, gram: torch.Tensor, group: int) -> float:
+    """tr(E G ET) in float64."""
+    rest = weight.double() - dequantize(codes, group).double()
+    return float(((rest @ gram.double()) * rest).sum())
+
+
+@pytest.mark.parametrize("name", GRIDS)
+@pytest.mark.parametrize("width", [32, 64, 100, 33])
+def test_codes_survive_packing(name: str, width: int):
+    grid = Grid.parse(name)
+    generator = torch.Generator().manual_seed(1)
+    codes = torch.randint(grid.low, grid.high + 1, (5, width), generator=generator)
+    packed = pack(codes.to(torch.int16), grid)
+    assert packed.shape == (5, packed_width(width, grid.bits))
+    assert torch.equal(unpack(packed, grid, width).long(), codes)
+
+
+def test_scales_are_the_same_number_in_every_float():
+    scales = round_scale(torch.cat([torch.randn(1000), torch.tensor([0.0, 1e-9, 1e9, -1e-7])]))
+    assert torch.equal(scales.to(torch.float16).float(), scales)
+    assert torch.equal(scales.to(torch.bfloat16).float(), scales)
+    assert scales.isfinite().all()
+    assert (scales != 0).all()
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_fitted_scales_beat_the_plain_range(name: str):
+    grid = Grid.parse(name)
+    weight = torch.randn(16, 128, generator=torch.Generator().manual_seed(2))
+    group = grid.group_for(128)
+    parts = weight.reshape(16, -1, group)
+    if grid.zero_point:
+        low, high = parts.amin(-1).clamp_max(0), parts.amax(-1).clamp_min(0)
+        scale = round_scale((high - low) / grid.high)
+        plain = Scales(scale, (-low / scale).round())
+    else:
+        plain = Scales(round_scale(parts.abs().amax(-1) / grid.high), None)
+    fitted = quantize(weight, fit_scales(weight, grid), grid)
+    naive = quantize(weight, plain, grid)
+    eye = torch.eye(128)
+    assert objective(weight, fitted, eye, group) <= objective(weight, naive, eye, group) * 1.0001
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_between_the_exact_optimum_and_round_to_nearest(seed: int):
+    """All 4^6 codes of a row of six weights, at two bits."""
+    grid = Grid(bits=2)
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(1, 6, generator=generator)
+    gram = correlated(6, seed)
+    solved = gptq.solve(weight, gram, grid, sweeps=2)
+    choices = torch.tensor(list(itertools.product(range(grid.low, grid.high + 1), repeat=6)))
+    rows = choices.double() * solved.scales.double()
+    rest = weight.double() - rows
+    best = float(((rest @ gram.double()) * rest).sum(1).min())
+    found = objective(weight, solved, gram, 6)
+    nearest = objective(weight, gptq.nearest(weight, grid, gram.diagonal()), gram, 6)
+    assert best - 1e-9 <= found <= nearest + 1e-9
+
+
+@pytest.mark.parametrize("name", ["int4-g64", "int3-g32", "int4-g32-zp", "int8-channel"])
+def test_beats_nearest_and_sweeps_never_hurt(name: str):
+    grid = Grid.parse(name)
+    weight = torch.randn(24, 192, generator=torch.Generator().manual_seed(3))
+    gram = correlated(192)
+    group = grid.group_for(192)
+    errors = [
+        objective(weight, gptq.solve(weight, gram, grid, sweeps), gram, group)
+        for sweeps in range(4)
+    ]
+    assert errors[0] < objective(weight, gptq.nearest(weight, grid), gram, group)
+    for before, after in itertools.pairwise(errors):
+        assert after <= before * 1.0001
+
+
+def test_dead_inputs_and_a_gram_that_is_not_definite():
+    grid = Grid.parse("int4-g32")
+    weight = torch.randn(8, 64, generator=torch.Generator().manual_seed(4))
+    few = torch.randn(3, 64, generator=torch.Generator().manual_seed(5))
+    few[:, 7] = 0
+    codes = gptq.solve(weight, few.t() @ few, grid)
+    assert dequantize(codes, 32).isfinite().all()
+    nothing = gptq.solve(weight, torch.zeros(64, 64), grid)
+    assert torch.equal(nothing.codes, gptq.nearest(weight, grid).codes)
+
+
+def test_a_width_that_no_group_divides():
+    grid = Grid.parse("int4-g64")
+    weight = torch.randn(4, 100, generator=torch.Generator().manual_seed(6))
+    codes = gptq.solve(weight, correlated(100), grid)
+    assert codes.scales.shape == (4, 2)
+    assert dequantize(codes, grid.group_for(100)).shape == weight.shape
