@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import texts, tiny
-from wrong_inputs.harness import Bench
 
 from attar.cli.main import main
 from attar.models import save
+from tiny_models import texts, tiny
+from wrong_inputs.harness import Bench
 
 
 @pytest.fixture(scope="session")

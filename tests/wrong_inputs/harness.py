@@ -78,9 +78,7 @@ class Bench:
     def lines(self, *lines: str, name: str = "recipe.yaml") -> Path:
         """A recipe line by line, so that a test can name the lines; MODEL and TEXTS are there."""
         text = "\n".join(lines) + "\n"
-        text = text.replace("MODEL", str(self.sound())).replace(
-            "TEXTS", str(self._models["texts"])
-        )
+        text = text.replace("MODEL", str(self.sound())).replace("TEXTS", str(self._models["texts"]))
         return self.write(name, text)
 
     def classifier(self, train: str | bytes, dev: str = "", test: str = "", **source: Any) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from wrong_inputs.harness import Bench, Row, row
 
 RTN = "- quantize/rtn"
@@ -220,9 +221,7 @@ def test_w27_the_same_content_under_another_path(bench: Bench) -> None:
     bench.refused("plan", recipe, said=said)
 
 
-def test_w31_a_tracker_that_is_not_installed(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_w31_a_tracker_that_is_not_installed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     import attar.train.trackers as trackers
 
     def missing(name: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from wrong_inputs.harness import Bench, Row, row
 
 

@@ -31,15 +31,18 @@ def files_of(source: DataSource) -> list[Path]:
     return [] if source.path.startswith(HUB) else list(find(source).files)
 
 
-def fingerprint(source: DataSource, hashes: FileHashes, peek: bool = False) -> str:
+def fingerprint(
+    source: DataSource, hashes: FileHashes, peek: bool = False, name: str | None = None
+) -> str:
     """A key over the contents of the files and every setting but the place they lie in.
 
     With `peek` nothing is read, and the key is UNKNOWN where a file is not hashed yet. A hub
-    dataset is fetched and hashed row by row.
+    dataset is fetched and hashed row by row. `name` is the dataset's, for errors.
     """
     if source.path.startswith(HUB):
         return UNKNOWN if peek else _hub_key(source)
-    return _key(source, find(source), hashes.peek if peek else hashes.of)
+    found = find(source) if name is None else _find_named(source, name)
+    return _key(source, found, hashes.peek if peek else hashes.of)
 
 
 def load(source: DataSource, task: Task, name: str) -> Dataset:

@@ -89,7 +89,7 @@ class Inputs:
         """A key over a dataset's content and how it is read."""
         if name not in self.recipe.data:
             return key_of("no such data", name)
-        return fingerprint(self.recipe.data[name], self.store.hashes, peek)
+        return fingerprint(self.recipe.data[name], self.store.hashes, peek, name)
 
     def root_key(self, peek: bool = False) -> str:
         """The key of the original: content, dtype, and what a fresh head is drawn from."""
@@ -100,14 +100,17 @@ class Inputs:
         return key_of("root", content, self.recipe.model.dtype, self.task, list(self.labels), head)
 
     def check_data(self) -> list[str]:
-        """Compare training and held-out data; warnings, or DataError."""
+        """Read the data, compare training and held-out data; warnings, or DataError."""
         used = self.used_data()
+        datasets = {name: self.dataset(name) for name in used}
+        read = [warning for dataset in datasets.values() for warning in dataset.warnings]
+        warnings = list(dict.fromkeys(read))  # the same file may be read for several
         train = next((name for name in used if self.recipe.data[name].split == "train"), None)
         train = train or ("train" if "train" in used else None)
         if train is None:
-            return []
+            return warnings
         held = [name for name in used if name != train]
-        return check_together({n: self.dataset(n) for n in used}, train, held, self.task)
+        return warnings + check_together(datasets, train, held, self.task)
 
     def used_data(self) -> list[str]:
         """Names of the datasets that a step or a measure reads, in the recipe's order."""

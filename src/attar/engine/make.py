@@ -12,7 +12,14 @@ from attar.core.recipe import ModelSource
 from attar.engine.plan import Plan, Stage
 from attar.engine.store import REPORT_FILE, STEP_FILE, Store
 from attar.engine.watch import PeakMemory
-from attar.errors import AttarError, ModelError, OutOfMemory, UserError
+from attar.errors import (
+    AttarError,
+    DataError,
+    MissingPackage,
+    ModelError,
+    OutOfMemory,
+    UserError,
+)
 from attar.models import Files, Model, load, save
 from attar.models.load import check_finite
 
@@ -100,6 +107,10 @@ def _apply(stage: Stage, model: Model, ctx: Context) -> Model:
         raise UserError("the original has no step to apply")
     try:
         return stage.step.apply(model, ctx)
+    except (ModelError, DataError, MissingPackage):
+        raise  # it names a file, or what to install
+    except UserError as error:
+        raise UserError(f"step {stage.id!r} ({stage.kind}): {error}") from error
     except MemoryError as error:
         raise _no_memory(stage) from error
     except RuntimeError as error:

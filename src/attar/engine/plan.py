@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from attar.core.keys import UNKNOWN, key_of, seed_of
-from attar.core.recipe import Recipe
+from attar.core.keys import key_of, seed_of
+from attar.core.recipe import ModelSource, Recipe
 from attar.core.registry import nearest
 from attar.core.scope import ROLES, ModuleFact
 from attar.core.step import Step, Task
@@ -19,8 +18,8 @@ from attar.engine.inputs import Inputs
 from attar.engine.store import Store
 from attar.errors import PlanError, Problem, UserError
 from attar.measure.machine import free_memory, has_bf16
-from attar.models.load import skeleton
-from attar.models.source import Files
+from attar.models.load import config_of, skeleton
+from attar.models.source import resolve
 from attar.train import trackers
 
 _TRAINING_BYTES = 16  # weights, gradients and two moments of AdamW, in float32
@@ -72,6 +71,7 @@ def make_plan(recipe: Recipe, store: Store, peek: bool = False, device: str = "c
     problems = fold(recipe, inputs, facts, traits_of(model.module, facts))
     count = sum(parameter.numel() for parameter in model.module.parameters())
     problems += [*_over_budget(recipe, count), *_misfits(recipe, inputs.task)]
+    problems += _strangers(recipe, inputs)
     if problems:
         raise PlanError([Problem(problem) for problem in problems])
     return Plan(recipe, inputs, precision, device, _stages(recipe, inputs, store, precision, peek))
@@ -171,6 +171,26 @@ def _misfits(recipe: Recipe, task: Task) -> list[str]:
     return problems
 
 
+def _strangers(recipe: Recipe, inputs: Inputs) -> list[str]:
+    """Models that a step learns from, and whose tokens cannot be the original's."""
+    problems: list[str] = []
+    own = inputs.config.vocab_size
+    ids = {"original", *recipe.stage_ids()}
+    for number, step in enumerate(recipe.steps, 1):
+        for setting, path in step.references("model"):
+            if path in ids:
+                continue
+            source = ModelSource(path=path)
+            theirs = config_of(resolve(source), source).vocab_size
+            if theirs != own:
+                problems.append(
+                    f"step {number} ({step.kind}): `{setting}` {path} has a vocabulary of {theirs} "
+                    f"tokens, and {recipe.model.path} one of {own}, so their predictions cannot "
+                    "be compared. Take one of the same family, with the same tokenizer"
+                )
+    return problems
+
+
 def _over_budget(recipe: Recipe, parameters: int) -> list[str]:
     budget = recipe.memory * 1e9 if recipe.memory else free_memory()
     need = parameters * _TRAINING_BYTES
@@ -205,4 +225,4 @@ def _stages(
 
 
 def _other_model(path: str, store: Store, peek: bool) -> str:
-    return Files(Path(path)).content(store.hashes, peek) if Path(path).is_dir() else UNKNOWN
+    return resolve(ModelSource(path=path)).content(store.hashes, peek)
