@@ -9,6 +9,7 @@ from transformers.pytorch_utils import Conv1D
 
 from attar.core.scope import Scope
 from attar.errors import UnknownFamily
+from attar.models.axes import sizes_of_facts, widths
 from attar.models.families import FAMILIES, family_of
 from attar.models.model import set_weight, shape_of, weight_of
 from tiny_models import DECODERS, ENCODERS, PAIRS, batch, logits, tiny
@@ -71,20 +72,12 @@ def test_facts_say_what_there_is(family, task) -> None:
 @every
 def test_axes_agree_with_the_sizes(family, task) -> None:
     model = tiny(family, task, intermediate_size=56) if "bert" in family else tiny(family, task)
-    sizes = model.sizes
-    query, keys = sizes.queries * sizes.head, sizes.keys * sizes.head
-    widths = {
-        "hidden": sizes.hidden,
-        "query": query,
-        "keys": keys,
-        "qkv": query + 2 * keys,
-        "neurons": sizes.neurons,
-        "gated": 2 * sizes.neurons,
-    }
+    assert sizes_of_facts(model.facts()) == model.sizes
+    long = widths(model.sizes)
     named = 0
     for fact in model.facts():
         for size, axis in zip(fact.shape, fact.axes, strict=True):
-            assert not axis or size == widths[axis], fact
+            assert not axis or size == long[axis], fact
             named += bool(axis)
     assert named > 20
 

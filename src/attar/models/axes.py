@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from attar.core.scope import Heads
+from attar.core.scope import Heads, ModuleFact
 from attar.models.families import Family
 
 _LAST = ("classifier", "out_proj", "score")  # what ends in classes, by a classifier's own names
@@ -38,6 +39,58 @@ def sizes_of(config: Any, family: Family) -> Sizes:
         neurons=getattr(config, family.ffn) or 4 * hidden,  # GPT-2 leaves its own unsaid
         embedding=getattr(config, width) if width else hidden,
     )
+
+
+def sizes_of_facts(facts: Sequence[ModuleFact]) -> Sizes:
+    """The widths that the modules show, before any weight loads."""
+    out = next(fact for fact in facts if fact.axes == ("hidden", "query"))
+    down = next(fact for fact in facts if fact.axes == ("hidden", "neurons"))
+    table = next(fact for fact in facts if fact.role == "embedding")
+    heads = out.heads or Heads(1, 1, "free")
+    return Sizes(
+        hidden=out.shape[0],
+        queries=heads.queries,
+        keys=heads.keys,
+        head=out.shape[1] // heads.queries,
+        neurons=down.shape[1],
+        embedding=table.shape[1],
+    )
+
+
+def widths(sizes: Sizes) -> dict[str, int]:
+    """How long each axis is."""
+    query, keys = sizes.queries * sizes.head, sizes.keys * sizes.head
+    return {
+        "hidden": sizes.hidden,
+        "query": query,
+        "keys": keys,
+        "qkv": query + 2 * keys,
+        "neurons": sizes.neurons,
+        "gated": 2 * sizes.neurons,
+    }
+
+
+def misfit(old: Sizes, new: Sizes, rule: str) -> str | None:
+    """Why an architecture cannot have these sizes, and what to ask for; None where it can."""
+    if rule == "fill" and new.queries * new.head != new.hidden:
+        whole = new.queries * new.head
+        return (
+            f"in this architecture the heads make up the hidden size: {new.queries} heads of "
+            f"{new.head} are {whole}, and the hidden size would be {new.hidden}. Ask for both "
+            f"together: heads: {new.queries} and hidden: {whole}"
+        )
+    if rule == "divide" and new.hidden % new.queries:
+        nearest = max(1, round(new.hidden / new.queries)) * new.queries
+        return (
+            f"this architecture cannot have {new.queries} heads at a hidden size of {new.hidden}: "
+            f"their number must divide it. Ask for hidden: {nearest}"
+        )
+    if old.embedding != old.hidden and new.hidden == new.embedding:
+        return (
+            f"with a hidden size of {new.hidden}, that of its embeddings, this architecture has no "
+            "linear between the two, and this model has one. Ask for another hidden size"
+        )
+    return None
 
 
 def heads_of(config: Any, family: Family) -> Heads:

@@ -19,7 +19,7 @@ from transformers.pytorch_utils import Conv1D
 from attar.core.scope import ModuleFact
 from attar.errors import UserError
 from attar.layers import spec_of, swap
-from attar.models.axes import Sizes, heads_of
+from attar.models.axes import Sizes, heads_of, misfit
 from attar.models.load import AUTO, quiet
 from attar.models.model import Model
 
@@ -114,31 +114,10 @@ def narrow(
         neurons=len(cut.neurons[0]),
         embedding=len(cut.channels) if old.embedding == old.hidden else old.embedding,
     )
-    check_sizes(model, new)
+    trouble = misfit(old, new, heads_of(model.config, model.family).rule)
+    if trouble:
+        raise UserError(trouble)
     return _filled(model, _empty(model, new), cut)
-
-
-def check_sizes(model: Model, new: Sizes) -> None:
-    """Raise UserError where the architecture cannot have these sizes."""
-    name, rule = model.config.model_type, heads_of(model.config, model.family).rule
-    if rule == "fill" and new.queries * new.head != new.hidden:
-        raise UserError(
-            f"in {name} the heads make up the hidden size: {new.queries} heads of {new.head} are "
-            f"{new.queries * new.head}, and the hidden size would be {new.hidden}. Ask for both "
-            f"together: heads: {new.queries} and hidden: {new.queries * new.head}"
-        )
-    if rule == "divide" and new.hidden % new.queries:
-        nearest = max(1, round(new.hidden / new.queries)) * new.queries
-        raise UserError(
-            f"a {name} of hidden size {new.hidden} cannot have {new.queries} heads: their number "
-            f"must divide the hidden size. Ask for hidden: {nearest}"
-        )
-    old = model.sizes
-    if old.embedding != old.hidden and new.hidden == new.embedding:
-        raise UserError(
-            f"a {name} whose hidden size is that of its embeddings, {new.embedding}, has no linear "
-            "between the two, and this one has. Ask for another hidden size"
-        )
 
 
 def _check_lists(cut: _Cut, old: Sizes, count: int) -> None:
