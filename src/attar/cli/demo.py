@@ -40,7 +40,7 @@ def write_data(folder: Path) -> Path:
     """Write train.txt, dev.txt and test.txt: English prose from Python's documentation."""
     from attar.engine.store import readable, write_text
 
-    with readable(f"the demo's data cannot be written to {folder}"):
+    with readable(f"the demo's data cannot be written to {folder}", folder):
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in deal(_topics()).items():
             path = folder / f"{name}.txt"

@@ -70,5 +70,5 @@ def write_page(report: Report, path: Path, language: str) -> None:
     from attar.present.html import page
 
     text = page(report, language)
-    with readable(f"the page {path} cannot be written"):
+    with readable(f"the page {path} cannot be written", path):
         write_text(path, text)

@@ -70,9 +70,14 @@ class FileHashes:
         digest = self.peek(path)
         if digest == UNKNOWN:
             digest = hash_file(path)
-            self._known[str(path.resolve())] = [_stamp(path), digest]
-            self._save()
+            self.remember({path: digest})
         return digest
+
+    def remember(self, digests: Mapping[Path, str]) -> None:
+        """Keep hashes that are known already."""
+        for path, digest in digests.items():
+            self._known[str(path.resolve())] = [_stamp(path), digest]
+        self._save()
 
     def _save(self) -> None:
         draft = self.memo.with_suffix(f".{os.getpid()}.tmp")  # two processes may save at once

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from attar.core.context import Context, Progress
+from attar.core.keys import hash_file
 from attar.core.recipe import ModelSource
 from attar.engine.plan import Plan, Stage
-from attar.engine.store import REPORT_FILE, STEP_FILE, Store
+from attar.engine.store import REPORT_FILE, STEP_FILE, Store, readable
 from attar.engine.watch import PeakMemory
 from attar.errors import (
     AttarError,
@@ -57,7 +58,9 @@ def make(plan: Plan, stage: Stage, store: Store, progress: Progress) -> None:
     ctx = context(plan, stage, store, progress)
     started = time.monotonic()
     with PeakMemory() as memory:
-        model = _apply(stage, open_stage(plan, parent, store), ctx)
+        parent_model = open_stage(plan, parent, store)
+        with readable(f"step {stage.id!r} ({stage.kind}) could not write", store.home):
+            model = _apply(stage, parent_model, ctx, memory)
     seconds = time.monotonic() - started
     try:
         check_finite(model.module, f"what step {stage.id!r} ({stage.kind}) made")
@@ -102,7 +105,7 @@ def context(plan: Plan, stage: Stage, store: Store, progress: Progress) -> Conte
     )
 
 
-def _apply(stage: Stage, model: Model, ctx: Context) -> Model:
+def _apply(stage: Stage, model: Model, ctx: Context, memory: PeakMemory) -> Model:
     if stage.step is None:
         raise UserError("the original has no step to apply")
     try:
@@ -112,17 +115,18 @@ def _apply(stage: Stage, model: Model, ctx: Context) -> Model:
     except UserError as error:
         raise UserError(f"step {stage.id!r} ({stage.kind}): {error}") from error
     except MemoryError as error:
-        raise _no_memory(stage) from error
+        raise _no_memory(stage, memory) from error
     except RuntimeError as error:
         if "allocate memory" in str(error) or "out of memory" in str(error):
-            raise _no_memory(stage) from error
+            raise _no_memory(stage, memory) from error
         raise
 
 
-def _no_memory(stage: Stage) -> OutOfMemory:
+def _no_memory(stage: Stage, memory: PeakMemory) -> OutOfMemory:
     return OutOfMemory(
-        f"step {stage.id!r} ({stage.kind}) ran out of memory. Lower its `batch` or `length`, or "
-        "free some memory; the stages before are kept, and the same command goes on there"
+        f"step {stage.id!r} ({stage.kind}) ran out of memory at {memory.peak / 1e6:,.0f} MB. Lower "
+        "its `batch` or `length`, or free some memory; the stages before are kept, and the same "
+        "command goes on there"
     )
 
 
@@ -154,6 +158,9 @@ def _publish(
     """`facts` are the same for every run that makes this artifact; `made` tells of this one."""
     with store.draft(stage.key) as folder:
         save(model, folder)
-        facts = {"key": stage.key, "task": plan.inputs.task, "labels": model.labels, **facts}
+        files = {path.name: hash_file(path) for path in sorted(folder.iterdir())}
+        named = {"key": stage.key, "task": plan.inputs.task, "labels": model.labels}
+        facts = {**named, **facts, "files": files}
         (folder / STEP_FILE).write_text(json.dumps(facts, indent=1, sort_keys=True), "utf-8")
         (folder / REPORT_FILE).write_text(json.dumps(made, indent=1), "utf-8")
+    store.hashes.remember({store.path(stage.key) / name: sha for name, sha in files.items()})

@@ -15,7 +15,7 @@ from attar.core.report import Report, StageReport
 from attar.engine.make import make, needs_copy, path_of
 from attar.engine.measuring import Measuring
 from attar.engine.plan import Plan, Stage, make_plan
-from attar.engine.store import Store, write_text
+from attar.engine.store import Store, readable
 from attar.errors import GuardFailed
 from attar.measure.machine import environment
 from attar.models import Model, load
@@ -56,7 +56,7 @@ def run(
     plan = make_plan(recipe, store, device=device)
     warnings = plan.inputs.check_data()
     folder = store.run_folder(recipe.name)
-    write_text(folder / "lock.yaml", recipe.to_yaml())
+    store.write(folder / "lock.yaml", recipe.to_yaml())
     report = Report(
         name=recipe.name,
         task=plan.inputs.task,
@@ -69,9 +69,10 @@ def run(
         progress.say(f"warning: {warning}")
     _stages(plan, store, progress, report, folder)
     report.finished = True
-    _write(report, folder)
+    _write(report, folder, store)
     last = path_of(plan, plan.stages[-1], store)
-    _point(folder / "model", last)
+    with readable(f"{folder / 'model'} could not be written", store.home):
+        _point(folder / "model", last)
     return Run(report, folder, last)
 
 
@@ -89,13 +90,15 @@ def _stages(plan: Plan, store: Store, progress: Progress, report: Report, folder
     for number, stage in enumerate(plan.stages):
         progress.say(f"[{number + 1}/{len(plan.stages)}] {stage.id} ({stage.kind})")
         there = store.has(stage.key) or (stage.step is None and not needs_copy(plan))
-        if not there:
+        if store.has(stage.key):
+            store.verify(stage.key)
+        elif not there:
             make(plan, stage, store, progress)
         row = _row(plan, stage, store, there)
         measuring.measure(stage, row)
         report.stages.append(row)
         report.samples = measuring.samples()
-        _write(report, folder)
+        _write(report, folder, store)
         if row.verdict.status == "outside":
             raise GuardFailed(
                 f"stage {stage.id!r} is outside its bound: {'; '.join(row.verdict.reasons)}. It "
@@ -124,8 +127,8 @@ def _row(plan: Plan, stage: Stage, store: Store, cached: bool) -> StageReport:
     )
 
 
-def _write(report: Report, folder: Path) -> None:
-    write_text(folder / "report.json", report.model_dump_json(indent=1))
+def _write(report: Report, folder: Path, store: Store) -> None:
+    store.write(folder / "report.json", report.model_dump_json(indent=1))
 
 
 def _point(link: Path, target: Path) -> None:

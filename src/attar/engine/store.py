@@ -28,29 +28,36 @@ class Store:
 
     def __init__(self, home: Path) -> None:
         self.home = home.expanduser().absolute()
+        self._check()
         self.hashes = FileHashes(self.home / "hashes.json")
 
     def prepare(self) -> None:
-        """Make the folders, check the format, and remove what a killed process left."""
-        if self.home.exists() and not self.home.is_dir():
-            raise UserError(
-                f"the store's home {self.home} is a file. Name a folder with --home, or move the "
-                "file away"
-            )
-        with readable(f"the store at {self.home} cannot be written"):
+        """Make the folders, and remove what a killed process left."""
+        with readable(f"the store at {self.home} cannot be written", self.home):
             for name in ("store", "drafts", "scratch", "measures", "runs"):
                 (self.home / name).mkdir(parents=True, exist_ok=True)
             mark = self.home / "FORMAT"
             if not mark.exists():
                 write_text(mark, f"{FORMAT}\n")
-            elif mark.read_text("utf-8").strip() != str(FORMAT):
-                raise UserError(
-                    f"the store at {self.home} has format {mark.read_text('utf-8').strip()}, and "
-                    f"this Attar writes format {FORMAT}. Name another folder with --home"
-                )
             for draft in (self.home / "drafts").iterdir():
                 if not _alive(int(draft.name.rpartition(".")[2] or 0)):
                     shutil.rmtree(draft, ignore_errors=True)
+
+    def _check(self) -> None:
+        """Refuse a file, and a store of another format."""
+        if self.home.exists() and not self.home.is_dir():
+            raise UserError(
+                f"the store's home {self.home} is a file. Name a folder with --home, or move the "
+                "file away"
+            )
+        mark = self.home / "FORMAT"
+        with readable(f"the store at {self.home} cannot be read", self.home):
+            found = mark.read_text("utf-8").strip() if mark.exists() else str(FORMAT)
+        if found != str(FORMAT):
+            raise UserError(
+                f"the store at {self.home} has format {found[:20]}, and this Attar reads and "
+                f"writes format {FORMAT}. Upgrade Attar, or name another folder with --home"
+            )
 
     def path(self, key: str) -> Path:
         """Where the artifact of this key is, or will be."""
@@ -89,7 +96,7 @@ class Store:
         """A folder to fill; it becomes the artifact when the block ends without an error."""
         path = self.home / "drafts" / f"{key}.{os.getpid()}"
         try:
-            with readable(f"artifact {key} could not be written to {self.home}"):
+            with readable(f"artifact {key} could not be written to {self.home}", self.home):
                 shutil.rmtree(path, ignore_errors=True)
                 path.mkdir(parents=True)
                 yield path
@@ -106,6 +113,27 @@ class Store:
         """Notes, curves, seconds and warnings of the step that made the artifact."""
         return _read_json(self.path(key) / REPORT_FILE)
 
+    def verify(self, key: str) -> None:
+        """Raise StoreError where a file of the artifact is not what was written.
+
+        Hashes are remembered by path, size and time, so that this costs next to nothing.
+        """
+        wanted: dict[str, str] = self.step_of(key).get("files", {})
+        for name, digest in wanted.items():
+            path = self.path(key) / name
+            if path.is_file() and self.hashes.of(path) == digest:
+                continue
+            what = "is not what was written there" if path.is_file() else "is gone"
+            raise StoreError(
+                f"{path} {what}. Remove the folder {path.parent} and run again: it will be made "
+                "again"
+            )
+
+    def write(self, path: Path, text: str) -> None:
+        """Write a file of a run, whole or not at all."""
+        with readable(f"{path} could not be written", self.home):
+            write_text(path, text)
+
     def measurement(self, key: str) -> dict[str, Any] | None:
         """A measurement that was kept, or None; a damaged one is measured again."""
         try:
@@ -115,38 +143,42 @@ class Store:
 
     def keep_measurement(self, key: str, plain: dict[str, Any]) -> None:
         """Keep a measurement beside the artifacts."""
-        with readable("a measurement could not be kept"):
-            write_text(self.home / "measures" / f"{key}.json", json.dumps(plain))
+        self.write(self.home / "measures" / f"{key}.json", json.dumps(plain))
 
     def run_folder(self, name: str) -> Path:
         """The folder of a run: its lock, its report."""
         path = self.home / "runs" / name
-        with readable(f"the run's folder {path} cannot be made"):
+        with readable(f"the run's folder {path} cannot be made", self.home):
             path.mkdir(parents=True, exist_ok=True)
         return path
 
 
 @contextmanager
-def readable(what: str) -> Generator[None]:
-    """Turn a failure of the disk into one clear line."""
+def readable(what: str, place: Path) -> Generator[None]:
+    """Turn a failure of the disk that `place` is on into one clear line."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            advice = "the disk is full. Free some space and run the same command: it goes on here"
+            advice = _full(place)
         elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            advice = "it may not be written to. Name another folder with --home"
+            advice = f"{error.strerror}. Mend that, or name another folder with --home"
         else:
             advice = str(error)
         raise StoreError(f"{what}: {advice}") from error
     except Exception as error:
         # safetensors and others report a full disk as an error of their own
         if "No space left" in str(error) or "os error 28" in str(error):
-            raise StoreError(
-                f"{what}: the disk is full. Free some space and run the same command: it goes on "
-                "here"
-            ) from error
+            raise StoreError(f"{what}: {_full(place)}") from error
         raise
+
+
+def _full(place: Path) -> str:
+    there = next(path for path in (place, *place.parents) if path.exists())
+    return (
+        f"the disk is full, {shutil.disk_usage(there).free:,} bytes are free. Free some space and "
+        "run the same command: it goes on here"
+    )
 
 
 def write_text(path: Path, text: str) -> None:
@@ -167,7 +199,8 @@ def _read_json(path: Path) -> dict[str, Any]:
         return json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise StoreError(
-            f"{path} is damaged ({error}). Remove the folder {path.parent}; it will be made again"
+            f"{path} is damaged ({error}). Remove the folder {path.parent} and run again: it will "
+            "be made again"
         ) from None
 
 
