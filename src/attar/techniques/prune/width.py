@@ -180,7 +180,9 @@ class _Watch:
             if fact.name in scores:
                 found[_measured(fact)].append(scores[fact.name])
         # Norms differ in size by orders: each has one voice
-        channels = torch.stack([part / part.norm().clamp_min(1e-12) for part in found["channels"]]).sum(0)
+        channels = torch.stack(
+            [part / part.norm().clamp_min(1e-12) for part in found["channels"]]
+        ).sum(0)
         return _Scores(found["heads"], found["neurons"], channels)
 
     def _inputs(self, name: str, what: Literal["heads", "neurons"]) -> Callable[..., None]:
