@@ -194,15 +194,33 @@ def test_what_the_plan_refuses(bench: Bench, case: Row) -> None:
         row(
             "W26",
             {"guard": {"accuracy": 2.0}},
-            "recipe.yaml:8",
             "guard.accuracy",
-            "causal-lm",
+            "a model for causal-lm is measured by its perplexity",
+            "Set guard.perplexity",
+            more="llama",
+        ),
+        row(
+            "W26-classes",
+            {"guard": {"perplexity": 2.0}, "task": "classification"},
             "guard.perplexity",
+            "a model for classification is measured by its accuracy",
+            more="bert",
+        ),
+        row(
+            "W26-prompts",
+            {"measures": {"prompts": ["Once"]}},
+            "measures.prompts",
+            "a model for masked-lm writes no text",
+            more="bert",
         ),
     ],
 )
-def test_a_bound_that_does_not_fit_the_task(bench: Bench, case: Row) -> None:
-    bench.refused("plan", bench.recipe(**case.what), said=case.said[1:])
+def test_what_does_not_fit_the_task(bench: Bench, case: Row) -> None:
+    bench.write("rows/train.tsv", "w1\tbad\nw2\tgood\n")
+    bench.write("rows/test.tsv", "w3\tbad\nw4\tgood\n")
+    model = str(bench.sound(case.more))
+    recipe = bench.recipe(model=model, data=str(bench.folder / "rows"), **case.what)
+    bench.refused("plan", recipe, said=case.said)
 
 
 def test_w27_held_out_data_is_training_data(bench: Bench) -> None:
