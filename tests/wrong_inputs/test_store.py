@@ -126,6 +126,16 @@ def test_w84_memory_runs_out_inside_a_step(
     bench.refused("run", recipe, said=said, code=1)
 
 
+def test_w84_memory_runs_out_in_measuring(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 80 GB")
+
+    monkeypatch.setattr("attar.engine.measuring.judge", fail)
+    said = ("measuring 'original'", "memory", "MB", "measures.batch")
+    home = bench.folder / "kept"
+    bench.refused("run", bench.recipe(), said=said, code=1, home=home)
+
+
 # ------------------------------------------------------------------------------- names and keys
 
 

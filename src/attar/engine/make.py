@@ -12,13 +12,12 @@ from attar.core.keys import hash_file
 from attar.core.recipe import ModelSource
 from attar.engine.plan import Plan, Stage
 from attar.engine.store import REPORT_FILE, STEP_FILE, Store, readable
-from attar.engine.watch import PeakMemory
+from attar.engine.watch import watched
 from attar.errors import (
     AttarError,
     DataError,
     MissingPackage,
     ModelError,
-    OutOfMemory,
     UserError,
 )
 from attar.models import Files, Model, load, save
@@ -57,13 +56,14 @@ def make(plan: Plan, stage: Stage, store: Store, progress: Progress) -> None:
     parent = next(other for other in plan.stages if other.key == stage.parent)
     ctx = context(plan, stage, store, progress)
     started = time.monotonic()
-    with PeakMemory() as memory:
+    who = f"step {stage.id!r} ({stage.kind})"
+    with watched(who, "its `batch` or `length`") as memory:
         parent_model = open_stage(plan, parent, store)
-        with readable(f"step {stage.id!r} ({stage.kind}) could not write", store.home):
-            model = _apply(stage, parent_model, ctx, memory)
+        with readable(f"{who} could not write", store.home):
+            model = _apply(stage, parent_model, ctx)
     seconds = time.monotonic() - started
     try:
-        check_finite(model.module, f"what step {stage.id!r} ({stage.kind}) made")
+        check_finite(model.module, f"what {who} made")
     except ModelError as error:
         raise AttarError(f"{error}. Nothing was published; the stages before are kept") from None
     facts = {
@@ -105,7 +105,7 @@ def context(plan: Plan, stage: Stage, store: Store, progress: Progress) -> Conte
     )
 
 
-def _apply(stage: Stage, model: Model, ctx: Context, memory: PeakMemory) -> Model:
+def _apply(stage: Stage, model: Model, ctx: Context) -> Model:
     if stage.step is None:
         raise UserError("the original has no step to apply")
     try:
@@ -114,27 +114,13 @@ def _apply(stage: Stage, model: Model, ctx: Context, memory: PeakMemory) -> Mode
         raise  # it names a file, or what to install
     except UserError as error:
         raise UserError(f"step {stage.id!r} ({stage.kind}): {error}") from error
-    except MemoryError as error:
-        raise _no_memory(stage, memory) from error
-    except RuntimeError as error:
-        if "allocate memory" in str(error) or "out of memory" in str(error):
-            raise _no_memory(stage, memory) from error
-        raise
-
-
-def _no_memory(stage: Stage, memory: PeakMemory) -> OutOfMemory:
-    return OutOfMemory(
-        f"step {stage.id!r} ({stage.kind}) ran out of memory at {memory.peak / 1e6:,.0f} MB. Lower "
-        "its `batch` or `length`, or free some memory; the stages before are kept, and the same "
-        "command goes on there"
-    )
 
 
 def _import_original(plan: Plan, stage: Stage, store: Store, progress: Progress) -> None:
     inputs = plan.inputs
     progress.say(f"reading {inputs.recipe.model.path}")
     started = time.monotonic()
-    with PeakMemory() as memory:
+    with watched("reading the model", "what else runs") as memory:
         model = load(inputs.recipe.model, inputs.task, inputs.labels, inputs.recipe.seed)
     facts: dict[str, Any] = {
         "kind": "original",

@@ -16,6 +16,7 @@ from attar.engine.make import make, needs_copy, path_of
 from attar.engine.measuring import Measuring
 from attar.engine.plan import Plan, Stage, make_plan
 from attar.engine.store import Store, readable
+from attar.engine.watch import watched
 from attar.errors import GuardFailed
 from attar.measure.machine import environment
 from attar.models import Model, load
@@ -95,7 +96,8 @@ def _stages(plan: Plan, store: Store, progress: Progress, report: Report, folder
         elif not there:
             make(plan, stage, store, progress)
         row = _row(plan, stage, store, there)
-        measuring.measure(stage, row)
+        with watched(f"measuring {stage.id!r}", "`measures.batch` or `measures.length`"):
+            measuring.measure(stage, row)
         report.stages.append(row)
         report.samples = measuring.samples()
         _write(report, folder, store)

@@ -3,11 +3,33 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Generator
+from contextlib import contextmanager
 from types import TracebackType
 
 import psutil
 
+from attar.errors import ModelError, OutOfMemory
+
 _EVERY = 0.05  # seconds
+
+
+_NO_MEMORY = ("allocate memory", "out of memory")  # how PyTorch says it
+
+
+@contextmanager
+def watched(what: str, settings: str) -> Generator[PeakMemory]:
+    """Watch the memory of some work; where it runs out, say in what, at which peak, what to do."""
+    with PeakMemory() as memory:
+        try:
+            yield memory
+        except (MemoryError, RuntimeError, ModelError) as error:
+            if not isinstance(error, MemoryError) and not any(s in str(error) for s in _NO_MEMORY):
+                raise
+            raise OutOfMemory(
+                f"{what} ran out of memory at {memory.peak / 1e6:,.0f} MB. Lower {settings}, or "
+                "free some memory; the stages before are kept, and the same command goes on there"
+            ) from error
 
 
 class PeakMemory:
