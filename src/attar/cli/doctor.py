@@ -147,7 +147,11 @@ def _store(home: Path) -> Iterator[Finding]:
     from attar.errors import AttarError
     from attar.present.plain import bytes_text
 
-    store = Store(home)
+    try:
+        store = Store(home)
+    except AttarError as error:
+        yield Finding("store", str(error), "broken")
+        return
     there = store.home.exists()
     above = next(path for path in (store.home, *store.home.parents) if path.exists())
     free = bytes_text(shutil.disk_usage(above).free)

@@ -57,7 +57,7 @@ def make(plan: Plan, stage: Stage, store: Store, progress: Progress) -> None:
     ctx = context(plan, stage, store, progress)
     started = time.monotonic()
     who = f"step {stage.id!r} ({stage.kind})"
-    with watched(who, "its `batch` or `length`") as memory:
+    with watched(who, "Lower its `batch` or `length`") as memory:
         parent_model = open_stage(plan, parent, store)
         with readable(f"{who} could not write", store.home):
             model = _apply(stage, parent_model, ctx)
@@ -120,7 +120,7 @@ def _import_original(plan: Plan, stage: Stage, store: Store, progress: Progress)
     inputs = plan.inputs
     progress.say(f"reading {inputs.recipe.model.path}")
     started = time.monotonic()
-    with watched("reading the model", "what else runs") as memory:
+    with watched("reading the model", "Set model.dtype to bfloat16") as memory:
         model = load(inputs.recipe.model, inputs.task, inputs.labels, inputs.recipe.seed)
     facts: dict[str, Any] = {
         "kind": "original",

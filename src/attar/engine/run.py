@@ -96,7 +96,7 @@ def _stages(plan: Plan, store: Store, progress: Progress, report: Report, folder
         elif not there:
             make(plan, stage, store, progress)
         row = _row(plan, stage, store, there)
-        with watched(f"measuring {stage.id!r}", "`measures.batch` or `measures.length`"):
+        with watched(f"measuring {stage.id!r}", "Lower measures.batch or measures.length"):
             measuring.measure(stage, row)
         report.stages.append(row)
         report.samples = measuring.samples()

@@ -18,7 +18,7 @@ _NO_MEMORY = ("allocate memory", "out of memory")  # how PyTorch says it
 
 
 @contextmanager
-def watched(what: str, settings: str) -> Generator[PeakMemory]:
+def watched(what: str, advice: str) -> Generator[PeakMemory]:
     """Watch the memory of some work; where it runs out, say in what, at which peak, what to do."""
     with PeakMemory() as memory:
         try:
@@ -27,7 +27,7 @@ def watched(what: str, settings: str) -> Generator[PeakMemory]:
             if not isinstance(error, MemoryError) and not any(s in str(error) for s in _NO_MEMORY):
                 raise
             raise OutOfMemory(
-                f"{what} ran out of memory at {memory.peak / 1e6:,.0f} MB. Lower {settings}, or "
+                f"{what} ran out of memory at {memory.peak / 1e6:,.0f} MB. {advice}, or "
                 "free some memory; the stages before are kept, and the same command goes on there"
             ) from error
 
