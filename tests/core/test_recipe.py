@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from attar.core.recipe import Recipe, expand_data
@@ -50,6 +50,7 @@ PLAIN = st.fixed_dictionaries(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(PLAIN)
+@example({"model": "\x85", "data": {"train": "a\u2028b", "test": "c\u2029\r"}})
 def test_yaml_reads_back_equal(plain):
     recipe = build(plain)
     assert parse(recipe.to_yaml(), "again.yaml") == recipe

@@ -205,7 +205,19 @@ class Recipe(BaseModel):
 
     def to_yaml(self) -> str:
         """The recipe as YAML that reads back equal."""
-        return yaml.safe_dump(self.plain(), sort_keys=False, allow_unicode=True)
+        return yaml.dump(self.plain(), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Text with a line break of any kind stands in double quotes, where it survives."""
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = '"' if any(mark in text for mark in "\r\x85\u2028\u2029") else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style)
+
+
+_Dumper.add_representer(str, _text)
 
 
 def not_a_recipe(value: Any) -> str:
