@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 from torch import Tensor, nn
 
+from attar.calibrate.paused import Paused, halt
 from attar.core.context import Context
 from attar.core.scope import Scope
 from attar.models.model import Model, inference
@@ -34,61 +36,104 @@ class BlockView:
     `inputs`: hidden states [batch, length, hidden] for each batch, from the blocks before.
     `masks`: [batch, length], True where a token is real, for each batch.
     `linears`: those in scope, by their name within the model.
+    `outputs`: what the block made of the inputs, once `groups` has come to its end.
     """
 
     index: int
-    module: nn.Module
+    model: Model
     linears: dict[str, nn.Module]
     inputs: list[Tensor]
     masks: list[Tensor]
     calls: list[_Call]
     precision: str
+    outputs: list[Tensor] | None = None
 
     def run(self) -> Iterator[Tensor]:
         """The block's outputs, batch by batch."""
-        for hidden, call in zip(self.inputs, self.calls, strict=True):
-            with inference(hidden.device, self.precision):
-                output = self.module(hidden, *call.args, **call.kwargs)
-            yield output[0] if isinstance(output, tuple) else output
+        for index in range(len(self.inputs)):
+            with inference(self.model.device, self.precision):
+                output = self._run(index)
+            yield output
 
-    def grams(self) -> tuple[dict[str, Gram], list[Tensor]]:
-        """The gram matrix of the inputs of every linear in scope, and the block's outputs.
+    def groups(self) -> Iterator[tuple[list[str], Gram]]:
+        """Linears that are given the same inputs, and the gram of these, in their order.
 
-        Linears that are given the same tensor share one gram.
+        Every batch waits right before the linears that are yielded, and goes on through whatever
+        stands in their place then: what comes after them is given the inputs that it will have.
+        A linear that no batch reaches is not yielded.
         """
-        grams: dict[str, Gram] = {}
-        shared: dict[str, str] = {}
-        seen: list[tuple[Tensor, str]] = []
-        mask = self.masks[0]
+        together = self._together()
+        batches = [Paused(partial(self._run, index)) for index in range(len(self.inputs))]
+        with self._halting([names[0] for names in together.values()]):
+            try:
+                while (found := self._gram(batches)) is not None:
+                    yield together[found[0]], found[1]
+            finally:
+                for batch in batches:
+                    batch.give_up()
+        self.outputs = [cast("Tensor", batch.output) for batch in batches]
+
+    def _run(self, index: int) -> Tensor:
+        hidden, call = self.inputs[index], self.calls[index]
+        output = self.model.blocks[self.index](hidden, *call.args, **call.kwargs)
+        return output[0] if isinstance(output, tuple) else output
+
+    def _gram(self, batches: list[Paused]) -> tuple[str, Gram] | None:
+        """Send every batch to its next halt; where that is, and the gram of what arrived."""
+        reached, gram = "", None
+        for batch, mask in zip(batches, self.masks, strict=True):
+            with inference(self.model.device, self.precision):
+                at = batch.advance()
+            if at is None:
+                continue
+            reached, inputs = at
+            gram = gram or Gram(inputs.shape[-1])
+            gram.add(inputs if mask.all() else inputs[mask])
+        return None if gram is None else (reached, gram)
+
+    @contextmanager
+    def _halting(self, names: list[str]) -> Iterator[None]:
+        """Let batches halt before these linears."""
+
+        def halting(name: str) -> Callable[[Tensor], Tensor]:
+            def forward(inputs: Tensor) -> Tensor:
+                halt(name, inputs)
+                linear = self.model.module.get_submodule(name)
+                return type(linear).forward(linear, inputs)
+
+            return forward
+
+        for name in names:
+            self.linears[name].forward = halting(name)
+        try:
+            yield
+        finally:
+            for name in names:
+                del self.linears[name].forward
+
+    def _together(self) -> dict[str, list[str]]:
+        """The names of linears that are given the same tensor, under the first of them."""
+        arrived: list[tuple[Tensor, list[str]]] = []
 
         def hook(name: str) -> Callable[..., None]:
-            def collect(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-                leader = next((first for tensor, first in seen if tensor is inputs[0]), name)
-                if leader != name:
-                    shared[name] = leader
-                    return
-                seen.append((inputs[0], name))
-                if name not in grams:
-                    grams[name] = Gram(inputs[0].shape[-1])
-                grams[name].add(inputs[0][mask] if not mask.all() else inputs[0])
+            def note(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+                for tensor, names in arrived:
+                    if tensor is inputs[0]:
+                        names.append(name)
+                        return
+                arrived.append((inputs[0], [name]))
 
-            return collect
+            return note
 
         handles = [
             linear.register_forward_pre_hook(hook(name)) for name, linear in self.linears.items()
         ]
-        outputs: list[Tensor] = []
         try:
-            for index, output in enumerate(self.run()):
-                outputs.append(output)
-                seen.clear()
-                mask = self.masks[min(index + 1, len(self.masks) - 1)]
+            next(self.run())
         finally:
             for handle in handles:
                 handle.remove()
-        for name, leader in shared.items():
-            grams[name] = grams[leader]
-        return grams, outputs
+        return {names[0]: names for _, names in arrived}
 
 
 def walk(
@@ -96,24 +141,21 @@ def walk(
     batches: Sequence[Any],
     scope: Scope,
     ctx: Context,
-    visit: Callable[[BlockView], list[Tensor] | None],
+    visit: Callable[[BlockView], None],
     label: str = "blocks",
 ) -> None:
-    """Visit every block in order; `visit` may change the block it is handed.
-
-    The next block is fed by the changed one, unless the visitor returns other outputs.
-    """
+    """Visit every block in order; `visit` may change the block, which then feeds the next."""
     calls, inputs = record_calls(model, batches, ctx.precision)
     masks = [batch.attention_mask.to(model.device).bool() for batch in batches]
     names = model.linears(scope)
     with ctx.progress.bar(label, len(model.blocks)) as bar:
-        for index, block in enumerate(model.blocks):
+        for index in range(len(model.blocks)):
             prefix = f"{model.blocks_name}.{index}."
-            linears = {name: linear for name, linear in names.items() if name.startswith(prefix)}
-            view = BlockView(index, block, linears, inputs, masks, calls[index], ctx.precision)
-            outputs = visit(view)
+            linears = {name: names.pop(name) for name in list(names) if name.startswith(prefix)}
+            view = BlockView(index, model, linears, inputs, masks, calls[index], ctx.precision)
+            visit(view)
             if index + 1 < len(model.blocks):
-                inputs = list(view.run()) if outputs is None else outputs
+                inputs = list(view.run()) if view.outputs is None else view.outputs
             bar.advance(1, f"block {index + 1} of {len(model.blocks)}")
 
 

@@ -16,6 +16,7 @@ from pydantic import (
     field_serializer,
     model_validator,
 )
+from yaml.nodes import ScalarNode
 
 from attar.core.explain import explain, show
 from attar.core.plain import (
@@ -212,9 +213,9 @@ class _Dumper(yaml.SafeDumper):
     """Text with a line break of any kind stands in double quotes, where it survives."""
 
 
-def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+def _text(_: yaml.SafeDumper, text: str) -> ScalarNode:
     style = '"' if any(mark in text for mark in "\r\x85\u2028\u2029") else None
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style)
+    return ScalarNode("tag:yaml.org,2002:str", text, style=style)
 
 
 _Dumper.add_representer(str, _text)

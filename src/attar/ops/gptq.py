@@ -18,6 +18,7 @@ from attar.core.grid import Grid
 from attar.ops.rounding import Codes, Scales, dequantize, fit_scales, quantize, round_scale
 
 _BLOCK = 64
+_ROWS = 64
 _DAMPING = (0.01, 0.03, 0.1, 0.3, 1.0)
 
 
@@ -40,26 +41,25 @@ def solve(weight: Tensor, gram: Tensor, grid: Grid, sweeps: int = 1) -> Codes:
     inverse, order = _factor(gram)
     codes = _columns(weight, fitted, grid, inverse, order)
     for _ in range(sweeps):
-        codes = _descend(weight, _refit(weight, codes, gram, grid), gram, grid)
+        codes = _sweep(weight, codes, gram, grid)
     return codes
 
 
 def _factor(gram: Tensor) -> tuple[Tensor, Tensor]:
-    """The upper Cholesky factor of the inverse gram, columns by falling energy."""
+    """R, upper, with RT R the inverse of the gram, its columns by falling energy; their order.
+
+    The gram turned end to end is L LT; turned back, L is upper, and its inverse is R.
+    """
     order = torch.argsort(gram.diagonal(), descending=True, stable=True)
-    permuted = gram[order][:, order]
-    mean = permuted.diagonal().mean()
+    turned = gram[order.flip(0)][:, order.flip(0)]
+    mean = turned.diagonal().mean()
     for damping in _DAMPING:
-        damped = permuted.clone()
+        damped = turned.clone()
         damped.diagonal().add_(damping * mean)
         lower, info = cast("tuple[Tensor, Tensor]", torch.linalg.cholesky_ex(damped))
         if info.item() == 0:
-            inverse = torch.cholesky_inverse(lower)
-            upper, info = cast(
-                "tuple[Tensor, Tensor]", torch.linalg.cholesky_ex(inverse, upper=True)
-            )
-            if info.item() == 0:
-                return upper, order
+            unit = torch.eye(len(gram))
+            return torch.linalg.solve_triangular(lower.flip(0, 1), unit, upper=True), order
     return torch.eye(len(gram)), order
 
 
@@ -96,18 +96,27 @@ def _columns(weight: Tensor, fitted: Scales, grid: Grid, inverse: Tensor, order:
     return Codes(back.t().to(torch.int16).contiguous(), fitted.scales, fitted.zeros)
 
 
-def _refit(weight: Tensor, codes: Codes, gram: Tensor, grid: Grid) -> Codes:
-    """Scales that are best for the codes under the gram, group after group."""
-    group = grid.group_for(weight.shape[1])
+def _sweep(weight: Tensor, codes: Codes, gram: Tensor, grid: Grid) -> Codes:
+    """Refit the scales to the codes, then move every code to its best."""
+    error = (weight - dequantize(codes, grid.group_for(weight.shape[1]))) @ gram
+    scales = _refit(codes, error, gram, grid)
+    return _descend(scales, error, gram, grid)
+
+
+def _refit(codes: Codes, error: Tensor, gram: Tensor, grid: Grid) -> Codes:
+    """Scales that are best for the codes under the gram, group after group.
+
+    error: (W - Q) gram, [rows, width], which is kept up to date.
+    """
+    width = error.shape[1]
+    group = grid.group_for(width)
     scales = codes.scales.float().clone()
     plain = _shifted(codes, group)
-    rest = weight - dequantize(codes, group)
-    product = rest @ gram
-    for index, start in enumerate(range(0, weight.shape[1], group)):
-        stop = min(start + group, weight.shape[1])
+    for index, start in enumerate(range(0, width, group)):
+        stop = min(start + group, width)
         block = plain[:, start:stop]
         moved = block @ gram[start:stop]
-        above = (block * product[:, start:stop]).sum(1)
+        above = (block * error[:, start:stop]).sum(1)
         below = (block * moved[:, start:stop]).sum(1)
         new = round_scale(scales[:, index] + torch.where(below > 0, above / below, 0.0))
         delta = new - scales[:, index]
@@ -115,7 +124,7 @@ def _refit(weight: Tensor, codes: Codes, gram: Tensor, grid: Grid) -> Codes:
         gain = 2 * delta * above - delta.square() * below
         delta = torch.where(gain > 0, delta, 0.0)
         scales[:, index] += delta
-        product -= delta[:, None] * moved
+        error.addcmul_(delta[:, None], moved, value=-1)
     return Codes(codes.codes, scales, codes.zeros)
 
 
@@ -127,10 +136,13 @@ def _shifted(codes: Codes, group: int) -> Tensor:
     return plain
 
 
-def _descend(weight: Tensor, codes: Codes, gram: Tensor, grid: Grid) -> Codes:
-    """Move every code to where it is best given all the others, column after column."""
-    group = grid.group_for(weight.shape[1])
-    width = weight.shape[1]
+def _descend(codes: Codes, error: Tensor, gram: Tensor, grid: Grid) -> Codes:
+    """Move every code to where it is best given all the others, column after column.
+
+    error: (W - Q) gram, [rows, width].
+    """
+    width = error.shape[1]
+    group = grid.group_for(width)
     scales = codes.scales.float().repeat_interleave(group, 1)[:, :width].t().contiguous()
     plain = _shifted(codes, group).t().contiguous()
     low, high = torch.tensor(float(grid.low)), torch.tensor(float(grid.high))
@@ -138,8 +150,7 @@ def _descend(weight: Tensor, codes: Codes, gram: Tensor, grid: Grid) -> Codes:
         zeros = codes.zeros.float().repeat_interleave(group, 1)[:, :width].t().contiguous()
     else:
         zeros = None
-    # what each column's output error is: gram @ (Q - W), kept transposed
-    product = gram @ (plain * scales - weight.t())
+    product = error.t().neg()  # kept transposed, so that a column is contiguous
     diagonal = gram.diagonal().clamp_min(1e-30)
     for start in range(0, width, _BLOCK):
         stop = min(start + _BLOCK, width)
@@ -162,8 +173,14 @@ def _descend(weight: Tensor, codes: Codes, gram: Tensor, grid: Grid) -> Codes:
 
 
 def error_of(weight: Tensor, codes: Codes, gram: Tensor, group: int) -> float:
-    """The squared error of the outputs, relative to the outputs: tr(E G ET) / tr(W G WT)."""
-    weight, gram = weight.detach().float(), gram.float()
+    """The squared error of the outputs, relative to the outputs: tr(E G ET) / tr(W G WT).
+
+    Of tall weights it is estimated from a few rows at even distances.
+    """
+    few = slice(None, None, max(1, len(weight) // _ROWS))
+    zeros = None if codes.zeros is None else codes.zeros[few]
+    codes = Codes(codes.codes[few], codes.scales[few], zeros)
+    weight, gram = weight.detach()[few].float(), gram.float()
     rest = weight - dequantize(codes, group)
     above = ((rest @ gram) * rest).sum()
     below = ((weight @ gram) * weight).sum()

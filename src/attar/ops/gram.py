@@ -8,13 +8,17 @@ import torch
 from torch import Tensor
 
 _TOKENS = 4096
+_PANEL = 384
 
 
 class Gram:
-    """The sum of x xT over the tokens seen, in float32: [width, width]."""
+    """The sum of x xT over the tokens seen, in float32: [width, width].
+
+    It is symmetric, so only the panels on and above its diagonal are summed.
+    """
 
     def __init__(self, width: int) -> None:
-        self.matrix = torch.zeros(width, width)
+        self._upper = torch.zeros(width, width)
         self.count = 0
 
     def add(self, inputs: Tensor) -> None:
@@ -23,9 +27,12 @@ class Gram:
         self.count += len(rows)
         for part in rows.split(_TOKENS):
             values = part.float()
-            self.matrix.addmm_(values.t(), values)
+            for start in range(0, len(self._upper), _PANEL):
+                panel = values[:, start : start + _PANEL]
+                self._upper[start : start + _PANEL, start:].addmm_(panel.t(), values[:, start:])
 
     @property
     def mean(self) -> Tensor:
         """The average outer product of a token."""
-        return self.matrix / max(1, self.count)
+        upper = self._upper.triu()
+        return (upper + upper.triu(1).t()).div_(max(1, self.count))

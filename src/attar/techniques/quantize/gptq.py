@@ -16,7 +16,6 @@ from attar.core.traits import FLOAT, QUANTIZED
 from attar.data.batches import held_out
 from attar.models.model import Model, weight_of
 from attar.ops.gptq import error_of, solve
-from attar.ops.gram import Gram
 from attar.ops.rounding import Codes
 
 
@@ -56,11 +55,10 @@ class Gptq(Step, kind="quantize/gptq"):
         )
 
         def visit(view: BlockView) -> None:
-            grams, _ = view.grams()
             errors = [
                 error
-                for names, gram in _together(view, grams)
-                for error in self._solve(model, view, names, gram, grid)
+                for names, gram in view.groups()
+                for error in self._solve(model, view, names, gram.mean, grid)
             ]
             if errors:
                 ctx.point("block error", view.index, sum(errors) / len(errors))
@@ -71,17 +69,17 @@ class Gptq(Step, kind="quantize/gptq"):
         return model
 
     def _solve(
-        self, model: Model, view: BlockView, names: list[str], gram: Gram, grid: Grid
+        self, model: Model, view: BlockView, names: list[str], gram: Tensor, grid: Grid
     ) -> list[float]:
         """Round linears that share their inputs as one tall matrix; their relative errors."""
         weights = [weight_of(view.linears[name]) for name in names]
-        tall = solve(torch.cat(weights), gram.mean, grid, self.sweeps)
+        tall = solve(torch.cat(weights), gram, grid, self.sweeps)
         errors: list[float] = []
         start = 0
         for name, weight in zip(names, weights, strict=True):
             rows = slice(start, start + len(weight))
             codes = Codes(tall.codes[rows], tall.scales[rows], _rows(tall.zeros, rows))
-            errors.append(error_of(weight, codes, gram.mean, grid.group_for(weight.shape[1])))
+            errors.append(error_of(weight, codes, gram, grid.group_for(weight.shape[1])))
             install_linear(model, name, codes, grid)
             start += len(weight)
         return errors
@@ -89,12 +87,3 @@ class Gptq(Step, kind="quantize/gptq"):
 
 def _rows(tensor: Tensor | None, rows: slice) -> Tensor | None:
     return None if tensor is None else tensor[rows]
-
-
-def _together(view: BlockView, grams: dict[str, Gram]) -> list[tuple[list[str], Gram]]:
-    """Names of linears grouped by the gram they share, in the order of the block."""
-    groups: dict[int, tuple[list[str], Gram]] = {}
-    for name in view.linears:
-        gram = grams[name]
-        groups.setdefault(id(gram), ([], gram))[0].append(name)
-    return list(groups.values())
