@@ -5,7 +5,8 @@
 SmolLM2-135M-Instruct, symmetric, groups of 64, all linears of the blocks. Calibrated on 32 x 512
 tokens of a novel, judged on 24 x 512 tokens of political speeches. Every method runs alone, in a
 process of its own, and writes plain float weights; one judge reads them all. Seconds are those of
-the method (model already loaded), peak memory that of its process; rounds are interleaved.
+the method (model already loaded), peak memory that of its process up to the method's end, before
+anything is written; rounds are interleaved.
 """
 
 from __future__ import annotations
@@ -31,10 +32,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.method:
         name, bits, out = args.method
-        started = {"attar": attar, "llm-compressor": peer}[name](int(bits), Path(out))
-        status = Path("/proc/self/status").read_text()  # ru_maxrss would be inherited
-        peak = int(status.partition("VmHWM:")[2].split()[0]) * 1024
-        print(json.dumps({"seconds": started, "peak_memory": peak}))
+        print(json.dumps({"attar": attar, "llm-compressor": peer}[name](int(bits), Path(out))))
         return
     prepare()
     pythons = {"attar": sys.executable}
@@ -83,7 +81,7 @@ def alone(python: str, name: str, bits: int) -> dict[str, float]:
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def attar(bits: int, out: Path) -> float:
+def attar(bits: int, out: Path) -> dict[str, float]:
     """`quantize/gptq`, written out as plain float weights."""
     import torch
     from safetensors.torch import save_file
@@ -98,7 +96,7 @@ def attar(bits: int, out: Path) -> float:
 
     ids = torch.tensor(json.loads((WORK / "novel.json").read_text()))
     batches = [Batch(part, torch.ones_like(part), part) for part in ids.split(8)]
-    technique.held_out = lambda *_, **__: batches  # the same tokens for both, not a dataset
+    technique.calibration = lambda *_: batches  # the same tokens for both, not a dataset
     model = load(ModelSource(path=str(WORK / "original")))
     ctx = Context(
         "causal-lm",
@@ -108,17 +106,17 @@ def attar(bits: int, out: Path) -> float:
     )
     started = time.monotonic()
     technique.Gptq(grid=f"int{bits}-g64").apply(model, ctx)
-    seconds = time.monotonic() - started
+    found = {"seconds": time.monotonic() - started, "peak_memory": peak_memory()}
     state = {
         f"{name}.weight": linear.weight.contiguous()
         for name, linear in model.linears(Scope.linears()).items()
     }
     out.mkdir(parents=True, exist_ok=True)
     save_file(state, out / "linears.safetensors")
-    return seconds
+    return found
 
 
-def peer(bits: int, out: Path) -> float:
+def peer(bits: int, out: Path) -> dict[str, float]:
     """llm-compressor's GPTQ with the defaults of its scheme."""
     import torch
     from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
@@ -148,7 +146,7 @@ def peer(bits: int, out: Path) -> float:
         max_seq_length=512,
         num_calibration_samples=len(ids),
     )
-    seconds = time.monotonic() - started
+    found = {"seconds": time.monotonic() - started, "peak_memory": peak_memory()}
     state = {
         f"{name}.weight": module.weight.detach().float().contiguous()
         for name, module in model.named_modules()
@@ -156,7 +154,13 @@ def peer(bits: int, out: Path) -> float:
     }
     out.mkdir(parents=True, exist_ok=True)
     save_file(state, out / "linears.safetensors")
-    return seconds
+    return found
+
+
+def peak_memory() -> int:
+    """The most memory that this process has had so far, in bytes."""
+    status = Path("/proc/self/status").read_text()  # ru_maxrss would be inherited
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 
 def judge(folder: Path) -> dict[str, float]:

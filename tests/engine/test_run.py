@@ -5,38 +5,17 @@ from __future__ import annotations
 import errno
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from attar.core.keys import hash_file
 from attar.engine import make as making
 from attar.engine.run import run
 from attar.engine.store import Store
 from attar.errors import GuardFailed, StoreError
-
-KILLABLE = """
-import json, sys
-from attar.engine.run import run
-run(json.loads(sys.argv[1]), home=sys.argv[2])
-"""
-
-
-def weights(home: Path) -> dict[str, dict[str, str]]:
-    """Hashes of every artifact's files, but for the report, which tells of one run's seconds."""
-    return {
-        folder.name: {
-            path.name: hash_file(path)
-            for path in sorted(folder.iterdir())
-            if path.name != "report.json"
-        }
-        for folder in sorted((home / "store").iterdir())
-    }
 
 
 def test_three_kinds_of_steps_make_a_model_that_loads(plain: dict[str, Any], tmp_path: Path):
@@ -138,22 +117,3 @@ def test_drafts_of_dead_processes_are_removed(tmp_path: Path):
     (tmp_path / "drafts" / f"key.{os.getpid()}").mkdir()
     store.prepare()
     assert [p.name for p in (tmp_path / "drafts").iterdir()] == [f"key.{os.getpid()}"]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("phase", ["store", "scratch", "drafts", "measures"])
-def test_killed_in_each_phase_it_ends_bit_equal(plain: dict[str, Any], tmp_path: Path, phase: str):
-    """`kill -9` as soon as something new appears in a folder of the home."""
-    plain["steps"][1]["distill/logits"]["steps"] = 40
-    run(plain, home=tmp_path / "calm")
-    killed = tmp_path / "killed"
-    command = [sys.executable, "-c", KILLABLE, json.dumps(plain), str(killed)]
-    for _ in range(3):
-        process = subprocess.Popen(command)
-        seen = {p.name for p in (killed / phase).glob("*")}
-        while process.poll() is None and {p.name for p in (killed / phase).glob("*")} <= seen:
-            time.sleep(0.002)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    run(plain, home=killed)
-    assert weights(killed) == weights(tmp_path / "calm")

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from attar.calibrate.paused import Paused, halt
 from attar.core.context import Context
 from attar.core.scope import Scope
+from attar.models.mapped import mapped, release
 from attar.models.model import Model, inference
 from attar.ops.gram import Gram
 
@@ -36,6 +37,7 @@ class BlockView:
     `inputs`: hidden states [batch, length, hidden] for each batch, from the blocks before.
     `masks`: [batch, length], True where a token is real, for each batch.
     `linears`: those in scope, by their name within the model.
+    `sharing`: linears that are given the same inputs, by kind of block, known from earlier ones.
     `outputs`: what the block made of the inputs, once `groups` has come to its end.
     """
 
@@ -46,6 +48,7 @@ class BlockView:
     masks: list[Tensor]
     calls: list[_Call]
     precision: str
+    sharing: dict[Any, list[list[str]]]
     outputs: list[Tensor] | None = None
 
     def run(self) -> Iterator[Tensor]:
@@ -113,6 +116,16 @@ class BlockView:
 
     def _together(self) -> dict[str, list[str]]:
         """The names of linears that are given the same tensor, under the first of them."""
+        prefix = f"{self.model.blocks_name}.{self.index}."
+        inner = tuple(name.removeprefix(prefix) for name in self.linears)
+        kind = (type(self.model.blocks[self.index]), inner)
+        if kind not in self.sharing:
+            self.sharing[kind] = self._watch(prefix)
+        groups = [[prefix + name for name in names] for names in self.sharing[kind]]
+        return {names[0]: names for names in groups}
+
+    def _watch(self, prefix: str) -> list[list[str]]:
+        """Run one batch, to see which linears are given the same tensor."""
         arrived: list[tuple[Tensor, list[str]]] = []
 
         def hook(name: str) -> Callable[..., None]:
@@ -126,14 +139,15 @@ class BlockView:
             return note
 
         handles = [
-            linear.register_forward_pre_hook(hook(name)) for name, linear in self.linears.items()
+            linear.register_forward_pre_hook(hook(name.removeprefix(prefix)))
+            for name, linear in self.linears.items()
         ]
         try:
             next(self.run())
         finally:
             for handle in handles:
                 handle.remove()
-        return {names[0]: names for _, names in arrived}
+        return [names for _, names in arrived]
 
 
 def walk(
@@ -145,17 +159,23 @@ def walk(
     label: str = "blocks",
 ) -> None:
     """Visit every block in order; `visit` may change the block, which then feeds the next."""
+    weights = mapped(model.blocks)
+    release([span for spans in weights for span in spans])
     calls, inputs = record_calls(model, batches, ctx.precision)
     masks = [batch.attention_mask.to(model.device).bool() for batch in batches]
     names = model.linears(scope)
+    sharing: dict[Any, list[list[str]]] = {}
     with ctx.progress.bar(label, len(model.blocks)) as bar:
         for index in range(len(model.blocks)):
             prefix = f"{model.blocks_name}.{index}."
             linears = {name: names.pop(name) for name in list(names) if name.startswith(prefix)}
-            view = BlockView(index, model, linears, inputs, masks, calls[index], ctx.precision)
+            view = BlockView(
+                index, model, linears, inputs, masks, calls[index], ctx.precision, sharing
+            )
             visit(view)
             if index + 1 < len(model.blocks):
                 inputs = list(view.run()) if view.outputs is None else view.outputs
+            release(weights[index])
             bar.advance(1, f"block {index + 1} of {len(model.blocks)}")
 
 

@@ -10,10 +10,11 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from attar.calibrate.rows import calibration
 from attar.core.context import Context
 from attar.core.scope import ModuleFact, Scope
 from attar.core.step import DataRef, Step
-from attar.data.batches import IGNORED, Batch, held_out
+from attar.data.batches import IGNORED, Batch
 from attar.errors import UserError
 from attar.models.blocks import after, recorded, without
 from attar.models.model import Model, inference
@@ -130,16 +131,7 @@ class Depth(Step, kind="prune/depth"):
         return sorted(found - {0} if _first_differs(modules) else found)
 
     def _weakest(self, model: Model, free: list[int], ctx: Context) -> list[int]:
-        batches = held_out(
-            ctx.data(self.data),
-            model.tokenizer,
-            model.task,
-            self.length,
-            self.batch,
-            self.sequences,
-            labels=model.labels or None,
-            seed=ctx.seed,
-        )
+        batches = calibration(self, model, ctx)
         count = self._count(len(model.blocks))
         if self.score == "influence":
             return _least_influence(model, batches, free, count, ctx)

@@ -11,11 +11,12 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from attar.calibrate.rows import calibration
 from attar.core.context import Context
 from attar.core.scope import ModuleFact
 from attar.core.step import DataRef, Step
 from attar.core.traits import FLOAT
-from attar.data.batches import Batch, held_out
+from attar.data.batches import Batch
 from attar.errors import UserError
 from attar.models.axes import Sizes, sizes_of_facts, widths
 from attar.models.model import Model, inference
@@ -114,16 +115,7 @@ class Width(Step, kind="prune/width"):
         )
 
     def _measure(self, model: Model, ctx: Context) -> _Scores:
-        batches = held_out(
-            ctx.data(self.data),
-            model.tokenizer,
-            model.task,
-            self.length,
-            self.batch,
-            self.sequences,
-            labels=model.labels or None,
-            seed=ctx.seed,
-        )
+        batches = calibration(self, model, ctx)
         watch = _Watch(model)
         with ctx.progress.bar("activations", len(batches)) as bar, watch.hooks():
             for batch in batches:

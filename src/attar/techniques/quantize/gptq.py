@@ -7,13 +7,13 @@ from pydantic import Field
 from torch import Tensor
 
 from attar.calibrate.install import install_linear, quantize_embeddings
+from attar.calibrate.rows import calibration
 from attar.calibrate.walk import BlockView, walk
 from attar.core.context import Context
 from attar.core.grid import Grid, GridName
 from attar.core.scope import Scope
 from attar.core.step import DataRef, Step
 from attar.core.traits import FLOAT, QUANTIZED
-from attar.data.batches import held_out
 from attar.models.model import Model, weight_of
 from attar.ops.gptq import error_of, solve
 from attar.ops.rounding import Codes
@@ -22,6 +22,7 @@ from attar.ops.rounding import Codes
 class Gptq(Step, kind="quantize/gptq"):
     """GPTQ (arXiv 2210.17323), block by block, each fed by the blocks already rounded."""
 
+    version = 2
     needs = frozenset({FLOAT})
     removes = frozenset({FLOAT})
     adds = frozenset({QUANTIZED})
@@ -43,16 +44,7 @@ class Gptq(Step, kind="quantize/gptq"):
     def apply(self, model: Model, ctx: Context) -> Model:
         """Walk the blocks; round the linears of each."""
         grid = Grid.parse(self.grid)
-        batches = held_out(
-            ctx.data(self.data),
-            model.tokenizer,
-            model.task,
-            self.length,
-            self.batch,
-            self.sequences,
-            labels=model.labels or None,
-            seed=ctx.seed,
-        )
+        batches = calibration(self, model, ctx)
 
         def visit(view: BlockView) -> None:
             errors = [

@@ -1,0 +1,57 @@
+"""Weights mapped from a file: found, given back, and read again as they were."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from attar.core.recipe import ModelSource
+from attar.models import load, save
+from attar.models.mapped import mapped, release
+from tiny_models import logits, tiny
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what is mapped")
+
+
+def resident(spans: list[tuple[int, int]]) -> int:
+    """Kilobytes of these addresses' mappings that are in memory."""
+    found, inside = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        first = line.split()[0]
+        if not first.endswith(":"):
+            low, high = (int(end, 16) for end in first.split("-"))
+            inside = any(low < stop and start < high for start, stop in spans)
+        elif inside and first == "Rss:":
+            found += int(line.split()[1])
+    return found
+
+
+def test_weights_of_a_file_are_given_back_and_come_again(tmp_path: Path) -> None:
+    save(tiny("llama", hidden_size=256, intermediate_size=1024), tmp_path / "model")
+    model = load(ModelSource(path=str(tmp_path / "model")))
+    before = logits(model)
+    spans = [span for block in mapped(model.blocks) for span in block]
+    assert len(spans) == sum(1 for _ in model.blocks.parameters())
+    held = resident(spans)
+    assert held > 3000
+    release(spans)
+    assert resident(spans) < held / 2
+    assert torch.equal(logits(model), before)
+
+
+def test_a_weight_that_was_changed_keeps_its_change(tmp_path: Path) -> None:
+    save(tiny("llama"), tmp_path / "model")
+    model = load(ModelSource(path=str(tmp_path / "model")))
+    with torch.no_grad():
+        for weight in model.blocks.parameters():
+            weight.fill_(0.25)
+    for spans in mapped(model.blocks):
+        release(spans)
+    assert all((weight == 0.25).all() for weight in model.blocks.parameters())
+
+
+def test_weights_that_are_in_no_file_are_left_alone() -> None:
+    assert mapped(tiny("llama").blocks) == [[], [], []]
