@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from attar.core.grid import Grid
 from attar.layers import QuantizedEmbedding, QuantizedLinear, TiedHead, swap
+from attar.models.masks import is_masked, mark
 from attar.models.model import Model
 from attar.models.structure import untie
 from attar.ops.rounding import Codes, fit_scales, quantize
@@ -13,7 +14,10 @@ def install_linear(model: Model, name: str, codes: Codes, grid: Grid) -> None:
     """Put a quantized linear with these codes where the linear called `name` is."""
     old = model.module.get_submodule(name)
     rows, width = codes.codes.shape
-    swap(model.module, name, QuantizedLinear(rows, width, grid, old.bias).fill(codes))
+    new = QuantizedLinear(rows, width, grid, old.bias).fill(codes)
+    if is_masked(old):
+        mark(new)
+    swap(model.module, name, new)
 
 
 def quantize_embeddings(model: Model, grid: Grid) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from torch import Tensor, nn
 
@@ -19,7 +19,9 @@ from attar.core.context import Context
 from attar.core.scope import Scope
 from attar.models.mapped import mapped, release
 from attar.models.model import Model, inference
-from attar.ops.gram import Gram
+from attar.ops.gram import Energy, Gram
+
+S = TypeVar("S", Gram, Energy)
 
 
 @dataclass
@@ -58,8 +60,8 @@ class BlockView:
                 output = self._run(index)
             yield output
 
-    def groups(self) -> Iterator[tuple[list[str], Gram]]:
-        """Linears that are given the same inputs, and the gram of these, in their order.
+    def groups(self, statistic: type[S] = Gram) -> Iterator[tuple[list[str], S]]:
+        """Linears that are given the same inputs, and a statistic of these, in their order.
 
         Every batch waits right before the linears that are yielded, and goes on through whatever
         stands in their place then: what comes after them is given the inputs that it will have.
@@ -69,7 +71,7 @@ class BlockView:
         batches = [Paused(partial(self._run, index)) for index in range(len(self.inputs))]
         with self._halting([names[0] for names in together.values()]):
             try:
-                while (found := self._gram(batches)) is not None:
+                while (found := self._next(batches, statistic)) is not None:
                     yield together[found[0]], found[1]
             finally:
                 for batch in batches:
@@ -81,18 +83,18 @@ class BlockView:
         output = self.model.blocks[self.index](hidden, *call.args, **call.kwargs)
         return output[0] if isinstance(output, tuple) else output
 
-    def _gram(self, batches: list[Paused]) -> tuple[str, Gram] | None:
-        """Send every batch to its next halt; where that is, and the gram of what arrived."""
-        reached, gram = "", None
+    def _next(self, batches: list[Paused], statistic: type[S]) -> tuple[str, S] | None:
+        """Send every batch to its next halt; where that is, and the statistic of what arrived."""
+        reached, found = "", None
         for batch, mask in zip(batches, self.masks, strict=True):
             with inference(self.model.device, self.precision):
                 at = batch.advance()
             if at is None:
                 continue
             reached, inputs = at
-            gram = gram or Gram(inputs.shape[-1])
-            gram.add(inputs if mask.all() else inputs[mask])
-        return None if gram is None else (reached, gram)
+            found = found or statistic(inputs.shape[-1])
+            found.add(inputs if mask.all() else inputs[mask])
+        return None if found is None else (reached, found)
 
     @contextmanager
     def _halting(self, names: list[str]) -> Iterator[None]:

@@ -13,12 +13,13 @@ from attar.core.recipe import ModelSource, Recipe
 from attar.core.registry import nearest
 from attar.core.scope import ROLES, ModuleFact
 from attar.core.step import Step, Task
-from attar.core.traits import FLOAT, QUANTIZED, Trait
+from attar.core.traits import FLOAT, MASKED, QUANTIZED, Trait
 from attar.engine.inputs import Inputs
 from attar.engine.store import Store
 from attar.errors import PlanError, Problem, UserError
 from attar.measure.machine import free_memory, has_bf16
 from attar.models.load import config_of, skeleton
+from attar.models.masks import is_masked
 from attar.models.source import resolve
 from attar.train import trackers
 
@@ -94,6 +95,8 @@ def traits_of(module: Any, facts: Sequence[ModuleFact]) -> dict[str, set[Trait]]
     for fact in facts:
         part = module.get_submodule(fact.name)
         traits[fact.name] = {QUANTIZED if hasattr(part, "simulated") else FLOAT}
+        if is_masked(part):
+            traits[fact.name].add(MASKED)
     return traits
 
 

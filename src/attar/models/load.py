@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoTokenizer
 from attar.core.recipe import ModelSource
 from attar.core.step import Task
 from attar.errors import ModelError
-from attar.models import structure
+from attar.models import masks, structure
 from attar.models.check import (
     check_finite,
     check_keys,
@@ -91,6 +91,7 @@ def skeleton(config: Any, task: Task, labels: Sequence[str] = ()) -> Model:
             listed = swaps["structure"] if isinstance(swaps, dict) else swaps.structure
             structure.replay(module, listed)
             module.tie_weights()  # a bias that a swapped head shares, say
+    masks.restore(module, config)
     return Model(module, None, task, tuple(labels))
 
 
@@ -127,6 +128,7 @@ def load(
     check_finite(module, str(files.folder))
     if files.gguf is not None:
         _forget_gguf(module)
+    masks.restore(module, config)
     return Model(module.eval(), tokenizer, task, tuple(labels) if task == "classification" else ())
 
 

@@ -21,6 +21,7 @@ from attar.errors import UserError
 from attar.layers import spec_of, swap
 from attar.models.axes import Sizes, heads_of, misfit
 from attar.models.load import AUTO, quiet
+from attar.models.masks import is_masked, mark
 from attar.models.model import Model
 
 Kept = list[list[int]]  # for each block, the indices that are kept, in their new order
@@ -188,6 +189,9 @@ def _filled(model: Model, module: Any, cut: _Cut) -> Model:
     if wrong:
         raise RuntimeError(f"narrowing left {wrong[0]} in a shape that the new config has not")
     module.load_state_dict(state)
+    for fact in model.facts():
+        if is_masked(model.module.get_submodule(fact.name)):
+            mark(module.get_submodule(fact.name))
     new = Model(module, model.tokenizer, model.task, model.labels)
     _keep_scale(model, new)
     return new

@@ -8,6 +8,7 @@ from typing import Any
 from huggingface_hub import save_torch_state_dict
 from torch import Tensor
 
+from attar.models.masks import write_names
 from attar.models.model import Model
 from attar.models.structure import METHOD, structure
 
@@ -23,6 +24,7 @@ def save(model: Model, folder: Path) -> None:
     save_torch_state_dict(_weights(module), folder, max_shard_size="4GB")
     config = module.config
     config.architectures = [type(module).__name__]
+    write_names(module)
     swaps = structure(module)
     if swaps:
         config.quantization_config = {"quant_method": METHOD, "structure": swaps}

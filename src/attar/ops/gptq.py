@@ -9,26 +9,27 @@ fixed before the first column is rounded, so that no group is permuted on disk.
 # pyright: reportUnknownVariableType=false
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 from torch import Tensor
 
 from attar.core.grid import Grid
+from attar.ops.gram import inverse_factor
 from attar.ops.rounding import Codes, Scales, dequantize, fit_scales, quantize, round_scale
 
 _BLOCK = 64
 _ROWS = 64
-_DAMPING = (0.01, 0.03, 0.1, 0.3, 1.0)
 
 
-def solve(weight: Tensor, gram: Tensor, grid: Grid, sweeps: int = 1) -> Codes:
+def solve(
+    weight: Tensor, gram: Tensor, grid: Grid, sweeps: int = 1, keep: Tensor | None = None
+) -> Codes:
     """Codes and scales that make (W - Q) X small, for a weight [rows, width].
 
     gram: [width, width], the sum or mean of x xT over calibration tokens, float32 or better.
     Scales are fitted to the weights (weighted by the inputs' energy), the columns are rounded
     by GPTQ, then `sweeps` times the scales are refitted to the codes in closed form under the
-    gram and every code is moved to where it is best given all others.
+    gram and every code is moved to where it is best given all others. Where `keep` [rows,
+    width] is False, the rounded weight is zero, and the others make up for it.
 
     Inputs that were never active do not matter to the error, and are rounded to nearest.
     """
@@ -38,32 +39,22 @@ def solve(weight: Tensor, gram: Tensor, grid: Grid, sweeps: int = 1) -> Codes:
     gram = gram.clone()
     gram.diagonal()[dead] = 1.0
     fitted = fit_scales(weight, grid, energy.masked_fill(dead, energy.mean().item() or 1.0))
-    inverse, order = _factor(gram)
-    codes = _columns(weight, fitted, grid, inverse, order)
+    order = torch.argsort(gram.diagonal(), descending=True, stable=True)
+    inverse = inverse_factor(gram, order)
+    codes = _columns(weight, fitted, grid, inverse, order, keep)
     for _ in range(sweeps):
-        codes = _sweep(weight, codes, gram, grid)
+        codes = _sweep(weight, codes, gram, grid, keep)
     return codes
 
 
-def _factor(gram: Tensor) -> tuple[Tensor, Tensor]:
-    """R, upper, with RT R the inverse of the gram, its columns by falling energy; their order.
-
-    The gram turned end to end is L LT; turned back, L is upper, and its inverse is R.
-    """
-    order = torch.argsort(gram.diagonal(), descending=True, stable=True)
-    turned = gram[order.flip(0)][:, order.flip(0)]
-    mean = turned.diagonal().mean()
-    for damping in _DAMPING:
-        damped = turned.clone()
-        damped.diagonal().add_(damping * mean)
-        lower, info = cast("tuple[Tensor, Tensor]", torch.linalg.cholesky_ex(damped))
-        if info.item() == 0:
-            unit = torch.eye(len(gram))
-            return torch.linalg.solve_triangular(lower.flip(0, 1), unit, upper=True), order
-    return torch.eye(len(gram)), order
-
-
-def _columns(weight: Tensor, fitted: Scales, grid: Grid, inverse: Tensor, order: Tensor) -> Codes:
+def _columns(
+    weight: Tensor,
+    fitted: Scales,
+    grid: Grid,
+    inverse: Tensor,
+    order: Tensor,
+    keep: Tensor | None,
+) -> Codes:
     """The loop over columns; everything is kept transposed, so that a column is contiguous."""
     width = weight.shape[1]
     group = grid.group_for(width)
@@ -72,6 +63,7 @@ def _columns(weight: Tensor, fitted: Scales, grid: Grid, inverse: Tensor, order:
     zeros = None
     if fitted.zeros is not None:
         zeros = fitted.zeros.float().repeat_interleave(group, 1)[:, :width].t()[order].contiguous()
+    gone = None if keep is None else ~keep.t()[order]
     reciprocal = scales.reciprocal()
     codes = torch.empty_like(rest)
     for start in range(0, width, _BLOCK):
@@ -83,6 +75,8 @@ def _columns(weight: Tensor, fitted: Scales, grid: Grid, inverse: Tensor, order:
             if zeros is not None:
                 code += zeros[column]
             code.round_().clamp_(grid.low, grid.high)
+            if gone is not None:
+                code = torch.where(gone[column], 0.0 if zeros is None else zeros[column], code)
             codes[column] = code
             back = code if zeros is None else code - zeros[column]
             error = (value - back * scales[column]).div_(inverse[column, column])
@@ -96,11 +90,11 @@ def _columns(weight: Tensor, fitted: Scales, grid: Grid, inverse: Tensor, order:
     return Codes(back.t().to(torch.int16).contiguous(), fitted.scales, fitted.zeros)
 
 
-def _sweep(weight: Tensor, codes: Codes, gram: Tensor, grid: Grid) -> Codes:
+def _sweep(weight: Tensor, codes: Codes, gram: Tensor, grid: Grid, keep: Tensor | None) -> Codes:
     """Refit the scales to the codes, then move every code to its best."""
     error = (weight - dequantize(codes, grid.group_for(weight.shape[1]))) @ gram
     scales = _refit(codes, error, gram, grid)
-    return _descend(scales, error, gram, grid)
+    return _descend(scales, error, gram, grid, keep)
 
 
 def _refit(codes: Codes, error: Tensor, gram: Tensor, grid: Grid) -> Codes:
@@ -136,7 +130,7 @@ def _shifted(codes: Codes, group: int) -> Tensor:
     return plain
 
 
-def _descend(codes: Codes, error: Tensor, gram: Tensor, grid: Grid) -> Codes:
+def _descend(codes: Codes, error: Tensor, gram: Tensor, grid: Grid, keep: Tensor | None) -> Codes:
     """Move every code to where it is best given all the others, column after column.
 
     error: (W - Q) gram, [rows, width].
@@ -150,6 +144,7 @@ def _descend(codes: Codes, error: Tensor, gram: Tensor, grid: Grid) -> Codes:
         zeros = codes.zeros.float().repeat_interleave(group, 1)[:, :width].t().contiguous()
     else:
         zeros = None
+    stays = None if keep is None else keep.t().float().contiguous()
     product = error.t().neg()  # kept transposed, so that a column is contiguous
     diagonal = gram.diagonal().clamp_min(1e-30)
     for start in range(0, width, _BLOCK):
@@ -161,6 +156,8 @@ def _descend(codes: Codes, error: Tensor, gram: Tensor, grid: Grid) -> Codes:
                 new = wanted.round_().clamp_(low, high)
             else:
                 new = (wanted + zeros[column]).round_().clamp_(low, high) - zeros[column]
+            if stays is not None:
+                new = new * stays[column]
             move = (new - plain[column]) * scales[column]
             plain[column] = new
             moves[column - start] = move

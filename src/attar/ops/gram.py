@@ -1,14 +1,17 @@
-"""Sums of outer products of a linear's inputs."""
+"""Statistics of a linear's inputs, summed over tokens, and the inverse of their gram."""
 
 # pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
 # pyright: reportUnknownVariableType=false
 from __future__ import annotations
+
+from typing import cast
 
 import torch
 from torch import Tensor
 
 _TOKENS = 4096
 _PANEL = 384
+_DAMPING = (0.01, 0.03, 0.1, 0.3, 1.0)
 
 
 class Gram:
@@ -36,3 +39,41 @@ class Gram:
         """The average outer product of a token."""
         upper = self._upper.triu()
         return (upper + upper.triu(1).t()).div_(max(1, self.count))
+
+
+class Energy:
+    """The sum of squares of every input over the tokens seen, in float32: [width]."""
+
+    def __init__(self, width: int) -> None:
+        self._sum = torch.zeros(width)
+        self.count = 0
+
+    def add(self, inputs: Tensor) -> None:
+        """Count these inputs in: [..., width]."""
+        rows = inputs.reshape(-1, inputs.shape[-1])
+        self.count += len(rows)
+        for part in rows.split(_TOKENS):
+            self._sum += part.float().square().sum(0)
+
+    @property
+    def mean(self) -> Tensor:
+        """The average square of each input."""
+        return self._sum / max(1, self.count)
+
+
+def inverse_factor(gram: Tensor, order: Tensor) -> Tensor:
+    """R, upper, with RT R the inverse of the gram whose rows and columns are in this order.
+
+    The diagonal is damped by 1 % of its mean, or more where that is not definite yet. The gram
+    turned end to end is L LT; turned back, L is upper, and its inverse is R.
+    """
+    turned = gram[order.flip(0)][:, order.flip(0)]
+    mean = turned.diagonal().mean()
+    for damping in _DAMPING:
+        damped = turned.clone()
+        damped.diagonal().add_(damping * mean)
+        lower, info = cast("tuple[Tensor, Tensor]", torch.linalg.cholesky_ex(damped))
+        if info.item() == 0:
+            unit = torch.eye(len(gram))
+            return torch.linalg.solve_triangular(lower.flip(0, 1), unit, upper=True)
+    return torch.eye(len(gram))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from attar.calibrate.install import install_linear, quantize_embeddings
 from attar.calibrate.rows import calibration
@@ -14,13 +14,17 @@ from attar.core.grid import Grid, GridName
 from attar.core.scope import Scope
 from attar.core.step import DataRef, Step
 from attar.core.traits import FLOAT, QUANTIZED
+from attar.models.masks import is_masked
 from attar.models.model import Model, weight_of
 from attar.ops.gptq import error_of, solve
 from attar.ops.rounding import Codes
 
 
 class Gptq(Step, kind="quantize/gptq"):
-    """GPTQ (arXiv 2210.17323), block by block, each fed by the blocks already rounded."""
+    """GPTQ (arXiv 2210.17323), block by block, each fed by the blocks already rounded.
+
+    The zeros of a linear that was pruned stay zeros.
+    """
 
     version = 2
     needs = frozenset({FLOAT})
@@ -65,7 +69,10 @@ class Gptq(Step, kind="quantize/gptq"):
     ) -> list[float]:
         """Round linears that share their inputs as one tall matrix; their relative errors."""
         weights = [weight_of(view.linears[name]) for name in names]
-        tall = solve(torch.cat(weights), gram, grid, self.sweeps)
+        keep = None
+        if any(is_masked(view.linears[name]) for name in names):
+            keep = torch.cat([_kept(view.linears[name]) for name in names])
+        tall = solve(torch.cat(weights), gram, grid, self.sweeps, keep)
         errors: list[float] = []
         start = 0
         for name, weight in zip(names, weights, strict=True):
@@ -75,6 +82,12 @@ class Gptq(Step, kind="quantize/gptq"):
             install_linear(model, name, codes, grid)
             start += len(weight)
         return errors
+
+
+def _kept(linear: nn.Module) -> Tensor:
+    """Where a linear's weights may be other than zero."""
+    weight = weight_of(linear).detach()
+    return weight != 0 if is_masked(linear) else torch.ones_like(weight, dtype=torch.bool)
 
 
 def _rows(tensor: Tensor | None, rows: slice) -> Tensor | None:

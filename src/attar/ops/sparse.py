@@ -1,0 +1,135 @@
+"""Which weights of a linear go, and how those that stay make up for them.
+
+Everything here takes a weight [rows, width] and works row by row on its inputs. A mask is True
+where a weight stays.
+"""
+
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownVariableType=false
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from attar.ops.gram import inverse_factor
+
+_BLOCK = 128
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """How many weights stay: a share of them, or `kept` in every `run` inputs of a row.
+
+    `sparsity`: the share that goes, from 0 to 1; what `kept` and `run` come to where they say.
+    """
+
+    sparsity: float
+    kept: int = 0
+    run: int = 0
+
+    def by_row(self, scores: Tensor) -> Tensor:
+        """The highest scores of each row, or of each run of a row: a mask, [rows, width]."""
+        if self.run:
+            return _in_runs(scores, self.kept, self.run)
+        count = scores.shape[1] - round(scores.shape[1] * self.sparsity)
+        return _highest(scores, count)
+
+    def together(self, scores: Tensor) -> Tensor:
+        """The highest scores of all rows taken together; of each run where runs are asked for."""
+        if self.run:
+            return _in_runs(scores, self.kept, self.run)
+        count = scores.numel() - round(scores.numel() * self.sparsity)
+        return _highest(scores.reshape(1, -1), count).view_as(scores)
+
+
+def wanda_scores(weight: Tensor, energy: Tensor) -> Tensor:
+    """|weight| times the norm of the input it multiplies: [rows, width].
+
+    Sun et al. 2024, "A Simple and Effective Pruning Approach for Large Language Models"
+    (arXiv 2306.11695), equation 1. energy: [width], the inputs' mean squares.
+    """
+    return weight.detach().float().abs() * energy.float().clamp_min(0).sqrt()
+
+
+def sparsegpt(weight: Tensor, gram: Tensor, pattern: Pattern, refits: int = 0) -> Tensor:
+    """The weight with zeros in it, and the rest changed so that (W - Q) X stays small.
+
+    Frantar and Alistarh 2023, "SparseGPT: Massive Language Models Can Be Accurately Pruned in
+    One-Shot" (arXiv 2301.00774), algorithm 1: masks are chosen for 128 inputs at a time, over
+    all rows together, and each error moves onto the inputs still to come. Those moves are blind
+    to what goes later, so the weights that stay are refitted afterwards by `refits` steps of
+    conjugate gradients, as in ALPS (Meng et al. 2024, arXiv 2406.07831, section 3.3).
+
+    gram: [width, width], the sum or mean of x xT over calibration tokens. Weights of inputs
+    that were never active go, whatever the pattern says.
+    """
+    weight, gram = weight.detach().float(), gram.float().clone()
+    dead = gram.diagonal() <= 0
+    gram.diagonal()[dead] = 1.0
+    weight = weight.masked_fill(dead, 0.0)
+    upper = inverse_factor(gram, torch.arange(len(gram)))
+    pruned, keep = _column_by_column(weight, upper, pattern)
+    gram.diagonal().add_(0.01 * gram.diagonal().mean())
+    return refit(weight, pruned, keep, gram, refits)
+
+
+def _column_by_column(weight: Tensor, upper: Tensor, pattern: Pattern) -> tuple[Tensor, Tensor]:
+    """SparseGPT's loop; everything is kept transposed, so that a column is contiguous."""
+    rest = weight.t().contiguous()
+    keep = torch.ones_like(rest, dtype=torch.bool)
+    diagonal = upper.diagonal()[:, None]
+    width, run = len(rest), pattern.run or _BLOCK
+    for start in range(0, width, _BLOCK):
+        stop = min(start + _BLOCK, width)
+        errors = torch.empty(stop - start, rest.shape[1])
+        for column in range(start, stop):
+            if (column - start) % run == 0:
+                span = slice(column, min(column + run, stop))
+                scores = (rest[span] / diagonal[span]).square()
+                keep[span] = pattern.together(scores.t()).t()
+            value = rest[column].clone()
+            rest[column] *= keep[column]
+            error = (value - rest[column]) / upper[column, column]
+            errors[column - start] = error
+            if column + 1 < stop:
+                rest[column + 1 : stop].addr_(upper[column, column + 1 : stop], error, alpha=-1)
+        if stop < width:
+            rest[stop:].addmm_(upper[start:stop, stop:].t(), errors, alpha=-1)
+    return rest.t().contiguous(), keep.t().contiguous()
+
+
+def refit(weight: Tensor, pruned: Tensor, keep: Tensor, gram: Tensor, steps: int) -> Tensor:
+    """Weights that stay, moved towards the least tr((W - Q) G (W - Q)T) with the same zeros.
+
+    `steps` of conjugate gradients on every row at once, scaled by the gram's diagonal. weight,
+    pruned: [rows, width]; keep: the mask; gram: [width, width], definite.
+    """
+    found, scale = pruned * keep, gram.diagonal()
+    residual = ((weight - found) @ gram) * keep
+    step = residual / scale
+    size = (residual * step).sum(1, keepdim=True)
+    for _ in range(steps):
+        moved = (step @ gram) * keep
+        length = size / (step * moved).sum(1, keepdim=True).clamp_min(1e-30)
+        found += length * step
+        residual -= length * moved
+        scaled = residual / scale
+        before, size = size, (residual * scaled).sum(1, keepdim=True)
+        step = scaled + (size / before.clamp_min(1e-30)) * step
+    return found
+
+
+def _highest(scores: Tensor, count: int) -> Tensor:
+    """The `count` highest scores of each row, as a mask; of equal ones the first."""
+    order = scores.argsort(dim=1, descending=True, stable=True)[:, :count]
+    return torch.zeros_like(scores, dtype=torch.bool).scatter_(1, order, True)
+
+
+def _in_runs(scores: Tensor, kept: int, run: int) -> Tensor:
+    rows, width = scores.shape
+    padded = functional.pad(scores, (0, -width % run), value=-torch.inf)
+    mask = _highest(padded.reshape(-1, run), kept)
+    return mask.reshape(rows, -1)[:, :width]

@@ -1,0 +1,66 @@
+"""How many weights of each linear go: settings that every unstructured pruning shares."""
+
+from __future__ import annotations
+
+import re
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor
+
+from attar.core.context import Context
+from attar.models.masks import mark
+from attar.models.model import Model, set_weight
+from attar.ops.sparse import Pattern
+
+_DEFAULT = 0.5
+_PATTERN = re.compile(r"([1-9]\d*):([1-9]\d*)")
+
+
+class Sparsity(BaseModel):
+    """A share of the weights, or a pattern such as 2:4, mixed into a step."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sparsity: float | None = Field(
+        None, gt=0, lt=1, description="the share of each linear's weights that goes; 0.5 by default"
+    )
+    pattern: str | None = Field(
+        None, description="instead: `2:4` keeps 2 of every 4 inputs in a row, and so on"
+    )
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if self.pattern is None:
+            return self
+        if self.sparsity is not None:
+            raise ValueError("`sparsity` and `pattern` both say how many weights go; keep one")
+        match = _PATTERN.fullmatch(self.pattern)
+        if match is None or not int(match[1]) < int(match[2]) <= 128 or 128 % int(match[2]):
+            raise ValueError(
+                f"{self.pattern!r} is no pattern; write how many inputs stay of how many, such as "
+                "2:4, 4:8 or 1:4 (the second number divides 128)"
+            )
+        return self
+
+    def wanted(self) -> Pattern:
+        """The pattern in numbers."""
+        if self.pattern is None:
+            return Pattern(_DEFAULT if self.sparsity is None else self.sparsity)
+        kept, run = (int(part) for part in self.pattern.split(":"))
+        return Pattern(1 - kept / run, kept, run)
+
+
+def put(model: Model, name: str, weight: Tensor) -> tuple[int, int]:
+    """Put a weight with zeros into the linear called `name`; its zeros, and its weights."""
+    linear = model.module.get_submodule(name)
+    set_weight(linear, weight)
+    mark(linear)
+    return int((weight == 0).sum()), weight.numel()
+
+
+def tell(ctx: Context, counts: list[tuple[int, int]]) -> None:
+    """Say in the report how much is zero, and what that is worth."""
+    zeros, there = (sum(part) for part in zip(*counts, strict=True))
+    ctx.note("zeros", f"{zeros / there:.2%} of {there:,} weights".replace(",", " "))
+    ctx.note("saved as", "dense weights: zeros alone save no bytes and no time")

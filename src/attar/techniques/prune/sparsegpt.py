@@ -1,0 +1,47 @@
+"""Set weights to zero column by column, the rest making up for each of them (SparseGPT)."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from attar.calibrate.rows import calibration
+from attar.calibrate.walk import BlockView, walk
+from attar.core.context import Context
+from attar.core.scope import Scope
+from attar.core.step import DataRef, Step
+from attar.core.traits import FLOAT, MASKED
+from attar.models.model import Model, weight_of
+from attar.ops.sparse import sparsegpt
+from attar.techniques.prune._sparsity import Sparsity, put, tell
+
+
+class SparseGpt(Sparsity, Step, kind="prune/sparsegpt"):
+    """SparseGPT (arXiv 2301.00774), block by block, each fed by the blocks already pruned."""
+
+    needs = frozenset({FLOAT})
+    adds = frozenset({MASKED})
+    promises = frozenset({"changed"})
+
+    data: DataRef = Field("train", description="the dataset to calibrate on")
+    sequences: int = Field(32, ge=1, description="calibration sequences")
+    length: int = Field(512, ge=8, description="tokens in a sequence")
+    batch: int = Field(8, ge=1, description="sequences at a time")
+    refits: int = Field(
+        8, ge=0, description="steps that move the weights which stay to their best after that"
+    )
+    scope: Scope = Field(Scope.linears(), description="the linears to prune")
+
+    def apply(self, model: Model, ctx: Context) -> Model:
+        """Walk the blocks; prune the linears of each."""
+        pattern, counts = self.wanted(), list[tuple[int, int]]()
+
+        def visit(view: BlockView) -> None:
+            for names, gram in view.groups():
+                mean = gram.mean
+                for name in names:
+                    weight = weight_of(view.linears[name])
+                    counts.append(put(model, name, sparsegpt(weight, mean, pattern, self.refits)))
+
+        walk(model, calibration(self, model, ctx), self.scope, ctx, visit, "SparseGPT")
+        tell(ctx, counts)
+        return model

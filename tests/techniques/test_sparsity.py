@@ -1,0 +1,106 @@
+"""Zeros: as many as asked for, and still there after saving, training, cutting and rounding."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from attar.core.context import Context
+from attar.core.registry import find
+from attar.core.scope import Scope
+from attar.core.traits import FLOAT, MASKED
+from attar.data.example import Dataset, Example
+from attar.engine.plan import traits_of
+from attar.models import Model, load, save
+from attar.models.load import config_of, skeleton
+from attar.models.masks import is_masked
+from attar.models.model import weight_of
+from attar.models.resize import drop_blocks, narrow
+from attar.models.source import Files
+from tiny_models import assert_ordinary, texts, tiny
+
+KINDS = ("prune/magnitude", "prune/wanda", "prune/sparsegpt")
+DATA = {"sequences": 4, "length": 16, "batch": 2}
+
+
+def applied(model: Model, kind: str, **settings: object) -> tuple[Model, Context]:
+    """The model after one step, with its context."""
+    data = Dataset("train", [Example(t, None) for t in texts(count=40, length=16)], "", ())
+    ctx = Context(model.task, lambda _: data, lambda _: tiny("llama"))
+    step = find(kind)
+    more = {name: value for name, value in DATA.items() if name in step.model_fields}
+    return step.model_validate({**more, **settings}).apply(model, ctx), ctx
+
+
+def zeros(model: Model) -> dict[str, torch.Tensor]:
+    """Where each linear of the blocks is zero."""
+    linears = model.linears(Scope.linears())
+    return {name: weight_of(linear).detach() == 0 for name, linear in linears.items()}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("family", ["llama", "gpt2", "bert"])
+def test_as_many_zeros_as_asked_for(kind: str, family: str, tmp_path: Path) -> None:
+    model, ctx = applied(tiny(family), kind, sparsity=0.25)
+    for name, gone in zeros(model).items():
+        assert gone.float().mean().item() == pytest.approx(0.25, abs=0.01), name
+    assert ctx.notes["zeros"].startswith("25.00%")
+    assert "save no bytes" in ctx.notes["saved as"]
+    assert_ordinary(model, tmp_path)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_of_four(kind: str) -> None:
+    model, _ = applied(tiny("llama"), kind, pattern="2:4")
+    for name, gone in zeros(model).items():
+        assert (gone.reshape(len(gone), -1, 4).sum(2) == 2).all(), name
+
+
+@pytest.mark.parametrize(
+    "settings", [{"sparsity": 0.5, "pattern": "2:4"}, {"pattern": "4:2"}, {"pattern": "half"}]
+)
+def test_a_pattern_that_makes_no_sense_is_refused(settings: dict[str, object]) -> None:
+    with pytest.raises(ValidationError, match=r"keep one|no pattern"):
+        find("prune/wanda").model_validate(settings)
+
+
+@pytest.mark.parametrize("kind", ["adapt/full", "distill/logits"])
+def test_training_leaves_zeros_where_they_are(kind: str, tmp_path: Path) -> None:
+    model, _ = applied(tiny("llama"), "prune/magnitude")
+    before = zeros(model)
+    save(model, tmp_path / "saved")
+    model = load(Files(tmp_path / "saved"))
+    weights = {name: weight_of(x).clone() for name, x in model.linears(Scope.linears()).items()}
+    trained, _ = applied(model, kind, steps=3, learning_rate=0.01)
+    for name, linear in trained.linears(Scope.linears()).items():
+        assert not torch.equal(weight_of(linear), weights[name])
+        assert torch.equal(weight_of(linear) == 0, before[name]), name
+
+
+@pytest.mark.parametrize("grid", ["int4-g32", "int8-channel", "int4-g32-zp"])
+@pytest.mark.parametrize("kind", ["quantize/rtn", "quantize/gptq"])
+def test_rounding_leaves_zeros_where_they_are(kind: str, grid: str) -> None:
+    model, _ = applied(tiny("llama"), "prune/sparsegpt")
+    before = zeros(model)
+    rounded, _ = applied(model, kind, grid=grid)
+    for name, linear in rounded.linears(Scope.linears()).items():
+        assert (linear.weight[before[name]] == 0).all(), name
+        assert is_masked(linear)
+
+
+def test_marks_are_kept_by_files_and_by_surgery(tmp_path: Path) -> None:
+    model, _ = applied(tiny("llama"), "prune/magnitude", scope=["mlp"])
+    save(model, tmp_path / "saved")
+    files = Files(tmp_path / "saved")
+    empty = skeleton(config_of(files), "causal-lm")
+    traits = traits_of(empty.module, empty.facts())
+    for name, found in traits.items():
+        assert found == ({FLOAT, MASKED} if ".mlp." in name and "act" not in name else {FLOAT})
+    shallow = load(files)
+    drop_blocks(shallow, [0])
+    for small in (shallow, narrow(load(files), neurons=[list(range(32))] * 3)):
+        marked = {name for name, module in small.module.named_modules() if is_masked(module)}
+        assert marked == set(small.linears(Scope.of("mlp")))
