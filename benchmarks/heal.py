@@ -38,7 +38,7 @@ def main() -> None:
                     "test": {"path": str(_texts.speeches())},
                 },
                 "steps": [{"prune/depth": {"keep": 26, "id": "pruned"}}, {kind: training}],
-                "measures": {"sequences": 128, "length": 256, "speed": False},
+                "measures": {"sequences": 256, "length": 256, "speed": False},
                 "guard": {"enabled": False},
             },
             home=_texts.HOME / "heal",
