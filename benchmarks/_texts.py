@@ -38,24 +38,34 @@ def speeches() -> Path:
     return _join([f for f in files if int(f.name[:4]) > 1950], HOME / "speeches.txt")
 
 
-def mails(folder: Path, labelled: int | None = None, seed: int = 0) -> Path:
-    """Mails without headers as TSV: train, dev and test; `labelled` of train keep their label.
+def mails(folder: Path) -> Path:
+    """Mails without headers as TSV: 1 200 to test on, 300 of dev, the others of train."""
+    rows = _shuffled()
+    return _parts(folder, {"test": rows[:1200], "dev": rows[1200:1500], "train": rows[1500:]})
 
-    With `labelled`, two more files: `few.tsv` (those alone) and `all.jsonl` (every training
-    mail, without labels).
-    """
+
+def few_mails(folder: Path, seed: int) -> Path:
+    """500 mails with their label, drawn by `seed`; 2 400 to test on; the others without label."""
+    rows = _shuffled()
+    labelled = random.Random(seed).sample(rows[2400:], 500)
+    folder = _parts(folder, {"test": rows[:2400], "labelled": labelled})
+    with (folder / "unlabelled.jsonl").open("w", encoding="utf-8") as file:
+        for text, _ in rows[2400:]:
+            file.write(json.dumps({"text": text}) + "\n")
+    return folder
+
+
+def _shuffled() -> list[tuple[str, str]]:
     rows = sorted({(text, label) for text, label in _mails() if text})
     random.Random(0).shuffle(rows)
-    parts = {"test": rows[:1200], "dev": rows[1200:1500], "train": rows[1500:]}
+    return rows
+
+
+def _parts(folder: Path, parts: dict[str, list[tuple[str, str]]]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    for name, part in parts.items():
-        _tsv(folder / f"{name}.tsv", part)
-    if labelled is not None:
-        few = random.Random(seed).sample(parts["train"], labelled)
-        _tsv(folder / f"few-{seed}.tsv", few)
-        with (folder / "unlabelled.jsonl").open("w", encoding="utf-8") as file:
-            for text, _ in parts["train"]:
-                file.write(json.dumps({"text": text}) + "\n")
+    for name, rows in parts.items():
+        text = "".join(f"{text}\t{label}\n" for text, label in rows)
+        (folder / f"{name}.tsv").write_text(text, "utf-8")
     return folder
 
 
@@ -77,7 +87,3 @@ def _join(files: list[Path], target: Path) -> Path:
     if not target.exists():
         target.write_text("\n\n".join(f.read_text("utf-8") for f in files), "utf-8")
     return target
-
-
-def _tsv(path: Path, rows: list[tuple[str, str]]) -> None:
-    path.write_text("".join(f"{text}\t{label}\n" for text, label in rows), "utf-8")

@@ -19,6 +19,8 @@ from attar.models.source import Files
 SMALL: dict[str, dict[str, Any]] = {
     "adapt/full": {"steps": 2, "batch": 2, "length": 16},
     "distill/logits": {"steps": 2, "batch": 2, "length": 16},
+    "lowrank/svd": {"keep": 0.5},
+    "lowrank/whitened": {"keep": 0.5, "sequences": 2, "length": 16},
     "prune/depth": {"remove": 1, "sequences": 2, "length": 16},
     "prune/magnitude": {},
     "prune/sparsegpt": {"pattern": "2:4", "sequences": 2, "length": 16},

@@ -8,6 +8,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from attar.calibrate.rows import calibration
 from attar.core.context import Context
 from attar.data.example import Dataset, Example
 from attar.errors import UserError
@@ -69,9 +70,7 @@ def test_depth_on_every_family(family, task, score, tmp_path) -> None:
 def test_divergence_is_that_of_the_whole_model_without_the_block(family) -> None:
     model = tiny(family)
     step, ctx = Depth(remove=2, **SMALL), context(model)
-    batches = depth_module.held_out(
-        dataset(model), model.tokenizer, model.task, 16, 2, 4, labels=None, seed=0
-    )
+    batches = calibration(step, model, ctx)
     original = [depth_module._answers(model, batch, ctx) for batch in batches]
 
     def divergence(gone: list[int]) -> float:

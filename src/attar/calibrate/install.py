@@ -1,12 +1,13 @@
-"""Putting codes that were computed into a model."""
+"""Putting codes and factors that were computed into a model."""
 
 from __future__ import annotations
 
 from attar.core.grid import Grid
-from attar.layers import QuantizedEmbedding, QuantizedLinear, TiedHead, swap
+from attar.layers import LowRank, QuantizedEmbedding, QuantizedLinear, TiedHead, swap
 from attar.models.masks import is_masked, mark
-from attar.models.model import Model
+from attar.models.model import Model, weight_of
 from attar.models.structure import untie
+from attar.ops.factor import Factors
 from attar.ops.rounding import Codes, fit_scales, quantize
 
 
@@ -34,3 +35,12 @@ def quantize_embeddings(model: Model, grid: Grid) -> None:
     if head is not None and head.weight is old.weight:
         swap(model.module, facts["head"], TiedHead(table, facts["embedding"], head.bias))
     untie(model.module)
+
+
+def install_factors(model: Model, name: str, factors: Factors) -> None:
+    """Put two thin linears where the linear called `name` is."""
+    old = model.module.get_submodule(name)
+    (rows, rank), width = factors.up.shape, factors.down.shape[1]
+    dtype = weight_of(old).dtype
+    new = LowRank(rows, width, rank, old.bias is not None)
+    swap(model.module, name, new.fill(factors.up.to(dtype), factors.down.to(dtype), old.bias))

@@ -13,10 +13,11 @@ from attar.core.recipe import ModelSource, Recipe
 from attar.core.registry import nearest
 from attar.core.scope import ROLES, ModuleFact
 from attar.core.step import Step, Task
-from attar.core.traits import FLOAT, MASKED, QUANTIZED, Trait
+from attar.core.traits import FLOAT, LOWRANK, MASKED, QUANTIZED, Trait
 from attar.engine.inputs import Inputs
 from attar.engine.store import Store
 from attar.errors import PlanError, Problem, UserError
+from attar.layers import LowRank
 from attar.measure.machine import free_memory, has_bf16
 from attar.models.load import config_of, skeleton
 from attar.models.masks import is_masked
@@ -97,6 +98,8 @@ def traits_of(module: Any, facts: Sequence[ModuleFact]) -> dict[str, set[Trait]]
         traits[fact.name] = {QUANTIZED if hasattr(part, "simulated") else FLOAT}
         if is_masked(part):
             traits[fact.name].add(MASKED)
+        if isinstance(module.get_submodule(fact.name.rpartition(".")[0]), LowRank):
+            traits[fact.name].add(LOWRANK)
     return traits
 
 
@@ -135,8 +138,10 @@ def fold(
         touched = set(chosen) | set(_tables(step, facts))
         facts = step.reshape(facts)
         for fact in facts:
-            traits.setdefault(fact.name, {FLOAT})
-            if fact.name in touched and (step.removes or step.adds):
+            whole = fact.name.rpartition(".")[0]  # what it was split from, if it was
+            if fact.name not in traits:
+                traits[fact.name] = set(traits.get(whole, {FLOAT}))
+            if (fact.name in touched or whole in touched) and (step.removes or step.adds):
                 traits[fact.name] = (traits[fact.name] - step.removes) | step.adds
                 blame[fact.name] = where
     return problems

@@ -1,9 +1,11 @@
 """The modules that Attar installs in place of a model's own, and the one way to do so."""
 
+from attar.layers.lowrank import LowRank
 from attar.layers.quantized import QuantizedEmbedding, QuantizedLinear, TiedHead
 from attar.layers.swap import Swap, build, spec_of, swap
 
 __all__ = [
+    "LowRank",
     "QuantizedEmbedding",
     "QuantizedLinear",
     "Swap",

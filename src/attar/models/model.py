@@ -97,9 +97,10 @@ class Model:
         return facts
 
     def _role(self, inner: str, kind: str) -> str:
-        if inner in self.family.attention:
+        whole = inner.removesuffix(".down").removesuffix(".up")  # of two factors
+        if whole in self.family.attention:
             return "attention"
-        if inner in self.family.mlp:
+        if whole in self.family.mlp:
             return "mlp"
         return "norm" if kind == "norm" else "other"
 

@@ -1,0 +1,1 @@
+"""Every linear as two thinner ones."""

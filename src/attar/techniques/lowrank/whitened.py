@@ -1,0 +1,53 @@
+"""Replace every linear by two thin ones, the nearest in what they answer to real inputs."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from attar.calibrate.install import install_factors
+from attar.calibrate.rows import calibration
+from attar.calibrate.walk import BlockView, walk
+from attar.core.context import Context
+from attar.core.step import DataRef, Step
+from attar.core.traits import FLOAT, LOWRANK, MASKED
+from attar.models.model import Model, weight_of
+from attar.ops.factor import rank_for, whitened
+from attar.techniques.lowrank._rank import Ranks, tell
+
+
+class Whitened(Ranks, Step, kind="lowrank/whitened"):
+    """Truncation-aware decomposition (SVD-LLM, arXiv 2403.07378), exact for the inputs' gram.
+
+    Block by block, each fed by the blocks already factorized.
+    """
+
+    needs = frozenset({FLOAT})
+    removes = frozenset({MASKED})
+    adds = frozenset({LOWRANK})
+    promises = frozenset({"changed", "smaller"})
+
+    data: DataRef = Field("train", description="the dataset to calibrate on")
+    sequences: int = Field(32, ge=1, description="calibration sequences")
+    length: int = Field(512, ge=8, description="tokens in a sequence")
+    batch: int = Field(8, ge=1, description="sequences at a time")
+
+    def apply(self, model: Model, ctx: Context) -> Model:
+        """Walk the blocks; factorize the linears of each."""
+        errors: list[float] = []
+
+        def visit(view: BlockView) -> None:
+            here: list[float] = []
+            for names, gram in view.groups():
+                mean = gram.mean
+                for name in names:
+                    weight = weight_of(view.linears[name])
+                    factors = whitened(weight, mean, rank_for(*weight.shape, self.keep))
+                    install_factors(model, name, factors)
+                    here.append(factors.error)
+            if here:
+                ctx.point("block error", view.index, sum(here) / len(here))
+            errors.extend(here)
+
+        walk(model, calibration(self, model, ctx), self.scope, ctx, visit, "whitened")
+        tell(ctx, errors)
+        return model

@@ -1,0 +1,82 @@
+"""Factors against the optimum: Eckart and Young, SVD-LLM's own way, and perturbations."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from attar.ops.factor import Factors, rank_for, truncated, whitened
+
+
+def drawn(rows: int, width: int, seed: int = 1) -> Tensor:
+    return torch.randn(rows, width, generator=torch.Generator().manual_seed(seed))
+
+
+def correlated(width: int, seed: int = 0) -> Tensor:
+    inputs = drawn(4 * width, width, seed) @ drawn(width, width, seed + 1)
+    return inputs.t() @ inputs / len(inputs)
+
+
+def lost(weight: Tensor, factors: Factors, gram: Tensor) -> float:
+    rest = weight.double() - factors.up.double() @ factors.down.double()
+    return float(((rest @ gram.double()) * rest).sum())
+
+
+@pytest.mark.parametrize(("rows", "width"), [(24, 40), (40, 24), (32, 32)])
+def test_truncated_leaves_the_smaller_singular_values(rows: int, width: int) -> None:
+    weight = drawn(rows, width)
+    values = torch.linalg.svdvals(weight.double()).square()
+    found = truncated(weight, 8)
+    assert lost(weight, found, torch.eye(width)) == pytest.approx(float(values[8:].sum()), rel=1e-5)
+    assert found.error == pytest.approx(float(values[8:].sum() / values.sum()))
+
+
+@pytest.mark.parametrize(("rows", "width"), [(24, 40), (40, 24)])
+@pytest.mark.parametrize("rank", [1, 5, 20])
+def test_whitened_equals_svd_llm_and_beats_plain(rows: int, width: int, rank: int) -> None:
+    weight, gram = drawn(rows, width), correlated(width)
+    found = whitened(weight, gram, rank)
+    root = torch.linalg.cholesky(gram.double())
+    u, s, v = torch.linalg.svd(weight.double() @ root, full_matrices=False)
+    theirs = Factors(u[:, :rank] * s[:rank], v[:rank] @ torch.linalg.inv(root), 0.0)
+    assert lost(weight, found, gram) == pytest.approx(lost(weight, theirs, gram), rel=1e-4)
+    assert lost(weight, found, gram) < lost(weight, truncated(weight, rank), gram)
+    whole = float(((weight.double() @ gram.double()) * weight.double()).sum())
+    assert found.error == pytest.approx(lost(weight, found, gram) / whole, rel=1e-4)
+
+
+def test_no_small_change_makes_whitened_better() -> None:
+    weight, gram = drawn(12, 16), correlated(16)
+    found = whitened(weight, gram, 4)
+    best = lost(weight, found, gram)
+    for seed in range(20):
+        up = found.up + 1e-3 * drawn(12, 4, seed)
+        down = found.down + 1e-3 * drawn(4, 16, seed + 100)
+        assert lost(weight, Factors(up, down, 0.0), gram) >= best * (1 - 1e-6)
+
+
+def test_full_rank_gives_the_weight_back() -> None:
+    weight = drawn(10, 14)
+    for found in (truncated(weight, 10), whitened(weight, correlated(14), 10)):
+        torch.testing.assert_close(found.up @ found.down, weight, atol=1e-5, rtol=1e-4)
+        assert found.error == pytest.approx(0.0, abs=1e-12)
+
+
+def test_a_gram_of_few_inputs_and_none_at_all() -> None:
+    weight, few = drawn(8, 64), drawn(3, 64, seed=5)
+    found = whitened(weight, few.t() @ few, 3)
+    assert lost(weight, found, few.t() @ few) == pytest.approx(0.0, abs=1e-2)
+    nothing = whitened(weight, torch.zeros(64, 64), 3)
+    assert nothing.up.isfinite().all()
+    assert nothing.down.isfinite().all()
+    assert whitened(torch.zeros(8, 64), correlated(64), 3).up.isfinite().all()
+
+
+def test_ranks_hold_the_share_asked_for() -> None:
+    for rows, width in ((576, 576), (1536, 576), (192, 576)):
+        rank = rank_for(rows, width, 0.8)
+        assert rank % 8 == 0
+        assert 0.8 * rows * width - 8 * (rows + width) < rank * (rows + width) <= 0.8 * rows * width
+    assert rank_for(32, 32, 0.3) == 4
+    assert rank_for(4, 4, 0.01) == 1

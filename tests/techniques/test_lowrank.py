@@ -1,0 +1,106 @@
+"""Two thin linears for one: fewer weights, foreseen by the plan, and fit for what comes after."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import attar
+from attar.core.context import Context
+from attar.core.registry import find
+from attar.core.scope import Scope
+from attar.core.traits import FLOAT, LOWRANK, QUANTIZED
+from attar.data.example import Dataset, Example
+from attar.engine.plan import traits_of
+from attar.layers import LowRank
+from attar.models import Model, load, save
+from attar.models.load import config_of, skeleton
+from attar.models.source import Files
+from tiny_models import PAIRS, logits, texts, tiny
+
+KINDS = ("lowrank/svd", "lowrank/whitened")
+DATA = {"sequences": 4, "length": 16, "batch": 2}
+
+
+def applied(model: Model, kind: str, **settings: object) -> Model:
+    """The model after one step; the plan foresaw its modules."""
+    data = Dataset("train", [Example(t, None) for t in texts(count=40, length=16)], "", ())
+    ctx = Context(model.task, lambda _: data, lambda _: tiny("llama"))
+    kept = {name: value for name, value in DATA.items() if name in find(kind).model_fields}
+    step = find(kind).model_validate({**kept, **settings})
+    facts = model.facts()
+    assert list(step.check(facts)) == []
+    result = step.apply(model, ctx)
+    assert list(step.reshape(facts)) == result.facts()
+    return result
+
+
+def weights(model: Model) -> int:
+    """Weights in the linears of the blocks."""
+    return sum(p.numel() for name, p in model.module.named_parameters() if name.endswith("weight"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("family", "task"), PAIRS)
+def test_smaller_and_the_same_after_saving(
+    kind: str, family: str, task: str, tmp_path: Path
+) -> None:
+    model = tiny(family, task)
+    before = weights(model)
+    small = applied(model, kind, keep=0.5)
+    assert weights(small) < before
+    save(small, tmp_path / "saved")
+    assert torch.equal(logits(attar.load(tmp_path / "saved")), logits(small))
+    empty = skeleton(config_of(Files(tmp_path / "saved")), task)
+    traits = traits_of(empty.module, empty.facts())
+    factors = [name for name, found in traits.items() if LOWRANK in found]
+    assert factors
+    assert all(name.endswith((".up", ".down")) for name in factors)
+
+
+def test_bfloat16_stays(tmp_path: Path) -> None:
+    model = tiny("llama")
+    model.module.to(torch.bfloat16)
+    small = applied(model, "lowrank/whitened", keep=0.5)
+    save(small, tmp_path / "saved")
+    again = load(Files(tmp_path / "saved"))
+    assert {p.dtype for p in again.module.parameters()} == {torch.bfloat16}
+    assert torch.equal(logits(again), logits(small))
+
+
+@pytest.mark.parametrize("kind", ["adapt/full", "distill/logits"])
+def test_factors_are_trained(kind: str) -> None:
+    small = applied(tiny("llama"), "lowrank/svd", keep=0.5)
+    before = {name: p.clone() for name, p in small.module.named_parameters()}
+    trained = applied(small, kind, steps=2, learning_rate=0.01)
+    after = dict(trained.module.named_parameters())
+    moved = [name for name, old in before.items() if not torch.equal(after[name], old)]
+    assert {name for name in before if ".up." in name or ".down." in name} <= set(moved)
+
+
+@pytest.mark.parametrize("kind", ["quantize/rtn", "quantize/gptq"])
+def test_factors_are_rounded(kind: str, tmp_path: Path) -> None:
+    small = applied(tiny("llama"), "lowrank/whitened", keep=0.5)
+    rounded = applied(small, kind, grid="int8-channel")
+    linears = rounded.linears(Scope.linears())
+    assert {name.rpartition(".")[2] for name in linears} == {"up", "down"}
+    save(rounded, tmp_path / "saved")
+    assert torch.equal(logits(attar.load(tmp_path / "saved")), logits(rounded))
+    empty = skeleton(config_of(Files(tmp_path / "saved")), "causal-lm")
+    traits = traits_of(empty.module, empty.facts())
+    assert {frozenset(traits[name]) for name in linears} == {frozenset({QUANTIZED, LOWRANK})}
+    assert FLOAT in traits["lm_head"]
+
+
+def test_a_dead_input_and_a_bias_are_no_trouble() -> None:
+    model = tiny("bert")
+    first = model.blocks[0]
+    with torch.no_grad():
+        next(p for name, p in first.named_parameters() if name.endswith("weight")).zero_()
+    small = applied(model, "lowrank/whitened", keep=0.5)
+    assert logits(small).isfinite().all()
+    assert all(
+        module.bias is not None for module in small.module.modules() if isinstance(module, LowRank)
+    )
