@@ -23,7 +23,7 @@ def save(model: Model, folder: Path) -> None:
     module = model.module
     save_torch_state_dict(_weights(module), folder, max_shard_size="4GB")
     config = module.config
-    config.architectures = [type(module).__name__]
+    config.architectures, config.dtype = [type(module).__name__], module.dtype
     write_names(module)
     swaps = structure(module)
     if swaps:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
 
 from attar.core.context import Context
 from attar.core.scope import ModuleFact, Scope
@@ -21,6 +22,11 @@ class Ranks(BaseModel):
         0.8, gt=0, lt=1, description="the share of each linear's weights that its factors hold"
     )
     scope: Scope = Field(Scope.linears(), description="the linears to factorize")
+
+    def rank(self, weight: Tensor) -> int:
+        """The rank of a weight's factors."""
+        rows, width = weight.shape
+        return rank_for(rows, width, self.keep)
 
     def check(self, modules: Sequence[ModuleFact]) -> Iterable[str]:
         """Whether the scope holds linears only."""

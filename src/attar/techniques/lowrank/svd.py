@@ -7,7 +7,7 @@ from attar.core.context import Context
 from attar.core.step import Step
 from attar.core.traits import FLOAT, LOWRANK, MASKED
 from attar.models.model import Model, weight_of
-from attar.ops.factor import rank_for, truncated
+from attar.ops.factor import truncated
 from attar.techniques.lowrank._rank import Ranks, tell
 
 
@@ -26,7 +26,7 @@ class Svd(Ranks, Step, kind="lowrank/svd"):
         with ctx.progress.bar("factorizing", len(linears)) as bar:
             for name, linear in linears.items():
                 weight = weight_of(linear)
-                factors = truncated(weight, rank_for(*weight.shape, self.keep))
+                factors = truncated(weight, self.rank(weight))
                 install_factors(model, name, factors)
                 errors.append(factors.error)
                 bar.advance(1, name)

@@ -11,7 +11,7 @@ from attar.core.context import Context
 from attar.core.step import DataRef, Step
 from attar.core.traits import FLOAT, LOWRANK, MASKED
 from attar.models.model import Model, weight_of
-from attar.ops.factor import rank_for, whitened
+from attar.ops.factor import whitened
 from attar.techniques.lowrank._rank import Ranks, tell
 
 
@@ -41,7 +41,7 @@ class Whitened(Ranks, Step, kind="lowrank/whitened"):
                 mean = gram.mean
                 for name in names:
                     weight = weight_of(view.linears[name])
-                    factors = whitened(weight, mean, rank_for(*weight.shape, self.keep))
+                    factors = whitened(weight, mean, self.rank(weight))
                     install_factors(model, name, factors)
                     here.append(factors.error)
             if here:
