@@ -104,7 +104,7 @@ def attar(case: Case, out: Path) -> dict[str, float]:
     from attar.core.registry import find
     from attar.core.scope import Scope
     from attar.data.batches import Batch
-    from attar.measure.machine import has_bf16
+    from attar.measure.machine import fast_bf16
     from attar.models import load
     from attar.models.model import weight_of
 
@@ -117,7 +117,7 @@ def attar(case: Case, out: Path) -> dict[str, float]:
         "causal-lm",
         lambda _: None,
         lambda _: None,
-        precision="bf16" if has_bf16("cpu") else "float32",
+        precision="bf16" if fast_bf16("cpu") else "float32",
     )
     started = time.monotonic()
     find(case.kind).model_validate(case.settings).apply(model, ctx)

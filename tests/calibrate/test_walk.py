@@ -137,14 +137,14 @@ def test_a_linear_may_be_replaced_by_another_kind_on_the_way() -> None:
 
 def test_each_batch_goes_through_each_block_once_and_one_goes_first(monkeypatch) -> None:
     model, made, runs = tiny("llama"), batches(), 0
-    whole = BlockView._run
+    whole = BlockView.forward
 
     def counted(view: BlockView, index: int) -> Tensor:
         nonlocal runs
         runs += 1
         return whole(view, index)
 
-    monkeypatch.setattr(BlockView, "_run", counted)
+    monkeypatch.setattr(BlockView, "forward", counted)
     walk(model, made, Scope.linears(), context(model), lambda view: list(view.groups()).clear())
     assert runs == len(made) * len(model.blocks) + 1
 

@@ -17,28 +17,31 @@ def test_the_environment_is_plain_data() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "native"),
+    ("text", "fast"),
     [
         ("model name\t: A\nflags\t\t: fpu avx512_bf16 fsrm\n", True),
         ("flags\t\t: fpu amx_bf16\n", True),
         ("Features\t: fp asimd bf16\n", True),
         ("flags\t\t: fpu avx512f avx512bw\n", False),  # mkldnn emulates it there
+        ("vendor_id\t: AuthenticAMD\nflags\t\t: fpu avx512_bf16\n", True),
+        ("vendor_id\t: GenuineIntel\nflags\t\t: fpu avx512_bf16 amx_bf16\n", True),
+        ("vendor_id\t: GenuineIntel\nflags\t\t: fpu avx512_bf16\n", False),  # at half pace
     ],
 )
-def test_bf16_needs_native_instructions(
-    text: str, native: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_bf16_needs_fast_instructions(
+    text: str, fast: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "cpuinfo").write_text(text)
     monkeypatch.setattr(machine, "_CPU", tmp_path / "cpuinfo")
     monkeypatch.setattr(machine, "_mkldnn_bf16", lambda: True)
-    assert machine.has_bf16("cpu") is native
+    assert machine.fast_bf16("cpu") is fast
     monkeypatch.setattr(machine, "_mkldnn_bf16", lambda: False)
-    assert not machine.has_bf16("cpu")
+    assert not machine.fast_bf16("cpu")
 
 
 def test_no_bf16_where_there_is_no_gpu() -> None:
-    assert isinstance(machine.has_bf16("cuda"), bool)
-    assert not machine.has_bf16("meta")
+    assert isinstance(machine.fast_bf16("cuda"), bool)
+    assert not machine.fast_bf16("meta")
 
 
 def test_free_memory_heeds_a_containers_limit(

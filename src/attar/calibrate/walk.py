@@ -1,7 +1,8 @@
 """One walk over the blocks: every calibrated method is a visitor of it.
 
 At each block the visitor is handed the block and the hidden states that reach it through the
-blocks already changed. One block runs at a time, so its statistics alone are in memory.
+blocks already changed. One block runs at a time, so its statistics alone are in memory. A block
+that is done is kept in the step's scratch folder, where a walk that was killed goes on.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any, TypeVar, cast
 
 from torch import Tensor, nn
 
+from attar.calibrate.kept import KeptBlocks
 from attar.calibrate.paused import Paused, halt
 from attar.core.context import Context
 from attar.core.scope import Scope
@@ -22,6 +24,7 @@ from attar.models.model import Model, inference
 from attar.ops.gram import Energy, Gram
 
 S = TypeVar("S", Gram, Energy)
+F = TypeVar("F")
 
 
 @dataclass
@@ -41,6 +44,8 @@ class BlockView:
     `linears`: those in scope, by their name within the model.
     `sharing`: linears that are given the same inputs, by kind of block, known from earlier ones.
     `outputs`: what the block made of the inputs, once `groups` has come to its end.
+    `targets`: what the original's block makes of the original's own hidden states, where the
+    walk was asked for it.
     """
 
     index: int
@@ -52,13 +57,20 @@ class BlockView:
     precision: str
     sharing: dict[Any, list[list[str]]]
     outputs: list[Tensor] | None = None
+    targets: list[Tensor] | None = None
 
     def run(self) -> Iterator[Tensor]:
         """The block's outputs, batch by batch."""
         for index in range(len(self.inputs)):
             with inference(self.model.device, self.precision):
-                output = self._run(index)
+                output = self.forward(index)
             yield output
+
+    def forward(self, index: int) -> Tensor:
+        """The block's output for one batch, with gradients where they are enabled."""
+        hidden, call = self.inputs[index], self.calls[index]
+        output = self.model.blocks[self.index](hidden, *call.args, **call.kwargs)
+        return output[0] if isinstance(output, tuple) else output
 
     def groups(self, statistic: type[S] = Gram) -> Iterator[tuple[list[str], S]]:
         """Linears that are given the same inputs, and a statistic of these, in their order.
@@ -68,7 +80,7 @@ class BlockView:
         A linear that no batch reaches is not yielded.
         """
         together = self._together()
-        batches = [Paused(partial(self._run, index)) for index in range(len(self.inputs))]
+        batches = [Paused(partial(self.forward, index)) for index in range(len(self.inputs))]
         with self._halting([names[0] for names in together.values()]):
             try:
                 while (found := self._next(batches, statistic)) is not None:
@@ -77,11 +89,6 @@ class BlockView:
                 for batch in batches:
                     batch.give_up()
         self.outputs = [cast("Tensor", batch.output) for batch in batches]
-
-    def _run(self, index: int) -> Tensor:
-        hidden, call = self.inputs[index], self.calls[index]
-        output = self.model.blocks[self.index](hidden, *call.args, **call.kwargs)
-        return output[0] if isinstance(output, tuple) else output
 
     def _next(self, batches: list[Paused], statistic: type[S]) -> tuple[str, S] | None:
         """Send every batch to its next halt; where that is, and the statistic of what arrived."""
@@ -157,28 +164,72 @@ def walk(
     batches: Sequence[Any],
     scope: Scope,
     ctx: Context,
-    visit: Callable[[BlockView], None],
+    visit: Callable[[BlockView], F],
     label: str = "blocks",
-) -> None:
-    """Visit every block in order; `visit` may change the block, which then feeds the next."""
+    original: Model | None = None,
+) -> list[F]:
+    """Visit every block in order; `visit` may change the block, which then feeds the next.
+
+    What `visit` found at each block, plain data, is returned. With `original`, another model of
+    as many blocks, every view has the `targets` that its blocks make.
+    """
     weights = mapped(model.blocks)
     release([span for spans in weights for span in spans])
     calls, inputs = record_calls(model, batches, ctx.precision)
     masks = [batch.attention_mask.to(model.device).bool() for batch in batches]
     names = model.linears(scope)
     sharing: dict[Any, list[list[str]]] = {}
+    targets = None if original is None else _Original(original, batches, ctx.precision)
+    kept = KeptBlocks(None if ctx.scratch is None else ctx.scratch / "blocks")
+    found: list[F] = []
     with ctx.progress.bar(label, len(model.blocks)) as bar:
-        for index in range(len(model.blocks)):
+        for index, block in enumerate(model.blocks):
             prefix = f"{model.blocks_name}.{index}."
             linears = {name: names.pop(name) for name in list(names) if name.startswith(prefix)}
             view = BlockView(
                 index, model, linears, inputs, masks, calls[index], ctx.precision, sharing
             )
-            visit(view)
+            if targets is not None:
+                view.targets = targets.advance()
+            before = kept.restore(index, block)
+            found.append(visit(view) if before is None else before[0])
             if index + 1 < len(model.blocks):
                 inputs = list(view.run()) if view.outputs is None else view.outputs
+            if before is None:
+                kept.keep(index, block, found[-1])
             release(weights[index])
             bar.advance(1, f"block {index + 1} of {len(model.blocks)}")
+    return found
+
+
+def tell_errors(ctx: Context, errors: Sequence[Sequence[float]]) -> None:
+    """Put the mean relative error of each block's linears into the report."""
+    for index, found in enumerate(errors):
+        if found:
+            ctx.point("block error", index, sum(found) / len(found))
+
+
+class _Original:
+    """The original's hidden states, moved on block by block."""
+
+    def __init__(self, model: Model, batches: Sequence[Any], precision: str) -> None:
+        self._weights = mapped(model.blocks)
+        release([span for spans in self._weights for span in spans])
+        calls, inputs = record_calls(model, batches, precision)
+        self._views = [
+            BlockView(index, model, {}, [], [], calls[index], precision, {})
+            for index in range(len(model.blocks))
+        ]
+        self._hidden, self._next = inputs, 0
+
+    def advance(self) -> list[Tensor]:
+        """What the next block makes of the hidden states that the one before made."""
+        view = self._views[self._next]
+        view.inputs = self._hidden
+        self._hidden, view.inputs = list(view.run()), []
+        release(self._weights[self._next])
+        self._next += 1
+        return self._hidden
 
 
 def record_calls(

@@ -102,7 +102,7 @@ def _machine() -> Iterator[Finding]:
     try:
         import torch
 
-        from attar.measure.machine import cores, environment, free_memory, has_bf16
+        from attar.measure.machine import cores, environment, free_memory, fast_bf16
     except ImportError as error:
         yield Finding("torch", f"does not import: {error}", "broken")
         return
@@ -113,8 +113,8 @@ def _machine() -> Iterator[Finding]:
     yield Finding("memory", f"{facts['memory']}, {bytes_text(free_memory())} free")
     if "gpu" in facts:
         yield Finding("gpu", str(facts["gpu"]))
-    native = has_bf16("cpu")
-    text = "native; recipes compute in it" if native else "not native here: float32 is taken"
+    fast = fast_bf16("cpu")
+    text = "fast; recipes compute in it" if fast else "no faster than float32, which is taken"
     yield Finding("bf16", text)
     yield Finding("matrix products", _products(torch.float32, torch.bfloat16))
 

@@ -18,7 +18,7 @@ from attar.engine.inputs import Inputs
 from attar.engine.store import Store
 from attar.errors import PlanError, Problem, UserError
 from attar.layers import LowRank
-from attar.measure.machine import free_memory, has_bf16
+from attar.measure.machine import free_memory, fast_bf16
 from attar.models.load import config_of, skeleton
 from attar.models.masks import is_masked
 from attar.models.source import resolve
@@ -67,7 +67,7 @@ def make_plan(recipe: Recipe, store: Store, peek: bool = False, device: str = "c
     inputs = Inputs(recipe, store)
     precision = recipe.precision
     if precision == "auto":
-        precision = "bf16" if has_bf16(device) else "float32"
+        precision = "bf16" if fast_bf16(device) else "float32"
     model = skeleton(inputs.config, inputs.task, inputs.labels)
     facts = model.facts()
     problems = fold(recipe, inputs, facts, traits_of(model.module, facts))

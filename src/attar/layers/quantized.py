@@ -14,7 +14,9 @@ from torch.nn import functional
 
 from attar.core.grid import Grid
 from attar.layers.swap import swappable
-from attar.ops.rounding import Codes, dequantize, pack, packed_width, unpack
+from attar.ops.rounding import Codes, dequantize, pack, packed_width, round_scale, unpack
+
+_ZERO_STEPS = 16.0  # codes that a zero point moves where a gain would move by 1
 
 
 class _Quantized(nn.Module):
@@ -51,9 +53,47 @@ class _Quantized(nn.Module):
             zeros = None if zeros is None else zeros[rows]
         return Codes(unpack(codes, self.grid, self.width), scales, zeros)
 
+    def free(self) -> list[nn.Parameter]:
+        """Let scales and zero points be trained, until `settle`; the parameters that move them.
+
+        `gain` multiplies the scales and `drift` is added to the zero points, so that one
+        learning rate fits both.
+        """
+        self.gain = nn.Parameter(torch.ones_like(self.scales, dtype=torch.float32))
+        if self.zeros is None:
+            return [self.gain]
+        self.drift = nn.Parameter(torch.zeros_like(self.zeros, dtype=torch.float32))
+        return [self.gain, self.drift]
+
+    def settle(self) -> None:
+        """Take the scales and zero points that training has come to, and end it."""
+        with torch.no_grad():
+            moved = self._moved(self.scales, self.zeros, None)
+            self.scales = round_scale(moved[0]).to(torch.bfloat16)
+            self.zeros = None if moved[1] is None else moved[1].to(torch.uint8)
+        del self.gain
+        if self.zeros is not None:
+            del self.drift
+
+    def _moved(
+        self, scales: Tensor, zeros: Tensor | None, rows: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Scales and zero points as training has moved them so far."""
+        gain = self.gain if rows is None else self.gain[rows]
+        scales = scales.float() * gain
+        if zeros is not None:
+            drift = self.drift if rows is None else self.drift[rows]
+            moved = zeros.float() + _ZERO_STEPS * drift
+            on_grid = moved.detach().round().clamp(self.grid.low, self.grid.high)
+            zeros = moved + (on_grid - moved).detach()  # rounded; the gradient passes straight
+        return scales, zeros
+
     def dequantized(self, dtype: torch.dtype, rows: Tensor | None = None) -> Tensor:
         """The weights that the codes stand for, [rows, width]."""
-        return dequantize(self.unpacked(rows), self.group, dtype)
+        found = self.unpacked(rows)
+        if hasattr(self, "gain"):
+            found = Codes(found.codes, *self._moved(found.scales, found.zeros, rows))
+        return dequantize(found, self.group, dtype)
 
     @property
     def weight(self) -> Tensor:

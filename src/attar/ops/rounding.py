@@ -157,11 +157,10 @@ def quantize(weight: Tensor, fitted: Scales, grid: Grid) -> Codes:
 def dequantize(result: Codes, group: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """The weights that codes stand for, [rows, width]."""
     codes, width = result.codes, result.codes.shape[1]
+    codes = grouped(codes, group).to(dtype)
     if result.zeros is not None:
-        codes = grouped(codes, group) - result.zeros[..., None].to(torch.int16)
-    else:
-        codes = grouped(codes, group)
-    weight = codes.to(dtype) * result.scales[..., None].to(dtype)
+        codes = codes - result.zeros[..., None].to(dtype)  # whole numbers, exact in any dtype
+    weight = codes * result.scales[..., None].to(dtype)
     return weight.reshape(len(weight), -1)[:, :width]
 
 

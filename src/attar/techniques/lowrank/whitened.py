@@ -6,7 +6,7 @@ from pydantic import Field
 
 from attar.calibrate.install import install_factors
 from attar.calibrate.rows import calibration
-from attar.calibrate.walk import BlockView, walk
+from attar.calibrate.walk import BlockView, tell_errors, walk
 from attar.core.context import Context
 from attar.core.step import DataRef, Step
 from attar.core.traits import FLOAT, LOWRANK, MASKED
@@ -33,21 +33,20 @@ class Whitened(Ranks, Step, kind="lowrank/whitened"):
 
     def apply(self, model: Model, ctx: Context) -> Model:
         """Walk the blocks; factorize the linears of each."""
-        errors: list[float] = []
 
-        def visit(view: BlockView) -> None:
-            here: list[float] = []
+        def visit(view: BlockView) -> list[float]:
+            errors: list[float] = []
             for names, gram in view.groups():
                 mean = gram.mean
                 for name in names:
                     weight = weight_of(view.linears[name])
                     factors = whitened(weight, mean, self.rank(weight))
                     install_factors(model, name, factors)
-                    here.append(factors.error)
-            if here:
-                ctx.point("block error", view.index, sum(here) / len(here))
-            errors.extend(here)
+                    errors.append(factors.error)
+            return errors
 
-        walk(model, calibration(self, model, ctx), self.scope, ctx, visit, "whitened")
-        tell(ctx, errors)
+        batches = calibration(self, model, ctx)
+        errors = walk(model, batches, self.scope, ctx, visit, "whitened")
+        tell_errors(ctx, errors)
+        tell(ctx, [error for block in errors for error in block])
         return model

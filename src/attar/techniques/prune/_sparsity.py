@@ -13,6 +13,7 @@ from attar.models.masks import mark
 from attar.models.model import Model, set_weight
 from attar.ops.sparse import Pattern
 
+Zeros = tuple[int, int]  # how many there are, of how many weights
 _DEFAULT = 0.5
 _PATTERN = re.compile(r"([1-9]\d*):([1-9]\d*)")
 
@@ -51,15 +52,15 @@ class Sparsity(BaseModel):
         return Pattern(1 - kept / run, kept, run)
 
 
-def put(model: Model, name: str, weight: Tensor) -> tuple[int, int]:
-    """Put a weight with zeros into the linear called `name`; its zeros, and its weights."""
+def put(model: Model, name: str, weight: Tensor) -> Zeros:
+    """Put a weight with zeros into the linear called `name`, and count them."""
     linear = model.module.get_submodule(name)
     set_weight(linear, weight)
     mark(linear)
     return int((weight == 0).sum()), weight.numel()
 
 
-def tell(ctx: Context, counts: list[tuple[int, int]]) -> None:
+def tell(ctx: Context, counts: list[Zeros]) -> None:
     """Say in the report how much is zero, and what that is worth."""
     zeros, there = (sum(part) for part in zip(*counts, strict=True))
     ctx.note("zeros", f"{zeros / there:.2%} of {there:,} weights".replace(",", " "))

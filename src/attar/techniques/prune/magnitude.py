@@ -9,7 +9,7 @@ from attar.core.scope import Scope
 from attar.core.step import Step
 from attar.core.traits import FLOAT, MASKED
 from attar.models.model import Model, weight_of
-from attar.techniques.prune._sparsity import Sparsity, put, tell
+from attar.techniques.prune._sparsity import Sparsity, Zeros, put, tell
 
 
 class Magnitude(Sparsity, Step, kind="prune/magnitude"):
@@ -23,7 +23,7 @@ class Magnitude(Sparsity, Step, kind="prune/magnitude"):
 
     def apply(self, model: Model, ctx: Context) -> Model:
         """Prune one linear at a time."""
-        pattern, counts = self.wanted(), list[tuple[int, int]]()
+        pattern, counts = self.wanted(), list[Zeros]()
         linears = model.linears(self.scope)
         with ctx.progress.bar("pruning", len(linears)) as bar:
             for name, linear in linears.items():

@@ -12,7 +12,7 @@ from attar.core.step import DataRef, Step
 from attar.core.traits import FLOAT, MASKED
 from attar.models.model import Model, weight_of
 from attar.ops.sparse import sparsegpt
-from attar.techniques.prune._sparsity import Sparsity, put, tell
+from attar.techniques.prune._sparsity import Sparsity, Zeros, put, tell
 
 
 class SparseGpt(Sparsity, Step, kind="prune/sparsegpt"):
@@ -33,15 +33,18 @@ class SparseGpt(Sparsity, Step, kind="prune/sparsegpt"):
 
     def apply(self, model: Model, ctx: Context) -> Model:
         """Walk the blocks; prune the linears of each."""
-        pattern, counts = self.wanted(), list[tuple[int, int]]()
+        pattern = self.wanted()
 
-        def visit(view: BlockView) -> None:
+        def visit(view: BlockView) -> list[Zeros]:
+            counts: list[Zeros] = []
             for names, gram in view.groups():
                 mean = gram.mean
                 for name in names:
                     weight = weight_of(view.linears[name])
                     counts.append(put(model, name, sparsegpt(weight, mean, pattern, self.refits)))
+            return counts
 
-        walk(model, calibration(self, model, ctx), self.scope, ctx, visit, "SparseGPT")
-        tell(ctx, counts)
+        batches = calibration(self, model, ctx)
+        blocks = walk(model, batches, self.scope, ctx, visit, "SparseGPT")
+        tell(ctx, [count for block in blocks for count in block])
         return model

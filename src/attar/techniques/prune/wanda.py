@@ -13,7 +13,7 @@ from attar.core.traits import FLOAT, MASKED
 from attar.models.model import Model, weight_of
 from attar.ops.gram import Energy
 from attar.ops.sparse import wanda_scores
-from attar.techniques.prune._sparsity import Sparsity, put, tell
+from attar.techniques.prune._sparsity import Sparsity, Zeros, put, tell
 
 
 class Wanda(Sparsity, Step, kind="prune/wanda"):
@@ -31,16 +31,19 @@ class Wanda(Sparsity, Step, kind="prune/wanda"):
 
     def apply(self, model: Model, ctx: Context) -> Model:
         """Walk the blocks; prune the linears of each."""
-        pattern, counts = self.wanted(), list[tuple[int, int]]()
+        pattern = self.wanted()
 
-        def visit(view: BlockView) -> None:
+        def visit(view: BlockView) -> list[Zeros]:
+            counts: list[Zeros] = []
             for names, energy in view.groups(Energy):
                 mean = energy.mean
                 for name in names:
                     weight = weight_of(view.linears[name]).detach()
                     keep = pattern.by_row(wanda_scores(weight, mean))
                     counts.append(put(model, name, weight * keep))
+            return counts
 
-        walk(model, calibration(self, model, ctx), self.scope, ctx, visit, "Wanda")
-        tell(ctx, counts)
+        batches = calibration(self, model, ctx)
+        blocks = walk(model, batches, self.scope, ctx, visit, "Wanda")
+        tell(ctx, [count for block in blocks for count in block])
         return model

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from attar.calibrate.install import install_linear, quantize_embeddings
 from attar.calibrate.rows import calibration
-from attar.calibrate.walk import BlockView, walk
+from attar.calibrate.walk import BlockView, tell_errors, walk
 from attar.core.context import Context
 from attar.core.grid import Grid, GridName
 from attar.core.scope import Scope
@@ -50,16 +50,14 @@ class Gptq(Step, kind="quantize/gptq"):
         grid = Grid.parse(self.grid)
         batches = calibration(self, model, ctx)
 
-        def visit(view: BlockView) -> None:
-            errors = [
+        def visit(view: BlockView) -> list[float]:
+            return [
                 error
                 for names, gram in view.groups()
                 for error in self._solve(model, view, names, gram.mean, grid)
             ]
-            if errors:
-                ctx.point("block error", view.index, sum(errors) / len(errors))
 
-        walk(model, batches, self.scope, ctx, visit, "GPTQ")
+        tell_errors(ctx, walk(model, batches, self.scope, ctx, visit, "GPTQ"))
         if self.embeddings is not None:
             quantize_embeddings(model, Grid.parse(self.embeddings))
         return model
