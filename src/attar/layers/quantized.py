@@ -53,47 +53,9 @@ class _Quantized(nn.Module):
             zeros = None if zeros is None else zeros[rows]
         return Codes(unpack(codes, self.grid, self.width), scales, zeros)
 
-    def free(self) -> list[nn.Parameter]:
-        """Let scales and zero points be trained, until `settle`; the parameters that move them.
-
-        `gain` multiplies the scales and `drift` is added to the zero points, so that one
-        learning rate fits both.
-        """
-        self.gain = nn.Parameter(torch.ones_like(self.scales, dtype=torch.float32))
-        if self.zeros is None:
-            return [self.gain]
-        self.drift = nn.Parameter(torch.zeros_like(self.zeros, dtype=torch.float32))
-        return [self.gain, self.drift]
-
-    def settle(self) -> None:
-        """Take the scales and zero points that training has come to, and end it."""
-        with torch.no_grad():
-            moved = self._moved(self.scales, self.zeros, None)
-            self.scales = round_scale(moved[0]).to(torch.bfloat16)
-            self.zeros = None if moved[1] is None else moved[1].to(torch.uint8)
-        del self.gain
-        if self.zeros is not None:
-            del self.drift
-
-    def _moved(
-        self, scales: Tensor, zeros: Tensor | None, rows: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]:
-        """Scales and zero points as training has moved them so far."""
-        gain = self.gain if rows is None else self.gain[rows]
-        scales = scales.float() * gain
-        if zeros is not None:
-            drift = self.drift if rows is None else self.drift[rows]
-            moved = zeros.float() + _ZERO_STEPS * drift
-            on_grid = moved.detach().round().clamp(self.grid.low, self.grid.high)
-            zeros = moved + (on_grid - moved).detach()  # rounded; the gradient passes straight
-        return scales, zeros
-
     def dequantized(self, dtype: torch.dtype, rows: Tensor | None = None) -> Tensor:
         """The weights that the codes stand for, [rows, width]."""
-        found = self.unpacked(rows)
-        if hasattr(self, "gain"):
-            found = Codes(found.codes, *self._moved(found.scales, found.zeros, rows))
-        return dequantize(found, self.group, dtype)
+        return dequantize(self.unpacked(rows), self.group, dtype)
 
     @property
     def weight(self) -> Tensor:
@@ -121,6 +83,39 @@ class QuantizedLinear(_Quantized):
         dtype = _compute_dtype(inputs)
         bias = None if self.bias is None else self.bias.to(dtype)
         return functional.linear(inputs.to(dtype), self.dequantized(dtype), bias)
+
+    def free(self) -> list[nn.Parameter]:
+        """Let scales and zero points be trained until `settle`; the parameters that move them.
+
+        `gain` is what a scale grows by, as a share of it, and `drift` moves the zero point, in
+        steps that let one learning rate fit both. What is computed with meanwhile is what
+        `settle` will leave.
+        """
+        self.gain = nn.Parameter(torch.zeros_like(self.scales, dtype=torch.float32))
+        if self.zeros is None:
+            return [self.gain]
+        self.drift = nn.Parameter(torch.zeros_like(self.zeros, dtype=torch.float32))
+        return [self.gain, self.drift]
+
+    def settle(self) -> None:
+        """Take the scales and zero points that training has come to, and end it."""
+        with torch.no_grad():
+            self.fill(self.unpacked())
+        del self.gain
+        if self.zeros is not None:
+            del self.drift
+
+    def unpacked(self, rows: Tensor | None = None) -> Codes:
+        found = super().unpacked(rows)
+        if not hasattr(self, "gain"):
+            return found
+        scales = found.scales.float() * (1 + (self.gain if rows is None else self.gain[rows]))
+        scales = _through(scales, round_scale(scales.detach()))
+        zeros = found.zeros
+        if zeros is not None:
+            zeros = zeros + _ZERO_STEPS * (self.drift if rows is None else self.drift[rows])
+            zeros = _through(zeros, zeros.detach().round().clamp(self.grid.low, self.grid.high))
+        return Codes(found.codes, scales, zeros)
 
     def spec(self) -> dict[str, Any]:
         return {**super().spec(), "bias": self.bias is not None}
@@ -210,6 +205,11 @@ class TiedHead(nn.Module):
             raise TypeError(f"{spec['table_name']} is no quantized embedding")
         bias = None if spec["bias"] is None else torch.zeros(spec["bias"])
         return cls(table, spec["table_name"], bias)
+
+
+def _through(value: Tensor, rounded: Tensor) -> Tensor:
+    """What was rounded, with the gradient of what was not (straight through)."""
+    return rounded + (value - value.detach())
 
 
 def _parameter(bias: Tensor | None) -> nn.Parameter | None:

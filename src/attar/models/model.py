@@ -189,8 +189,8 @@ def set_weight(linear: nn.Module, weight: Tensor) -> None:
 
 @contextmanager
 def inference(device: str | torch.device, precision: str) -> Iterator[None]:
-    """No gradients, and bf16 arithmetic where asked for."""
-    with torch.inference_mode(), autocast(device, precision):
+    """No gradients, and bf16 arithmetic where asked for; what comes of it may be trained on."""
+    with torch.no_grad(), autocast(device, precision):
         yield
 
 

@@ -1,13 +1,17 @@
-"""Training a part of a model: only the parameters of the modules in scope want a gradient."""
+"""Training a part of a model: which parameters want a gradient, for as long as that lasts."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, cast
+
+from torch import nn
 
 from attar.core.scope import Scope
 from attar.errors import UserError
+from attar.layers import QuantizedLinear
 from attar.models.masks import hold_zeros, is_masked
 from attar.models.model import Model
 
@@ -44,3 +48,43 @@ def trained(model: Model, scope: Scope) -> Iterator[None]:
             hold.remove()
         for name, parameter in parameters.items():
             parameter.requires_grad_(before[name])
+
+
+@dataclass(frozen=True)
+class Freed:
+    """Parameters that may be trained: scales and zero points, and float weights."""
+
+    scales: list[nn.Parameter]
+    weights: list[nn.Parameter]
+
+
+@contextmanager
+def freed(module: nn.Module, names: Iterable[str], matrices: bool = False) -> Iterator[Freed]:
+    """Let scales, zero points, norms and biases of the modules called `names` be trained.
+
+    With `matrices` their float weights too, but for the zeros of masked linears. Nothing else
+    wants a gradient meanwhile, and at the end the scales are on their grid again.
+    """
+    parts = [module.get_submodule(name) for name in names]
+    quantized = [part for part in parts if isinstance(part, QuantizedLinear)]
+    before = {parameter: parameter.requires_grad for parameter in module.parameters()}
+    module.requires_grad_(False)
+    own = (p for part in parts for p in part.parameters(recurse=False) if matrices or p.dim() == 1)
+    weights = list(dict.fromkeys(own))  # two modules may share one
+    holds = [
+        hold_zeros(cast("nn.Parameter", part.weight).requires_grad_(True))
+        for part in parts
+        if matrices and is_masked(part) and part not in quantized
+    ]
+    scales = [parameter for part in quantized for parameter in part.free()]
+    try:
+        for parameter in weights:
+            parameter.requires_grad_(True)
+        yield Freed(scales, weights)
+    finally:
+        for hold in holds:
+            hold.remove()
+        for part in quantized:
+            part.settle()
+        for parameter, wanted in before.items():
+            parameter.requires_grad_(wanted)

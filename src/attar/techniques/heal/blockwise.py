@@ -1,0 +1,66 @@
+"""Train each block in turn until its outputs are those of the original's block."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from attar.calibrate.matching import match
+from attar.calibrate.rows import calibration
+from attar.calibrate.walk import BlockView, walk
+from attar.core.context import Context
+from attar.core.scope import Scope
+from attar.core.step import DataRef, ModelRef, Step
+from attar.errors import UserError
+from attar.models.model import Model
+from attar.train.scoped import freed
+
+_FASTER = 10.0  # scales and zero points move by shares of themselves, weights by their numbers
+
+
+class Blockwise(Step, kind="heal/blockwise"):
+    """Block by block, each fed by the blocks already healed, against the original's own stream.
+
+    Float weights are trained, zeros of a pruned linear stay zeros, and of a quantized linear
+    its scales and zero points. One block at a time is in memory with its gradients, so this
+    needs little more than the model itself (as in EfficientQAT, arXiv 2407.11062, 3.2).
+    """
+
+    needs = frozenset()
+    promises = frozenset({"changed"})
+
+    teacher: ModelRef = Field(
+        "original", description="whose blocks to follow: a model with as many blocks"
+    )
+    data: DataRef = Field("train", description="the dataset to train on; it needs no labels")
+    sequences: int = Field(64, ge=2, description="sequences to train on, one in eight held out")
+    length: int = Field(512, ge=8, description="tokens in a sequence")
+    batch: int = Field(4, ge=1, description="sequences at a time")
+    epochs: int = Field(4, ge=1, description="passes over the sequences, at each block")
+    learning_rate: float = Field(1e-4, gt=0, description="of weights; scales move ten times so far")
+    scope: Scope = Field(Scope.everything(), description="the modules of blocks to train")
+
+    def apply(self, model: Model, ctx: Context) -> Model:
+        """Walk the blocks beside the teacher's."""
+        teacher = ctx.model(self.teacher)
+        if len(teacher.blocks) != len(model.blocks):
+            raise UserError(
+                f"the teacher has {len(teacher.blocks)} blocks and the model {len(model.blocks)}, "
+                "so they cannot be matched one by one. Heal the whole with distill/logits"
+            )
+        chosen = model.select(self.scope)
+
+        def visit(view: BlockView) -> list[float]:
+            start = f"{model.blocks_name}.{view.index}."
+            names = [name for name in chosen if name.startswith(start)]
+            with freed(model.module, names, matrices=True) as free:
+                rates = dict.fromkeys(free.weights, self.learning_rate)
+                rates |= dict.fromkeys(free.scales, self.learning_rate * _FASTER)
+                found = match(view, rates, self.epochs, ctx.precision, ctx.seed)
+            return [found.before, found.after]
+
+        batches = calibration(self, model, ctx)
+        found = walk(model, batches, self.scope, ctx, visit, "blockwise", teacher)
+        for index, (before, after) in enumerate(found):
+            ctx.point("block error/before", index, before)
+            ctx.point("block error/after", index, after)
+        return model
