@@ -15,7 +15,7 @@ import pytest
 from attar.engine import make as making
 from attar.engine.run import run
 from attar.engine.store import Store
-from attar.errors import GuardFailed, StoreError
+from attar.errors import GuardFailed, PlanError, StoreError
 
 
 def test_three_kinds_of_steps_make_a_model_that_loads(plain: dict[str, Any], tmp_path: Path):
@@ -94,6 +94,41 @@ def test_a_full_disk_leaves_no_half_artifact(
     assert calls == 1
     assert not list((tmp_path / "store").iterdir())
     assert not list((tmp_path / "drafts").iterdir())
+
+
+def test_trackers_write_to_the_runs_folder_a_folder_a_stage(
+    plain: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    pytest.importorskip("tensorboard")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    plain["trackers"] = ["tensorboard"]
+    plain["steps"].insert(2, {"adapt/full": {"steps": 2, "batch": 4, "length": 16}})
+    run(plain, home=tmp_path / "home")
+    followed = (tmp_path / "home" / "runs" / "tiny" / "trackers").iterdir()
+    events = {folder.name.split("-")[0]: list(folder.rglob("events.*")) for folder in followed}
+    assert events.keys() == {"healed", "full"}
+    assert all(events.values())
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_the_plan_tells_of_trackers_and_all_else_together(
+    plain: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("attar.train.trackers.find_spec", lambda name: None)
+    plain |= {"trackers": ["tensorboard", "wandb"], "memory": 1e-9}
+    with pytest.raises(PlanError) as caught:
+        run(plain, home=tmp_path)
+    told = [problem.message for problem in caught.value.problems]
+    assert len(told) == 3
+    for part in ("trains the whole model", "attar[tensorboard]", "attar[wandb]"):
+        assert part in " ".join(told)
+
+
+def test_the_report_tells_of_the_device_and_the_processes(plain: dict[str, Any], tmp_path: Path):
+    plain["steps"], plain["guard"] = [], {}
+    environment = run(plain, home=tmp_path).report.environment
+    assert (environment["device"], environment["processes"]) == ("cpu", 1)
 
 
 def test_the_loser_of_a_race_discards_its_draft(tmp_path: Path):

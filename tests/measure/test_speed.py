@@ -34,6 +34,7 @@ def test_a_decoder_in_a_fresh_process(tmp_path: Path) -> None:
     assert "batch 1" in note
     assert "1 thread," in note
     assert "bfloat16" in note
+    assert "after a warm-up of 3 tokens" in note
     assert len(ballast)
     assert 5e7 < found["peak_memory"].value < 1.2e9
 
@@ -47,6 +48,7 @@ def test_encoders_are_timed_by_the_text(family: str, task: str, tmp_path: Path) 
     assert set(found) == {"texts_per_second", "latency_p50", "latency_p95", "peak_memory"}
     assert "batch 8" in found["texts_per_second"].note
     assert "batch 1" in found["latency_p50"].note
+    assert "after a warm-up of 1 batch" in found["texts_per_second"].note
 
 
 @pytest.mark.parametrize("family", ["gpt2", "gemma2", "phi", "qwen3"])

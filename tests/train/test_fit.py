@@ -200,10 +200,8 @@ def test_a_missing_tracker_names_its_package(
         Full(**SHORT, steps=1).apply(tiny_models.tiny("llama"), ctx)
 
 
-def test_tensorboard_is_one_line(
-    context: Contexts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tensorboard_writes_to_the_folder_of_the_context(context: Contexts, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
-    monkeypatch.chdir(tmp_path)
-    Full(**SHORT, steps=2).apply(tiny_models.tiny("llama"), context(trackers=("tensorboard",)))
-    assert list(tmp_path.glob("runs/trackers/**/events.*"))
+    ctx = context(trackers=("tensorboard",), logs=tmp_path)
+    Full(**SHORT, steps=2).apply(tiny_models.tiny("llama"), ctx)
+    assert list(tmp_path.glob("**/events.*"))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import typer
 
+from attar.cli.launched import leads
 from attar.cli.options import HOME, Device, Home, Language, Set
 
 RECIPE = Path(__file__).with_name("demo.yaml")
@@ -29,6 +30,8 @@ def demo(
     folder = write_data(store.home / "demo")
     recipe = read(RECIPE, [f"data={json.dumps(str(folder))}", *(sets or ())])
     execute(recipe, home, language, device)
+    if not leads():
+        return
     typer.echo(
         f"The recipe is {store.home / 'runs' / recipe.name / 'lock.yaml'}: copy it, put your own "
         "model and data in, and `attar run` it",

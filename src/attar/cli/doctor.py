@@ -102,7 +102,7 @@ def _machine() -> Iterator[Finding]:
     try:
         import torch
 
-        from attar.measure.machine import cores, environment, free_memory, fast_bf16
+        from attar.measure.machine import cores, environment, fast_bf16, free_memory
     except ImportError as error:
         yield Finding("torch", f"does not import: {error}", "broken")
         return

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from attar.cli.launched import leads
+
 if TYPE_CHECKING:
     from attar.core.recipe import Recipe
     from attar.core.report import Report
@@ -35,7 +37,9 @@ def execute(recipe: Recipe, home: str, language: str, device: str) -> None:
 
 
 def present(report: Report, folder: Path, language: str) -> None:
-    """Print a run's table and where its files are; writes its page."""
+    """Print a run's table and where its files are; writes its page. One process does."""
+    if not leads():
+        return
     from rich.console import Console
     from rich.text import Text
 

@@ -15,6 +15,7 @@ from attar.cli.demo import demo
 from attar.cli.diff import diff
 from attar.cli.distill import distill
 from attar.cli.doctor import doctor
+from attar.cli.launched import give_way, leads
 from attar.cli.list import list_
 from attar.cli.message import problems_text, tell
 from attar.cli.plan import plan
@@ -88,12 +89,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return _reader_is_gone()
     except Exception as error:
+        give_way()
         if debug:
             import traceback
 
             traceback.print_exception(error)
         return _failed(error, given, debug)
-    if code == _STOPPED:
+    if code == _STOPPED and leads():
         tell("stopped. The same command goes on where it was")
     return code
 

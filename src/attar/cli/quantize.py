@@ -37,7 +37,7 @@ def quantize(
     language: Language = "en",
     device: Device = "cpu",
 ) -> None:
-    """Round a model's weights to a grid; without --data nothing is calibrated or judged."""
+    """Round a model's weights to a grid; without --data its quality is not judged."""
     from attar.cli.shortcut import press, start
 
     settings = {"grid": grid}

@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from attar.cli.launched import leads
 from attar.errors import RecipeError, UserError
 
 if TYPE_CHECKING:
     from attar.core.recipe import Recipe
+
+_INTRODUCTION = "# The recipe that this command stands for; --dry-run prints it alone."
 
 
 def start(
@@ -43,8 +46,9 @@ def press(
     if dry_run:
         typer.echo(text, nl=False)
         return
-    typer.secho("# The recipe that this command stands for; --dry-run prints it alone.", err=True)
-    typer.echo(text, err=True)
+    if leads():
+        typer.secho(_INTRODUCTION, err=True)
+        typer.echo(text, err=True)
     execute(recipe, *place)
 
 

@@ -53,7 +53,8 @@ class Context:
     `data(name)` gives the named dataset; `model(name)` the model named `original`, a stage's
     id, or an artifact's path, ready for inference. `precision` is `bf16` or `float32`.
     `scratch` is a folder of this step's own that outlives a crash, None when not wanted.
-    `device` is a torch device string. `trackers` are names that Accelerate knows.
+    `device` is a torch device string. `trackers` are names that Accelerate knows; they write
+    below the folder `logs`.
     """
 
     task: Task
@@ -65,6 +66,7 @@ class Context:
     scratch: Path | None = None
     progress: Progress = field(default_factory=Silent)
     trackers: tuple[str, ...] = ()
+    logs: Path | None = None
     notes: dict[str, Any] = field(default_factory=dict[str, Any])
     curves: dict[str, list[tuple[float, float]]] = field(
         default_factory=dict[str, list[tuple[float, float]]]

@@ -28,7 +28,7 @@ class Verdict(_Part):
     """What the guard says of a stage.
 
     `good`; `dip`: outside its bound, but the recipe lets this stage dip; `outside`; or
-    `unjudged`: nothing was measured.
+    `unjudged`: there was no data to judge by, and neither NaN nor a broken promise was found.
     """
 
     status: Literal["good", "dip", "outside", "unjudged"] = "unjudged"

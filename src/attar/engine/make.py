@@ -43,12 +43,22 @@ def needs_copy(plan: Plan) -> bool:
 
 
 def open_stage(plan: Plan, stage: Stage, store: Store) -> Model:
-    """Load a stage that has been made."""
-    return load(Files(path_of(plan, stage, store)), plan.inputs.task)
+    """Load a stage that has been made, onto the device that the plan computes on."""
+    return _placed(load(Files(path_of(plan, stage, store)), plan.inputs.task), plan)
 
 
-def make(plan: Plan, stage: Stage, store: Store, progress: Progress) -> None:
-    """Make a stage that is not in the store yet, and publish it."""
+def _placed(model: Model, plan: Plan) -> Model:
+    model.module.to(plan.device)
+    return model
+
+
+def make(
+    plan: Plan, stage: Stage, store: Store, progress: Progress, publishes: bool = True
+) -> None:
+    """Make a stage that is not in the store yet, and publish it.
+
+    Of several processes that train together, one `publishes`.
+    """
     if stage.step is None:
         if needs_copy(plan):
             _import_original(plan, stage, store, progress)
@@ -62,10 +72,9 @@ def make(plan: Plan, stage: Stage, store: Store, progress: Progress) -> None:
         with readable(f"{who} could not write", store.home):
             model = _apply(stage, parent_model, ctx)
     seconds = time.monotonic() - started
-    try:
-        check_finite(model.module, f"what {who} made")
-    except ModelError as error:
-        raise AttarError(f"{error}. Nothing was published; the stages before are kept") from None
+    _check(model, who)
+    if not publishes:
+        return
     facts = {
         "kind": stage.kind,
         "version": stage.step.version,
@@ -90,7 +99,7 @@ def context(plan: Plan, stage: Stage, store: Store, progress: Progress) -> Conte
     def open_model(name: str) -> Model:
         if name in (other.id for other in plan.stages):
             return open_stage(plan, plan.stage(name), store)
-        return load(ModelSource(path=name), plan.inputs.task)
+        return _placed(load(ModelSource(path=name), plan.inputs.task), plan)
 
     return Context(
         task=plan.inputs.task,
@@ -102,6 +111,7 @@ def context(plan: Plan, stage: Stage, store: Store, progress: Progress) -> Conte
         scratch=store.scratch(stage.key),
         progress=progress,
         trackers=plan.recipe.trackers,
+        logs=store.run_folder(plan.recipe.name) / "trackers" / f"{stage.id}-{stage.key[:8]}",
     )
 
 
@@ -114,6 +124,13 @@ def _apply(stage: Stage, model: Model, ctx: Context) -> Model:
         raise  # it names a file, or what to install
     except UserError as error:
         raise UserError(f"step {stage.id!r} ({stage.kind}): {error}") from error
+
+
+def _check(model: Model, who: str) -> None:
+    try:
+        check_finite(model.module, f"what {who} made")
+    except ModelError as error:
+        raise AttarError(f"{error}. Nothing was published; the stages before are kept") from None
 
 
 def _import_original(plan: Plan, stage: Stage, store: Store, progress: Progress) -> None:

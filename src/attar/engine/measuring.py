@@ -6,21 +6,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from attar.core.context import Progress
 from attar.core.keys import key_of
 from attar.core.report import Figure, Sample, StageReport
+from attar.core.step import Step
 from attar.data.batches import Batch, held_out
 from attar.engine.make import open_stage, path_of
 from attar.engine.plan import Plan, Stage
 from attar.engine.store import Store
 from attar.measure.items import Items
 from attar.measure.machine import processor
-from attar.measure.quality import States, judge, reference_states
+from attar.measure.quality import States, computes_nan, judge, reference_states
 from attar.measure.samples import looping_share, write
 from attar.measure.size import weights_size
 from attar.measure.speed import probe
 from attar.measure.statistics import compare, figures
-from attar.measure.verdict import Evidence, judge_stage
+from attar.measure.verdict import Evidence, Looping, judge_stage
 from attar.models import Files, Model
 from attar.models.load import load_tokenizer
 
@@ -37,7 +40,6 @@ class Measuring:
         self._states: dict[str, States] = {}
         self._batches: list[Batch] | None = None
         self._items: dict[str, Items] = {}
-        self._looping: dict[str, float] = {}
         self._texts: dict[str, list[str]] = {}
         self._sizes: dict[str, int] = {}
 
@@ -50,9 +52,11 @@ class Measuring:
         if stage.step is None:
             size = self.plan.inputs.files.size
         row.figures["size"] = Figure(value=size, unit="bytes")
-        judged = self.settings.data in self.plan.recipe.data
-        if judged:
+        if self.settings.data in self.plan.recipe.data:
             self._quality(stage, row)
+        if stage.step is not None and self.plan.recipe.guard.enabled:
+            evidence = self._evidence(stage, stage.step)
+            row.verdict = judge_stage(self.plan.recipe.guard, evidence)
         if self.settings.speed:
             row.figures.update(self._speed(stage, path))
         extra = self._kept("facts", stage, [], lambda: _facts(self._model(stage)))
@@ -76,21 +80,23 @@ class Measuring:
         self._items[stage.id] = items
         base = self._items.get(reference.id) if reference else None
         row.figures.update(figures(items, base, self.plan.inputs.task))
-        if stage.step is None:
-            return
+
+    def _evidence(self, stage: Stage, step: Step) -> Evidence:
+        """What the guard judges by; without data NaN and the step's promises are left."""
         parent = next(other for other in self.plan.stages if other.key == stage.parent)
-        looping = (self._loops(stage), self._loops(reference)) if reference else None
-        evidence = Evidence(
-            comparison=compare(items, base) if base else None,
-            items=items,
+        reference, items = self._reference(stage), self._items.get(stage.id)
+        base = self._items.get(reference.id) if reference else None
+        return Evidence(
+            comparison=compare(items, base) if items and base else None,
+            judged=items is not None,
+            nan=items.nan if items else self._computes_nan(stage),
             size_before=self._sizes[parent.id],
             size_after=self._sizes[stage.id],
             changed=self._weights(parent) != self._weights(stage),
-            promises=stage.step.promises,
-            looping=looping,
+            promises=step.promises,
+            looping=self._looping(stage, reference) if items else None,
             may_dip=stage.id in self.plan.recipe.guard.may_dip,
         )
-        row.verdict = judge_stage(self.plan.recipe.guard, evidence)
 
     def _reference(self, stage: Stage) -> Stage | None:
         """The stage to compare with; None for it itself and for what comes before it."""
@@ -142,9 +148,22 @@ class Measuring:
             )
         return self._batches
 
-    def _loops(self, stage: Stage) -> float:
+    def _computes_nan(self, stage: Stage) -> bool:
+        precision = self.plan.precision
+
+        def work() -> dict[str, Any]:
+            return {"nan": computes_nan(self._model(stage), precision)}
+
+        return bool(self._kept("nan", stage, [precision], work)["nan"])
+
+    def _looping(self, stage: Stage, reference: Stage | None) -> Looping | None:
+        """Held against the reference; up to the reference itself, against the original."""
         if self.plan.inputs.task != "causal-lm":
-            return 0.0
+            return None
+        other = reference or self.plan.stages[0]
+        return Looping(self._loops(stage), self._loops(other), other.id)
+
+    def _loops(self, stage: Stage) -> float:
         parts = [self.plan.inputs.data_key(self.settings.data), self.plan.precision]
 
         def work() -> dict[str, Any]:
@@ -156,15 +175,17 @@ class Measuring:
         return float(self._kept("looping", stage, parts, work)["share"])
 
     def _speed(self, stage: Stage, path: Path) -> dict[str, Figure]:
-        threads, precision = self.settings.threads, self.plan.precision
+        precision, device = self.plan.precision, self.plan.device
+        threads = self.settings.threads or torch.get_num_threads()
 
         def work() -> dict[str, Any]:
             self.progress.say("timing in a fresh process")
             self._models.clear()
-            found = probe(path, self.plan.inputs.task, threads, precision)
+            found = probe(path, self.plan.inputs.task, threads, precision, device)
             return {name: figure.model_dump() for name, figure in found.items()}
 
-        kept = self._kept("speed", stage, [threads, precision, processor()], work)
+        parts = [threads, precision, torch.device(device).type, processor(device)]
+        kept = self._kept("speed", stage, parts, work)
         return {name: Figure.model_validate(plain) for name, plain in kept.items()}
 
     def _samples(self, stage: Stage) -> list[str]:

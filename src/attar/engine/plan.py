@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-
 from attar.core.keys import key_of, seed_of
 from attar.core.recipe import ModelSource, Recipe
 from attar.core.registry import nearest
@@ -16,9 +14,9 @@ from attar.core.step import Step, Task
 from attar.core.traits import FLOAT, LOWRANK, MASKED, QUANTIZED, Trait
 from attar.engine.inputs import Inputs
 from attar.engine.store import Store
-from attar.errors import PlanError, Problem, UserError
+from attar.errors import PlanError, Problem
 from attar.layers import LowRank
-from attar.measure.machine import free_memory, fast_bf16
+from attar.measure.machine import check_device, fast_bf16, free_memory
 from attar.models.load import config_of, skeleton
 from attar.models.masks import is_masked
 from attar.models.source import resolve
@@ -63,7 +61,6 @@ def make_plan(recipe: Recipe, store: Store, peek: bool = False, device: str = "c
     Raises PlanError with every reason at once.
     """
     check_device(device)
-    trackers.check(recipe.trackers)
     inputs = Inputs(recipe, store)
     precision = recipe.precision
     if precision == "auto":
@@ -74,20 +71,10 @@ def make_plan(recipe: Recipe, store: Store, peek: bool = False, device: str = "c
     count = sum(parameter.numel() for parameter in model.module.parameters())
     problems += [*_over_budget(recipe, count), *_misfits(recipe, inputs.task)]
     problems += _strangers(recipe, inputs)
+    problems += map(str, trackers.trouble(recipe.trackers))
     if problems:
         raise PlanError([Problem(problem) for problem in problems])
     return Plan(recipe, inputs, precision, device, _stages(recipe, inputs, store, precision, peek))
-
-
-def check_device(device: str) -> None:
-    """Raise UserError for a device that this machine does not have."""
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError):
-        raise UserError(
-            f"this machine has no device {device!r}. Name one that it has: cpu"
-            + (", cuda" if torch.cuda.is_available() else "")
-        ) from None
 
 
 def traits_of(module: Any, facts: Sequence[ModuleFact]) -> dict[str, set[Trait]]:
@@ -124,8 +111,10 @@ def fold(
                 f"{where} has an empty scope: {list(step.scope.patterns)} names no module"
                 f"{_near(step, facts)} `attar show MODEL` prints the modules' names"
             )
+        norms = {fact.name for fact in facts if fact.role == "norm"}  # float, whatever is done
         for need in sorted(step.needs):
-            lost = [module for module in chosen if need not in traits.get(module, {FLOAT})]
+            able = [module for module in chosen if need == FLOAT or module not in norms]
+            lost = [module for module in able if need not in traits.get(module, {FLOAT})]
             if lost:
                 culprit = blame.get(lost[0], "the original")
                 problems.append(

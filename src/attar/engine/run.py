@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from attar.errors import GuardFailed
 from attar.measure.machine import environment
 from attar.models import Model, load
 from attar.models.source import Files
+from attar.train.processes import Processes, join
 
 HOME = ".attar"
 
@@ -47,34 +49,24 @@ def run(
     """Run a recipe, given as a Recipe, plain data, or the path of a YAML file.
 
     What the store under `home` already holds is not made again, so a run that was killed goes
-    on where it was. Raises GuardFailed, with the report written, when a stage is outside its
-    bound and may not dip; errors of `attar.errors` for everything else.
+    on where it was. Under `accelerate launch` the processes train together, and the first one
+    alone does everything else. Raises GuardFailed, with the report written, when a stage is
+    outside its bound and may not dip; errors of `attar.errors` for everything else.
     """
-    recipe = as_recipe(recipe)
-    progress = progress or Silent()
-    store = Store(Path(home))
-    store.prepare()
-    plan = make_plan(recipe, store, device=device)
-    warnings = plan.inputs.check_data()
-    folder = store.run_folder(recipe.name)
-    store.write(folder / "lock.yaml", recipe.to_yaml())
-    report = Report(
-        name=recipe.name,
-        task=plan.inputs.task,
-        recipe=recipe.plain(),
-        environment={**environment(), "precision": plan.precision},
-        stages=[],
-        warnings=[*warnings, *plan.warnings],
+    recipe, processes = as_recipe(recipe), join(device)
+    progress = progress if progress and processes.main else Silent()
+    processes.lead(lambda: Store(Path(home)).prepare())
+    plan = processes.each(
+        lambda: make_plan(recipe, Store(Path(home)), device=processes.device),
     )
-    for warning in report.warnings:
-        progress.say(f"warning: {warning}")
-    _stages(plan, store, progress, report, folder)
-    report.finished = True
-    _write(report, folder, store)
-    last = path_of(plan, plan.stages[-1], store)
-    with readable(f"{folder / 'model'} could not be written", store.home):
-        _point(folder / "model", last)
-    return Run(report, folder, last)
+    running = _Running(plan, processes, progress)
+    processes.lead(running.begin)
+    for stage in plan.stages:
+        there = processes.lead(partial(running.is_there, stage))
+        if not there:
+            running.make(stage)
+        processes.lead(partial(running.judge, stage, there))
+    return processes.lead(running.finish)
 
 
 def as_recipe(recipe: Recipe | Mapping[str, Any] | str | Path) -> Recipe:
@@ -86,28 +78,77 @@ def as_recipe(recipe: Recipe | Mapping[str, Any] | str | Path) -> Recipe:
     return build(recipe)
 
 
-def _stages(plan: Plan, store: Store, progress: Progress, report: Report, folder: Path) -> None:
-    measuring = Measuring(plan, store, progress)
-    for number, stage in enumerate(plan.stages):
-        progress.say(f"[{number + 1}/{len(plan.stages)}] {stage.id} ({stage.kind})")
-        there = store.has(stage.key) or (stage.step is None and not needs_copy(plan))
-        if store.has(stage.key):
-            store.verify(stage.key)
-        elif not there:
-            make(plan, stage, store, progress)
-        row = _row(plan, stage, store, there)
+class _Running:
+    """A run under way; `make` alone is for all processes, and shares its work out itself."""
+
+    def __init__(self, plan: Plan, processes: Processes, progress: Progress) -> None:
+        self.plan, self.processes, self.progress = plan, processes, progress
+        self.store = plan.inputs.store
+        self.folder = self.store.home / "runs" / plan.recipe.name
+        self.measuring = Measuring(plan, self.store, progress)
+        self.report = Report(
+            name=plan.recipe.name,
+            task=plan.inputs.task,
+            recipe=plan.recipe.plain(),
+            environment={
+                **environment(),
+                "device": plan.device,
+                "processes": processes.count,
+                "precision": plan.precision,
+            },
+            stages=[],
+        )
+
+    def begin(self) -> None:
+        """Look at the data, and write down the recipe."""
+        self.report.warnings = [*self.plan.inputs.check_data(), *self.plan.warnings]
+        self.store.run_folder(self.plan.recipe.name)
+        self.store.write(self.folder / "lock.yaml", self.plan.recipe.to_yaml())
+        for warning in self.report.warnings:
+            self.progress.say(f"warning: {warning}")
+
+    def is_there(self, stage: Stage) -> bool:
+        """Whether a stage is made already, and as it was written."""
+        number = self.plan.stages.index(stage) + 1
+        self.progress.say(f"[{number}/{len(self.plan.stages)}] {stage.id} ({stage.kind})")
+        if self.store.has(stage.key):
+            self.store.verify(stage.key)
+            return True
+        return stage.step is None and not needs_copy(self.plan)
+
+    def make(self, stage: Stage) -> None:
+        """Make a stage: together where it trains, and else on the first process alone."""
+        work = partial(make, self.plan, stage, self.store, self.progress)
+        if stage.step is not None and stage.step.whole:
+            work(publishes=self.processes.main)
+        else:
+            self.processes.lead(work)
+
+    def judge(self, stage: Stage, cached: bool) -> None:
+        """Measure a stage, put it into the report, and stop where the guard refuses it."""
+        row = _row(self.plan, stage, self.store, cached)
         with watched(f"measuring {stage.id!r}", "Lower measures.batch or measures.length"):
-            measuring.measure(stage, row)
-        report.stages.append(row)
-        report.samples = measuring.samples()
-        _write(report, folder, store)
+            self.measuring.measure(stage, row)
+        self.report.stages.append(row)
+        self.report.samples = self.measuring.samples()
+        self._write()
         if row.verdict.status == "outside":
             raise GuardFailed(
                 f"stage {stage.id!r} is outside its bound: {'; '.join(row.verdict.reasons)}. It "
-                f"is kept at {row.path} and marked so; the report is in {folder}. Change the "
-                f"step, widen `guard`, or list {stage.id!r} under guard.may_dip if a later step "
-                "heals it"
+                f"is kept at {row.path} and marked so; the report is in {self.folder}"
             )
+
+    def finish(self) -> Run:
+        """Lead `model` to what the last step made."""
+        self.report.finished = True
+        self._write()
+        last = path_of(self.plan, self.plan.stages[-1], self.store)
+        with readable(f"{self.folder / 'model'} could not be written", self.store.home):
+            _point(self.folder / "model", last)
+        return Run(self.report, self.folder, last)
+
+    def _write(self) -> None:
+        self.store.write(self.folder / "report.json", self.report.model_dump_json(indent=1))
 
 
 def _row(plan: Plan, stage: Stage, store: Store, cached: bool) -> StageReport:
@@ -127,10 +168,6 @@ def _row(plan: Plan, stage: Stage, store: Store, cached: bool) -> StageReport:
         curves=made.get("curves", {}),
         warnings=made.get("warnings", []),
     )
-
-
-def _write(report: Report, folder: Path, store: Store) -> None:
-    store.write(folder / "report.json", report.model_dump_json(indent=1))
 
 
 def _point(link: Path, target: Path) -> None:

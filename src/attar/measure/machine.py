@@ -45,8 +45,10 @@ def environment() -> dict[str, Any]:
     return facts | {name: _version(name) for name in ("torch", "transformers", "attar")}
 
 
-def processor() -> str:
-    """The processor's name."""
+def processor(device: str = "cpu") -> str:
+    """The name of what computes: the processor's, or the GPU's."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(device)
     return _field("model name") or platform.processor() or platform.machine()
 
 
@@ -74,7 +76,9 @@ def check_device(name: str) -> None:
     there += ["cuda"] if len(there) > 1 else []
     there += ["mps"] if torch.backends.mps.is_available() else []
     if name not in there:
-        raise UserError(f"there is no device {name!r} here; there are {', '.join(there)}")
+        raise UserError(
+            f"there is no device {name!r} on this machine. Name one that it has: {', '.join(there)}"
+        )
 
 
 def _mkldnn_bf16() -> bool:

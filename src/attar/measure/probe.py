@@ -29,6 +29,7 @@ from attar.models.model import inference
 
 PREFILL, DECODED = 64, 24  # tokens of a decoder's prompt, and tokens that it writes after it
 TEXT, BATCH = 128, 8  # tokens of a classifier's text, and texts at a time for its throughput
+WARM_UP = 3  # tokens that a decoder writes before it is timed; others read each batch once
 SECONDS = 4.0  # to spend on repeats, of each kind
 REPEATS, LEAST = 5, 3  # at most so many repeats; at least so many tokens
 _STATUS = Path("/proc/self/status")
@@ -102,13 +103,13 @@ class _Timer:
 
     def decoder(self) -> dict[str, Figure]:
         """Greedy decoding of one text with a cache of keys and values."""
-        prompt = random_ids(self.model, 1, self._fits(PREFILL + DECODED) - DECODED)
-        self._decode(prompt, 3)
+        prompt = random_ids(self.model, 1, fitting(self.model, PREFILL + DECODED) - DECODED)
+        self._decode(prompt, WARM_UP)
         rounds = repeat(partial(self._decode, prompt, DECODED))
         tokens = [seconds for each in rounds for seconds in each]
         note = (
-            f"batch 1, up to {DECODED} tokens after {prompt.shape[1]}, with a KV cache; "
-            f"{self.conditions}"
+            f"batch 1, up to {DECODED} tokens after {prompt.shape[1]}, with a KV cache, after a "
+            f"warm-up of {WARM_UP} tokens; {self.conditions}"
         )
         speed = median(len(each) / sum(each) for each in rounds)
         return {
@@ -118,13 +119,13 @@ class _Timer:
 
     def encoder(self) -> dict[str, Figure]:
         """One text at a time for the latency, several for the throughput."""
-        length = self._fits(TEXT)
+        length = fitting(self.model, TEXT)
         found: dict[int, list[float]] = {}
         for count in (1, BATCH):
             texts = random_ids(self.model, count, length)
             self._forward(texts)
             found[count] = [s for each in repeat(partial(self._texts, texts)) for s in each]
-        note = f"texts of {length} tokens; {self.conditions}"
+        note = f"texts of {length} tokens, after a warm-up of 1 batch; {self.conditions}"
         speed = BATCH / median(found[BATCH])
         return {
             "texts_per_second": Figure(value=speed, unit="texts/s", note=f"batch {BATCH}, {note}"),
@@ -168,10 +169,6 @@ class _Timer:
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
 
-    def _fits(self, length: int) -> int:
-        limit = getattr(self.model.config, "max_position_embeddings", None) or length + 2
-        return min(length, limit - 2)  # RoBERTa counts places from behind its padding
-
 
 def repeat(once: Callable[[], list[float]]) -> list[list[float]]:
     """Run again and again within the time there is, at least once."""
@@ -185,10 +182,16 @@ def repeat(once: Callable[[], list[float]]) -> list[list[float]]:
     return found
 
 
+def fitting(model: Model, length: int) -> int:
+    """As many tokens, or as many as the model has places for."""
+    limit = getattr(model.config, "max_position_embeddings", None) or length + 2
+    return min(length, limit - 2)  # RoBERTa counts places from behind its padding
+
+
 def random_ids(model: Model, rows: int, length: int) -> Tensor:
     """Token ids, always the same ones, without the special ones."""
     generator = torch.Generator().manual_seed(0)
-    special = set(model.tokenizer.all_special_ids) | {model.config.pad_token_id}
+    special = set(model.tokenizer.all_special_ids) | {getattr(model.config, "pad_token_id", None)}
     usual = torch.tensor([i for i in range(model.config.vocab_size) if i not in special])
     return usual[torch.randint(len(usual), (rows, length), generator=generator)]
 

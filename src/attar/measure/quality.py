@@ -17,6 +17,7 @@ from torch import Tensor
 from attar.core.context import Progress, Silent
 from attar.data.batches import IGNORED, Batch
 from attar.measure.items import Items
+from attar.measure.probe import fitting, random_ids
 from attar.measure.statistics import Comparison, compare, figures
 from attar.models.model import Model, inference
 
@@ -97,6 +98,13 @@ def reference_states(
                 kept[-1] = kept[-1].to(torch.bfloat16)
             bar.advance(batch.size)
     return States(_head(reference), kept)
+
+
+def computes_nan(model: Model, precision: str = "float32") -> bool:
+    """Whether the model computes NaN or infinite numbers, of a few tokens drawn at random."""
+    ids = random_ids(model, 1, fitting(model, 32))
+    labels = torch.tensor([IGNORED]) if model.task == "classification" else ids
+    return judge(model, [Batch(ids, torch.ones_like(ids), labels)], precision=precision).nan
 
 
 @dataclass

@@ -8,57 +8,67 @@ from dataclasses import dataclass
 
 from attar.core.recipe import Guard
 from attar.core.report import Verdict
-from attar.measure.items import Items
 from attar.measure.statistics import Comparison
 from attar.ops.bootstrap import Interval
 
-LOOPING = 0.5  # of the continuations that may end in a loop, above the reference's share
+LOOPING = 0.5  # of the continuations may end in a loop, above the share of whom it is held against
+
+
+@dataclass(frozen=True)
+class Looping:
+    """Shares of continuations that end in a loop: the stage's own, and those of `whose`."""
+
+    own: float
+    theirs: float
+    whose: str = "original"
 
 
 @dataclass(frozen=True)
 class Evidence:
     """What is known of a stage when it is judged; None where it was not measured.
 
-    `size_before` and `size_after` are bytes on disk of the weights, `changed` says whether the
-    weights differ from the parent's, `looping` holds the shares of continuations that end in a
-    loop (the stage's, the reference's).
+    `judged` says whether there was held-out data: without it a stage may be refused, but is
+    never called good. `nan`: something that it computes is NaN or infinite. `size_before` and
+    `size_after` are bytes on disk of the weights, `changed` says whether the weights differ
+    from the parent's.
     """
 
     comparison: Comparison | None = None
-    items: Items | None = None
+    judged: bool = False
+    nan: bool = False
     size_before: int | None = None
     size_after: int | None = None
     changed: bool | None = None
     promises: frozenset[str] = frozenset()
-    looping: tuple[float, float] | None = None
+    looping: Looping | None = None
     may_dip: bool = False
 
 
 def judge_stage(guard: Guard, evidence: Evidence) -> Verdict:
     """Judge a stage; the end of an interval nearest to the bound decides, so noise never does.
 
-    NaN is outside whatever the recipe says of dips.
+    Quality may dip where the recipe says so, and endless repetition with it: a model that was
+    just pruned repeats itself until it is healed. NaN and a broken promise never may, for no
+    later step mends them: what was to be smaller is not, what was to change did not.
     """
     if not guard.enabled:
         return Verdict(status="unjudged")
-    broken = list(_broken(evidence))
-    reasons = broken or [
-        *_quality(guard, evidence.comparison),
-        *_repetition(guard, evidence.looping),
-    ]
-    reasons += _promises(evidence)
-    if not reasons:
-        measured = evidence.comparison or evidence.items or evidence.promises
-        return Verdict(status="good" if measured else "unjudged")
-    dips = evidence.may_dip and not broken
-    return Verdict(status="dip" if dips else "outside", reasons=reasons)
+    firm = [*_broken(evidence), *_promises(evidence)]
+    loose: list[str] = []
+    if not evidence.nan:  # which is why all else is off
+        loose = [*_quality(guard, evidence.comparison), *_repetition(evidence.looping)]
+    if firm or (loose and not evidence.may_dip):
+        return Verdict(status="outside", reasons=[*firm, *loose])
+    if loose:
+        return Verdict(status="dip", reasons=loose)
+    return Verdict(status="good" if evidence.judged else "unjudged")
 
 
 def _broken(evidence: Evidence) -> Iterator[str]:
-    if evidence.items is not None and evidence.items.nan:
+    if evidence.nan:
         yield (
-            "the model computes NaN or infinite numbers on the held-out data: the step damaged "
-            "it. Lower its learning rate or press less, or try precision: float32"
+            "the model computes NaN or infinite numbers: the step damaged it. Lower its learning "
+            "rate or press less, or try precision: float32"
         )
 
 
@@ -66,29 +76,27 @@ def _quality(guard: Guard, comparison: Comparison | None) -> Iterator[str]:
     if comparison is None:
         return
     ratio, drop = comparison.perplexity_ratio, comparison.accuracy_drop
+    whose = _whose(guard.reference)
     if ratio is not None and guard.perplexity is not None and _above(ratio, guard.perplexity):
         yield (
-            f"its perplexity is {ratio.value:.3g} times that of {_whose(guard)} (95 % interval "
+            f"its perplexity is {ratio.value:.3g} times that of {whose} (95 % interval "
             f"{ratio.low:.3g} to {ratio.high:.3g}), and at most {guard.perplexity:g} times is "
             f"allowed. {_remedy('perplexity')}"
         )
     if drop is not None and guard.accuracy is not None and _above(drop, guard.accuracy):
         yield (
-            f"its accuracy is {drop.value:.1f} points below that of {_whose(guard)} (95 % interval "
+            f"its accuracy is {drop.value:.1f} points below that of {whose} (95 % interval "
             f"{drop.low:.1f} to {drop.high:.1f}), and at most {guard.accuracy:g} points are "
             f"allowed. {_remedy('accuracy')}"
         )
 
 
-def _repetition(guard: Guard, looping: tuple[float, float] | None) -> Iterator[str]:
-    if looping is None:
-        return
-    own, reference = looping
-    if own >= reference + LOOPING:
+def _repetition(looping: Looping | None) -> Iterator[str]:
+    if looping is not None and looping.own >= looping.theirs + LOOPING:
         yield (
-            f"it repeats itself without end in {own:.0%} of what it writes, {_whose(guard)} in "
-            f"{reference:.0%}. Press less, or heal it by distillation and name this stage in "
-            "guard.may_dip"
+            f"it repeats itself without end in {looping.own:.0%} of what it writes, "
+            f"{_whose(looping.whose)} in {looping.theirs:.0%}. Press less, or heal it by "
+            "distillation and name this stage in guard.may_dip"
         )
 
 
@@ -113,8 +121,8 @@ def _above(found: Interval, bound: float) -> bool:
     return math.isnan(low) or low > bound
 
 
-def _whose(guard: Guard) -> str:
-    return "the original" if guard.reference == "original" else f"stage {guard.reference!r}"
+def _whose(name: str) -> str:
+    return "the original" if name == "original" else f"stage {name!r}"
 
 
 def _remedy(bound: str) -> str:

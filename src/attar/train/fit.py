@@ -71,7 +71,7 @@ def fit(
     one. Under `accelerate launch` every process works on its own rows, and the gradient is
     that of all rows together.
     """
-    trackers.check(ctx.trackers)
+    trackers.check(ctx)
     with ExitStack() as stack:
         stack.enter_context(_memory_advice(schedule))
         stack.enter_context(torch.random.fork_rng())

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Self, cast
 
 import torch
@@ -24,8 +23,6 @@ from attar.train import trackers
 from attar.train.checkpoint import Tensors
 from attar.train.losses import Loss
 from attar.train.schedule import Training
-
-LOGS = Path("runs", "trackers")
 
 
 @dataclass(frozen=True)
@@ -59,13 +56,15 @@ class Machine:
         self, model: Model, loss: Callable[[Batch, float], Loss], schedule: Training, ctx: Context
     ) -> None:
         self.model, self.schedule, self.ctx = model, schedule, ctx
+        if ctx.device.startswith("cuda:"):
+            torch.cuda.set_device(ctx.device)  # Accelerate takes the current one
         # Accelerate keeps its precision for the life of a process; another step may want another.
         AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
         self.accelerator = Accelerator(
             cpu=ctx.device == "cpu",
             mixed_precision="bf16" if ctx.precision == "bf16" else "no",
             log_with=list(ctx.trackers) or None,
-            project_dir=str(LOGS),
+            project_dir=None if ctx.logs is None else str(ctx.logs),
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
         )
         self.named = {n: p for n, p in model.module.named_parameters() if p.requires_grad}
@@ -74,13 +73,14 @@ class Machine:
         self.trained, self._prepared = self.accelerator.prepare(trained, self.optimizer)
 
     def __enter__(self) -> Self:
-        trackers.start(self.accelerator, self.ctx.trackers, LOGS, self.schedule.model_dump())
+        trackers.start(self.accelerator, self.ctx, self.schedule.model_dump())
         self.model.module.train()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.ctx.trackers:
-            self.accelerator.end_training()
+        # Not `end_training`: it would part the processes, which have more to do.
+        for tracker in self.accelerator.trackers:
+            tracker.finish()
         for parameter in self.named.values():
             parameter.grad = None
         self.accelerator.free_memory()
