@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from attar.core import registry
+from attar.core.explain import show
 from attar.core.step import Step
 
 PAGES = Path(__file__).parent / "techniques"
@@ -19,21 +20,30 @@ SOURCES = Path(registry.__file__).parent.parent / "techniques"
 
 def main() -> int:
     """Write or check every page; the exit code."""
-    pages = {f"{entry.kind.replace('/', '-')}.md": page(entry) for entry in registry.entries()}
-    pages["README.md"] = index()
-    stale = [name for name, text in pages.items() if not same(PAGES / name, text)]
+    found = pages()
+    late = stale(found)
     if "--check" in sys.argv:
-        for name in stale:
+        for name in late:
             print(f"docs/techniques/{name} is not what its technique says; run `make docs`")
-        return 1 if stale else 0
-    for name in stale:
-        (PAGES / name).write_text(pages[name], "utf-8")
+        return 1 if late else 0
+    for name in late:
+        if name in found:
+            (PAGES / name).write_text(found[name], "utf-8")
+        else:
+            (PAGES / name).unlink()
     return 0
 
 
-def same(path: Path, text: str) -> bool:
-    """Whether the page already says this."""
-    return path.exists() and path.read_text("utf-8") == text
+def pages() -> dict[str, str]:
+    """What every page should say, by its file's name."""
+    found = {f"{entry.kind.replace('/', '-')}.md": page(entry) for entry in registry.entries()}
+    return {"README.md": index(), **found}
+
+
+def stale(found: dict[str, str]) -> list[str]:
+    """Pages that say something else, or whose technique is gone."""
+    there = {path.name: path.read_text("utf-8") for path in PAGES.glob("*.md")}
+    return sorted(name for name in {*found, *there} if found.get(name) != there.get(name))
 
 
 def index() -> str:
@@ -80,7 +90,9 @@ def plain(value: object) -> str:
     patterns = getattr(value, "patterns", None)
     if patterns is not None:
         return ", ".join(patterns)
-    return {None: "none", True: "yes", False: "no"}.get(value, str(value))  # type: ignore[call-overload]
+    if value is None:
+        return "null"
+    return value if isinstance(value, str) else show(value)
 
 
 if __name__ == "__main__":
