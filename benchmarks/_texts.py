@@ -44,13 +44,14 @@ def mails(folder: Path) -> Path:
     return _parts(folder, {"test": rows[:1200], "dev": rows[1200:1500], "train": rows[1500:]})
 
 
-def few_mails(folder: Path, seed: int) -> Path:
-    """500 mails with their label, drawn by `seed`; 2 400 to test on; the others without label."""
+def few_mails(folder: Path, part: int, parts: int = 3) -> Path:
+    """One part of the mails to test on; of the others 500 with their label, and all without."""
     rows = _shuffled()
-    labelled = random.Random(seed).sample(rows[2400:], 500)
-    folder = _parts(folder, {"test": rows[:2400], "labelled": labelled})
+    others = [row for number, row in enumerate(rows) if number % parts != part]
+    labelled = random.Random(part).sample(others, 500)
+    folder = _parts(folder, {"test": rows[part::parts], "labelled": labelled})
     with (folder / "unlabelled.jsonl").open("w", encoding="utf-8") as file:
-        for text, _ in rows[2400:]:
+        for text, _ in others:
             file.write(json.dumps({"text": text}) + "\n")
     return folder
 
