@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
@@ -51,13 +50,9 @@ def start(accelerator: Any, ctx: Context, config: dict[str, Any]) -> None:
         if value is not None
     }
     own: dict[str, dict[str, Any]] = {
-        "wandb": {"dir": str(folder), **_offline()},
+        "wandb": {"dir": str(folder), "mode": "offline"},
         "mlflow": {"logging_dir": str(folder / "mlflow")},
     }
     given = {name: settings for name, settings in own.items() if name in ctx.trackers}
     accelerator.init_trackers("attar", config=plain, init_kwargs=given)
 
-
-def _offline() -> dict[str, str]:
-    """W&B's mode, unless its own variable names one: what is given here would outweigh that."""
-    return {} if "WANDB_MODE" in os.environ else {"mode": "offline"}
