@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from attar.ops.factor import Factors, rank_for, truncated, whitened
+from attar.ops.factor import Factors, rank_for, truncated, weighted, whitened
 
 
 def drawn(rows: int, width: int, seed: int = 1) -> Tensor:
@@ -44,6 +44,22 @@ def test_whitened_equals_svd_llm_and_beats_plain(rows: int, width: int, rank: in
     assert lost(weight, found, gram) < lost(weight, truncated(weight, rank), gram)
     whole = float(((weight.double() @ gram.double()) * weight.double()).sum())
     assert found.error == pytest.approx(lost(weight, found, gram) / whole, rel=1e-4)
+
+
+def test_weighted_is_the_optimum_for_rows_that_count_differently() -> None:
+    weight, importance = drawn(20, 30), drawn(20, 1).square().flatten()
+    importance[3] = 0
+    found = weighted(weight, importance, 6)
+    size = importance.double().sqrt()[:, None]
+    values = torch.linalg.svdvals(weight.double() * size).square()
+
+    def error(factors: Factors) -> float:
+        rest = weight.double() - factors.up.double() @ factors.down.double()
+        return float((rest.square() * size.square()).sum())
+
+    assert error(found) == pytest.approx(float(values[6:].sum()), rel=1e-4)
+    assert error(found) < error(truncated(weight, 6))
+    assert found.up.isfinite().all()
 
 
 def test_no_small_change_makes_whitened_better() -> None:

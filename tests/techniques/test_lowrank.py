@@ -20,13 +20,15 @@ from attar.models.load import config_of, skeleton
 from attar.models.source import Files
 from tiny_models import PAIRS, logits, texts, tiny
 
-KINDS = ("lowrank/svd", "lowrank/whitened")
+KINDS = ("lowrank/fisher", "lowrank/svd", "lowrank/whitened")
 DATA = {"sequences": 4, "length": 16, "batch": 2}
 
 
 def applied(model: Model, kind: str, **settings: object) -> Model:
     """The model after one step; the plan foresaw its modules."""
-    data = Dataset("train", [Example(t, None) for t in texts(count=40, length=16)], "", ())
+    labels = model.labels or (None,)
+    rows = [Example(t, labels[n % len(labels)]) for n, t in enumerate(texts(count=40, length=16))]
+    data = Dataset("train", rows, "", tuple(model.labels))
     ctx = Context(model.task, lambda _: data, lambda _: tiny("llama"))
     kept = {name: value for name, value in DATA.items() if name in find(kind).model_fields}
     step = find(kind).model_validate({**kept, **settings})

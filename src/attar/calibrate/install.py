@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 from attar.core.grid import Grid
 from attar.layers import LowRank, QuantizedEmbedding, QuantizedLinear, TiedHead, swap
 from attar.models.masks import is_masked, mark
@@ -10,15 +12,20 @@ from attar.models.structure import untie
 from attar.ops.factor import Factors
 from attar.ops.rounding import Codes, fit_scales, quantize
 
+L = TypeVar("L", bound=QuantizedLinear)
 
-def install_linear(model: Model, name: str, codes: Codes, grid: Grid) -> None:
+
+def install_linear(
+    model: Model, name: str, codes: Codes, grid: Grid, cls: type[L] = QuantizedLinear
+) -> L:
     """Put a quantized linear with these codes where the linear called `name` is."""
     old = model.module.get_submodule(name)
     rows, width = codes.codes.shape
-    new = QuantizedLinear(rows, width, grid, old.bias).fill(codes)
+    new = cls(rows, width, grid, old.bias).fill(codes)
     if is_masked(old):
         mark(new)
     swap(model.module, name, new)
+    return new
 
 
 def quantize_embeddings(model: Model, grid: Grid) -> None:

@@ -21,9 +21,10 @@ from attar.core.context import Context
 from attar.core.scope import Scope
 from attar.models.mapped import mapped, release
 from attar.models.model import Model, inference
+from attar.ops.activations import Peaks, Range
 from attar.ops.gram import Energy, Gram
 
-S = TypeVar("S", Gram, Energy)
+S = TypeVar("S", Gram, Energy, Peaks, Range)
 F = TypeVar("F")
 
 

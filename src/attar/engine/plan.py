@@ -124,7 +124,7 @@ def fold(
                 )
                 break
         problems += [f"{where}: {text}" for text in step.check(facts)]
-        touched = set(chosen) | set(_tables(step, facts))
+        touched = set(chosen) - norms | set(_tables(step, facts))
         facts = step.reshape(facts)
         for fact in facts:
             whole = fact.name.rpartition(".")[0]  # what it was split from, if it was

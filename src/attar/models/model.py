@@ -176,15 +176,18 @@ def shape_of(module: nn.Module) -> tuple[int, ...]:
 
 def weight_of(linear: nn.Module) -> Tensor:
     """A linear's weight as [outputs, inputs], whatever way round the module keeps it."""
-    weight = cast("Tensor", linear.weight)
-    return weight.t() if isinstance(linear, Conv1D) else weight
+    return outputs_first(linear, cast("Tensor", linear.weight))
+
+
+def outputs_first(linear: nn.Module, kept: Tensor) -> Tensor:
+    """A tensor kept as the linear's weight is (its gradient, say), as [outputs, inputs]."""
+    return kept.t() if isinstance(linear, Conv1D) else kept
 
 
 def set_weight(linear: nn.Module, weight: Tensor) -> None:
     """Put a weight of [outputs, inputs] into a linear, in its own dtype."""
     with torch.no_grad():
-        own = cast("nn.Parameter", linear.weight)
-        own.copy_(weight.t() if isinstance(linear, Conv1D) else weight)
+        weight_of(linear).copy_(weight)
 
 
 @contextmanager

@@ -39,6 +39,18 @@ def truncated(weight: Tensor, rank: int) -> Factors:
     return whitened(weight, None, rank)
 
 
+def weighted(weight: Tensor, importance: Tensor, rank: int) -> Factors:
+    """The least squared error whose rows count by their importance (FWSVD, Hsu et al. 2022).
+
+    arXiv 2207.00112, section 3: the rows are multiplied by the root of their importance,
+    factorized, and divided again. weight: [rows, width]; importance: [rows], not negative.
+    """
+    floor = importance.max().double().clamp_min(1e-30) * 1e-8  # a row of none must not be lost
+    size = importance.double().clamp_min(float(floor)).sqrt()[:, None]
+    found = truncated(weight.detach().double() * size, rank)
+    return Factors((found.up.double() / size).float(), found.down, found.error)
+
+
 def whitened(weight: Tensor, gram: Tensor | None, rank: int) -> Factors:
     """The least |(W - UD) X|, for inputs X with the gram X XT.
 

@@ -5,10 +5,23 @@ from __future__ import annotations
 from attar.core.context import Context
 from attar.data.batches import Batch, Stream, held_out
 from attar.data.example import Dataset
+from attar.errors import DataError, Problem
 from attar.models.model import Model
 from attar.train.schedule import Training
 
 _SEQUENCES, _ROWS = 16, 512
+
+
+def labeled(name: str, model: Model, ctx: Context) -> Dataset:
+    """The dataset of that name; raises DataError where a classifier finds no label in it."""
+    dataset = ctx.data(name)
+    if model.task == "classification" and all(row.label is None for row in dataset.examples):
+        text = (
+            f"data {name!r} has no labels, so there is no loss of the task's own. Give labeled "
+            "rows, or learn from a teacher (distill/logits)"
+        )
+        raise DataError([Problem(text)])
+    return dataset
 
 
 def stream_of(dataset: Dataset, model: Model, schedule: Training, ctx: Context) -> Stream:

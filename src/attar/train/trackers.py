@@ -55,4 +55,3 @@ def start(accelerator: Any, ctx: Context, config: dict[str, Any]) -> None:
     }
     given = {name: settings for name, settings in own.items() if name in ctx.trackers}
     accelerator.init_trackers("attar", config=plain, init_kwargs=given)
-

@@ -7,11 +7,10 @@ from pydantic import Field
 from attar.core.context import Context
 from attar.core.step import DataRef, Step
 from attar.core.traits import FLOAT
-from attar.errors import DataError, Problem
 from attar.models.model import Model
 from attar.train.fit import fit
 from attar.train.losses import Objective, judge, plain
-from attar.train.rows import held_out_of, stream_of
+from attar.train.rows import held_out_of, labeled, stream_of
 from attar.train.schedule import Training
 from attar.train.scoped import trained
 
@@ -33,14 +32,7 @@ class Full(Training, Step, kind="adapt/full"):
 
     def apply(self, model: Model, ctx: Context) -> Model:
         """Train, and leave the best state in the model."""
-        dataset = ctx.data(self.data)
-        labeled = any(example.label is not None for example in dataset.examples)
-        if model.task == "classification" and not labeled:
-            text = (
-                f"data {self.data!r} has no labels, so there is nothing to fine-tune on. Give "
-                "labeled rows, or learn from a teacher (distill/logits)"
-            )
-            raise DataError([Problem(text)])
+        dataset = labeled(self.data, model, ctx)
         objective = Objective(model)
         held = held_out_of(self.held_out, model, self, ctx)
         evaluate = judge(objective, held, plain(1.0)) if held else None

@@ -1,0 +1,50 @@
+"""Replace every linear by two thin ones, nearest where the loss feels it most."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from attar.calibrate.gradients import row_sensitivity
+from attar.calibrate.install import install_factors
+from attar.calibrate.rows import calibration
+from attar.core.context import Context
+from attar.core.step import DataRef, Step
+from attar.core.traits import FLOAT, LOWRANK, MASKED
+from attar.models.model import Model, weight_of
+from attar.ops.factor import weighted
+from attar.techniques.lowrank._rank import Ranks, tell
+from attar.train.rows import labeled
+
+
+class Fisher(Ranks, Step, kind="lowrank/fisher"):
+    """Fisher-weighted decomposition (FWSVD, Hsu et al. 2022, arXiv 2207.00112).
+
+    A row counts by the squared gradients of its weights, of the task's own loss, so a
+    classifier's rows need labels. `lowrank/whitened` keeps more; this is for comparison.
+    """
+
+    needs = frozenset({FLOAT})
+    removes = frozenset({MASKED})
+    adds = frozenset({LOWRANK})
+    promises = frozenset({"changed", "smaller"})
+
+    data: DataRef = Field("train", description="the dataset whose loss is asked")
+    sequences: int = Field(64, ge=1, description="sequences to take gradients of")
+    length: int = Field(512, ge=8, description="tokens in a sequence")
+    batch: int = Field(1, ge=1, description="sequences whose gradient is squared as one")
+
+    def apply(self, model: Model, ctx: Context) -> Model:
+        """A pass for the gradients; then factorize one linear at a time."""
+        labeled(self.data, model, ctx)
+        linears = model.linears(self.scope)
+        importance = row_sensitivity(model, calibration(self, model, ctx), list(linears), ctx)
+        errors: list[float] = []
+        with ctx.progress.bar("factorizing", len(linears)) as bar:
+            for name, linear in linears.items():
+                weight = weight_of(linear)
+                factors = weighted(weight, importance[name], self.rank(weight))
+                install_factors(model, name, factors)
+                errors.append(factors.error)
+                bar.advance(1, name)
+        tell(ctx, errors)
+        return model

@@ -1,0 +1,38 @@
+"""Weights at 8 bits, and what they are multiplied with at 8 bits on scales found as it runs."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from attar.calibrate.install import install_linear
+from attar.core.context import Context
+from attar.core.grid import Grid, GridName
+from attar.core.scope import Scope
+from attar.core.step import Step
+from attar.core.traits import FLOAT, QUANTIZED
+from attar.layers import DynamicLinear
+from attar.models.model import Model, weight_of
+from attar.ops.gptq import nearest
+
+
+class Dynamic(Step, kind="quantize/dynamic"):
+    """W8A8 with a scale for every token (as in ZeroQuant, arXiv 2206.01861); no data needed."""
+
+    needs = frozenset({FLOAT})
+    removes = frozenset({FLOAT})
+    adds = frozenset({QUANTIZED})
+    promises = frozenset({"changed", "smaller"})
+
+    grid: GridName = Field("int8-channel", description="the numbers a weight may take")
+    scope: Scope = Field(Scope.linears(), description="the linears to quantize")
+
+    def apply(self, model: Model, ctx: Context) -> Model:
+        """Round one linear at a time."""
+        grid = Grid.parse(self.grid)
+        linears = model.linears(self.scope)
+        with ctx.progress.bar("rounding", len(linears)) as bar:
+            for name, linear in linears.items():
+                codes = nearest(weight_of(linear), grid)
+                install_linear(model, name, codes, grid, DynamicLinear)
+                bar.advance(1, name)
+        return model

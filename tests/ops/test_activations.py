@@ -1,0 +1,77 @@
+"""Inputs at 8 bits: what torch's own operator makes of them, and ranges better than the ends."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from attar.ops.activations import InputGrid, Peaks, Range, rounded, rounded_tokens, smoothing
+
+
+def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def on(values: torch.Tensor, grid: InputGrid) -> torch.Tensor:
+    return rounded(values, torch.tensor(grid.scale), torch.tensor(float(grid.zero)))
+
+
+def test_tokens_are_rounded_each_on_its_own_scale() -> None:
+    inputs = drawn(3, 4, 32) * torch.tensor([1e-3, 1.0, 50.0, 0.0])[:, None]
+    found = rounded_tokens(inputs)
+    scale = inputs.double().abs().amax(-1, keepdim=True) / 127
+    assert ((found - inputs).double().abs() <= scale / 2 * 1.001).all()
+    codes = found.double() / scale.clamp_min(1e-30)
+    assert torch.allclose(codes, codes.round(), atol=1e-3)
+    assert found.abs().amax(-1).allclose(inputs.abs().amax(-1))  # the largest stays as it is
+
+
+def test_torchs_own_quantization_gives_the_same() -> None:
+    inputs, grid = drawn(200) * 3 + 1, InputGrid(0.025, 100)
+    theirs = torch.fake_quantize_per_tensor_affine(inputs, grid.scale, grid.zero, 0, 255)
+    assert torch.allclose(on(inputs, grid), theirs)
+
+
+@pytest.mark.parametrize("shift", [0.0, 3.0, -3.0])
+def test_the_range_is_better_than_its_ends_and_holds_zero(shift: float) -> None:
+    values = drawn(64, 128) + shift
+    values[0, 0] = 60.0  # one that is far away
+    found = Range(128)
+    for part in values.split(16):
+        found.add(part)
+    grid = found.fit()
+
+    def error(grid: InputGrid) -> float:
+        return float((on(values, grid) - values).square().sum())
+
+    low, high = min(0.0, float(values.min())), float(values.max())
+    ends = InputGrid((high - low) / 255, round(-low * 255 / (high - low)))
+    assert error(grid) <= error(ends)
+    assert 0 <= grid.zero <= 255
+    assert on(torch.zeros(3), grid).eq(0).all()
+    assert found.count == 64
+
+
+def test_inputs_that_are_all_zero_are_no_trouble() -> None:
+    found = Range(8)
+    found.add(torch.zeros(4, 8))
+    assert on(torch.zeros(4, 8), found.fit()).eq(0).all()
+
+
+@pytest.mark.parametrize("round_", [rounded_tokens, lambda x: on(x, InputGrid(0.05, 128))])
+def test_gradients_pass_straight_through(round_) -> None:
+    inputs = drawn(4, 16).requires_grad_()
+    round_(inputs).sum().backward()
+    assert torch.equal(inputs.grad, torch.ones_like(inputs))
+
+
+def test_smoothing_is_the_papers_formula() -> None:
+    inputs, weight = drawn(40, 16), drawn(8, 16, seed=1)
+    peaks = Peaks(16)
+    for part in inputs.split(10):
+        peaks.add(part)
+    assert torch.equal(peaks.found, inputs.abs().amax(0))
+    found = smoothing(peaks.found, weight, 0.5)
+    assert torch.allclose(found, (inputs.abs().amax(0) / weight.abs().amax(0)).sqrt())
+    # with a half, what is divided and what is multiplied end up with the same peaks
+    assert torch.allclose(inputs.abs().amax(0) / found, weight.abs().amax(0) * found)
