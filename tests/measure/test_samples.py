@@ -5,7 +5,7 @@ import torch
 
 from attar.core.grid import Grid
 from attar.data.batches import Batch
-from attar.layers import QuantizedLinear, swap
+from attar.layers import DynamicLinear, QuantizedLinear, StaticLinear, swap
 from attar.measure import samples
 from attar.measure.samples import dense, looping, looping_share, write
 from attar.models.model import Model
@@ -103,14 +103,14 @@ def test_short_and_padded_texts() -> None:
     assert looping_share(model, []) == 0.0
 
 
-def _quantized() -> Model:
+def _quantized(kind: type[QuantizedLinear]) -> Model:
     model = tiny("llama")
     generator = torch.Generator().manual_seed(0)
     for name in ("model.layers.0.mlp.down_proj", "model.layers.1.self_attn.q_proj"):
         old = model.module.get_submodule(name)
         rows, width = old.weight.shape
         codes = torch.randint(-8, 8, (rows, width), dtype=torch.int16, generator=generator)
-        layer = QuantizedLinear(rows, width, Grid.parse("int4-g32"), old.bias)
+        layer = kind(rows, width, Grid.parse("int4-g32"), old.bias)
         groups = -(-width // layer.group)
         layer.fill(Codes(codes, torch.full((rows, groups), 0.05), None))
         swap(model.module, name, layer)
@@ -118,10 +118,11 @@ def _quantized() -> Model:
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize("kind", [QuantizedLinear, DynamicLinear, StaticLinear])
 def test_unpacked_weights_compute_the_same_numbers(
-    precision: str, monkeypatch: pytest.MonkeyPatch
+    kind: type[QuantizedLinear], precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = _quantized()
+    model = _quantized(kind)
     batch = _held_out()[0]
 
     def logits() -> torch.Tensor:

@@ -17,8 +17,8 @@ from attar.ops.activations import InputGrid, rounded, rounded_tokens
 class DynamicLinear(QuantizedLinear):
     """Each token's inputs are rounded on a scale of their own, found as they arrive."""
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        return super().forward(rounded_tokens(inputs))
+    def arriving(self, inputs: Tensor) -> Tensor:
+        return rounded_tokens(inputs)
 
 
 @swappable
@@ -39,5 +39,5 @@ class StaticLinear(QuantizedLinear):
         self.input_zero = torch.tensor(grid.zero, dtype=torch.uint8)
         return self
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        return super().forward(rounded(inputs, self.input_scale, self.input_zero.float()))
+    def arriving(self, inputs: Tensor) -> Tensor:
+        return rounded(inputs, self.input_scale, self.input_zero.float())

@@ -79,10 +79,14 @@ class QuantizedLinear(_Quantized):
         self.in_features, self.out_features = width, rows
         self.bias = _parameter(bias)
 
+    def arriving(self, inputs: Tensor) -> Tensor:
+        """What the weights are multiplied with: the inputs, or what is left of them on a grid."""
+        return inputs
+
     def forward(self, inputs: Tensor) -> Tensor:
         dtype = _compute_dtype(inputs)
         bias = None if self.bias is None else self.bias.to(dtype)
-        return functional.linear(inputs.to(dtype), self.dequantized(dtype), bias)
+        return functional.linear(self.arriving(inputs).to(dtype), self.dequantized(dtype), bias)
 
     def free(self) -> list[nn.Parameter]:
         """Let scales and zero points be trained until `settle`; the parameters that move them.

@@ -117,6 +117,8 @@ def _unpacked(layer: QuantizedLinear | TiedHead, dtype: torch.dtype) -> nn.Linea
     linear.weight = nn.Parameter(weight, requires_grad=False)
     if layer.bias is not None:
         linear.bias = nn.Parameter(layer.bias.detach().to(dtype), requires_grad=False)
+    if isinstance(layer, QuantizedLinear):
+        linear.register_forward_pre_hook(lambda _, given: (layer.arriving(given[0]),))
     return linear
 
 
