@@ -123,7 +123,7 @@ def attar(case: Case, out: Path) -> dict[str, float]:
     find(case.kind).model_validate(case.settings).apply(model, ctx)
     found = {"seconds": time.monotonic() - started, "peak_memory": peak_memory()}
     linears = model.linears(Scope.linears())
-    write({name: weight_of(linear) for name, linear in linears.items()}, out)
+    write({name: weight_of(linear) for name, linear in linears.items()} | norms(model.module), out)
     return found
 
 
@@ -153,8 +153,14 @@ def peer(case: Case, out: Path) -> dict[str, float]:
         for name, module in model.named_modules()
         if isinstance(module, torch.nn.Linear) and name != "lm_head"
     }
-    write(state, out)
+    write(state | norms(model), out)
     return found
+
+
+def norms(module: Any) -> dict[str, Any]:
+    """The weights of norms, into which a method may fold scales."""
+    parts = module.named_modules()
+    return {name: part.weight.detach() for name, part in parts if "Norm" in type(part).__name__}
 
 
 def write(weights: dict[str, Any], out: Path) -> None:
@@ -198,8 +204,9 @@ def judge(folder: Path) -> dict[str, float]:
         figure = found[name]
         plain |= {name: figure.value, f"{name}_low": figure.low, f"{name}_high": figure.high}
     plain["original_perplexity"] = figures(base, None, "causal-lm")["perplexity"].value
-    zeros = sum(int((weight == 0).sum()) for weight in state.values())
-    plain["zeros"] = zeros / sum(weight.numel() for weight in state.values())
+    linears = [weight for weight in state.values() if weight.dim() == 2]
+    zeros = sum(int((weight == 0).sum()) for weight in linears)
+    plain["zeros"] = zeros / sum(weight.numel() for weight in linears)
     return plain
 
 

@@ -36,6 +36,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "quantize/awq": {"grid": "int4-g32", "sequences": 2, "length": 16},
     "quantize/dynamic": {},
     "quantize/gptq": {"grid": "int4-g32", "sequences": 2, "length": 16},
+    "quantize/mixed": {"sequences": 2, "measured": 2, "length": 16, "bits": 3.5},
     "quantize/rtn": {"grid": "int4-g32"},
     "quantize/smoothquant": {"sequences": 2, "length": 16},
     "quantize/static": {"sequences": 2, "length": 16},

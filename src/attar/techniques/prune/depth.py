@@ -11,10 +11,11 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from attar.calibrate.rows import calibration
+from attar.calibrate.sensitivity import answers
 from attar.core.context import Context
 from attar.core.scope import ModuleFact, Scope
 from attar.core.step import DataRef, Step
-from attar.data.batches import IGNORED, Batch
+from attar.data.batches import Batch
 from attar.errors import UserError
 from attar.models.blocks import after, recorded, without
 from attar.models.model import Model, inference
@@ -22,7 +23,6 @@ from attar.models.resize import drop_blocks
 from attar.ops.divergence import forward_kl
 from attar.ops.importance import block_influence
 
-_EVERY = 4  # of a sequence's positions, one in so many is judged: the head is the costly part
 _WAYS = ("remove", "keep", "fraction", "blocks")
 
 
@@ -167,11 +167,11 @@ def _least_divergence(
     gone: list[int] = []
     trials = len(free) + sum(min(2 * count, len(free)) - turn for turn in range(1, count))
     with ctx.progress.bar("block influence", trials * len(batches)) as bar:
-        original = [_answers(model, batch, ctx) for batch in batches]
+        original = [answers(model, batch, ctx) for batch in batches]
         while len(gone) < count:
             scores = dict.fromkeys(free, 0.0)
-            for batch, answers in zip(batches, original, strict=True):
-                for index, score in _without_each(model, batch, answers, gone, free, ctx):
+            for batch, own in zip(batches, original, strict=True):
+                for index, score in _without_each(model, batch, own, gone, free, ctx):
                     scores[index] += score / len(batches)
                     bar.advance(1, f"{len(gone) + 1} of {count}, without block {index}")
             if not gone:
@@ -187,7 +187,7 @@ def _least_divergence(
 def _without_each(
     model: Model,
     batch: Batch,
-    answers: Tensor,
+    original: Tensor,
     gone: Sequence[int],
     candidates: Iterable[int],
     ctx: Context,
@@ -198,19 +198,7 @@ def _without_each(
             model.hidden(batch.to(model.device))
         for index in candidates:
             with after(model, index, states[index]):
-                yield index, float(forward_kl(_answers(model, batch, ctx), answers))
-
-
-def _answers(model: Model, batch: Batch, ctx: Context) -> Tensor:
-    """Logits [n, classes]: of texts; of what is masked; of one position in so many."""
-    batch = batch.to(model.device)
-    with inference(model.device, ctx.precision):
-        if model.task == "classification":
-            return model.logits(batch)
-        hidden = model.hidden(batch)
-        if model.task == "masked-lm":
-            return model.head(hidden[batch.labels != IGNORED])
-        return model.head(hidden[:, _EVERY - 1 :: _EVERY].flatten(0, 1))
+                yield index, float(forward_kl(answers(model, batch, ctx), original))
 
 
 def _blocks(modules: Sequence[ModuleFact]) -> list[int]:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from pydantic import Field
-from torch import Tensor, nn
 
-from attar.calibrate.install import install_linear, quantize_embeddings
+from attar.calibrate.install import quantize_embeddings
 from attar.calibrate.rows import calibration
 from attar.calibrate.walk import BlockView, tell_errors, walk
 from attar.core.context import Context
@@ -14,10 +12,8 @@ from attar.core.grid import Grid, GridName
 from attar.core.scope import Scope
 from attar.core.step import DataRef, Step
 from attar.core.traits import FLOAT, QUANTIZED
-from attar.models.masks import is_masked
-from attar.models.model import Model, weight_of
-from attar.ops.gptq import error_of, solve
-from attar.ops.rounding import Codes
+from attar.models.model import Model
+from attar.techniques.quantize._solving import solve_group
 
 
 class Gptq(Step, kind="quantize/gptq"):
@@ -54,39 +50,10 @@ class Gptq(Step, kind="quantize/gptq"):
             return [
                 error
                 for names, gram in view.groups()
-                for error in self._solve(model, view, names, gram.mean, grid)
+                for error in solve_group(view, names, gram.mean, grid, self.sweeps)
             ]
 
         tell_errors(ctx, walk(model, batches, self.scope, ctx, visit, "GPTQ"))
         if self.embeddings is not None:
             quantize_embeddings(model, Grid.parse(self.embeddings))
         return model
-
-    def _solve(
-        self, model: Model, view: BlockView, names: list[str], gram: Tensor, grid: Grid
-    ) -> list[float]:
-        """Round linears that share their inputs as one tall matrix; their relative errors."""
-        weights = [weight_of(view.linears[name]) for name in names]
-        keep = None
-        if any(is_masked(view.linears[name]) for name in names):
-            keep = torch.cat([_kept(view.linears[name]) for name in names])
-        tall = solve(torch.cat(weights), gram, grid, self.sweeps, keep)
-        errors: list[float] = []
-        start = 0
-        for name, weight in zip(names, weights, strict=True):
-            rows = slice(start, start + len(weight))
-            codes = Codes(tall.codes[rows], tall.scales[rows], _rows(tall.zeros, rows))
-            errors.append(error_of(weight, codes, gram, grid.group_for(weight.shape[1])))
-            install_linear(model, name, codes, grid)
-            start += len(weight)
-        return errors
-
-
-def _kept(linear: nn.Module) -> Tensor:
-    """Where a linear's weights may be other than zero."""
-    weight = weight_of(linear).detach()
-    return weight != 0 if is_masked(linear) else torch.ones_like(weight, dtype=torch.bool)
-
-
-def _rows(tensor: Tensor | None, rows: slice) -> Tensor | None:
-    return None if tensor is None else tensor[rows]

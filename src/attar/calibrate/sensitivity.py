@@ -1,0 +1,112 @@
+"""What the answers lose when one part of a model is changed and all else stays as it is."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from attar.core.context import Context
+from attar.core.scope import Scope
+from attar.data.batches import IGNORED, Batch
+from attar.layers import swap
+from attar.models.blocks import after, recorded
+from attar.models.model import Model, inference
+from attar.ops.divergence import forward_kl
+
+EVERY = 4  # of a sequence's positions, one in so many is judged: the head is the costly part
+
+
+@dataclass(frozen=True)
+class Part:
+    """Modules that are changed together: those of one role in one block."""
+
+    block: int
+    role: str
+    names: tuple[str, ...]
+    weights: int
+
+
+def parts_of(model: Model, scope: Scope) -> list[Part]:
+    """The linears in scope, by block and role; those outside the blocks are left out."""
+    chosen = set(model.linears(scope))
+    found: dict[tuple[int, str], list[str]] = {}
+    sizes: dict[str, int] = {}
+    for fact in model.facts():
+        if fact.name in chosen and fact.block is not None:
+            found.setdefault((fact.block, fact.role), []).append(fact.name)
+            sizes[fact.name] = fact.shape[0] * fact.shape[1]
+    return [
+        Part(block, role, tuple(names), sum(sizes[name] for name in names))
+        for (block, role), names in found.items()
+    ]
+
+
+def divergences(
+    model: Model,
+    batches: Sequence[Batch],
+    parts: Sequence[Part],
+    changes: Mapping[str, Callable[[list[str]], object]],
+    ctx: Context,
+) -> dict[str, list[float]]:
+    """For each change, and each part it is made to alone, KL(original || changed) in nats.
+
+    Averaged over one position in four of a language model, over texts of a classifier. What lies
+    before the part's block is computed once. The model is left as it was.
+    """
+    found: dict[str, list[float]] = {label: [] for label in changes}
+    with ctx.progress.bar("sensitivity", len(parts) * len(changes)) as bar:
+        original = [answers(model, batch, ctx) for batch in batches]
+        states = [_states(model, batch, ctx) for batch in batches]
+        for part in parts:
+            for label, change in changes.items():
+                with _changed(model, part, change):
+                    lost = [
+                        _divergence(model, batch, part.block, own, reached, ctx)
+                        for batch, own, reached in zip(batches, original, states, strict=True)
+                    ]
+                found[label].append(sum(lost) / len(lost))
+                bar.advance(1, f"block {part.block}, {part.role}, {label}")
+    return found
+
+
+def answers(model: Model, batch: Batch, ctx: Context) -> Tensor:
+    """Logits [n, classes]: of texts; of what is masked; of one position in so many."""
+    batch = batch.to(model.device)
+    with inference(model.device, ctx.precision):
+        if model.task == "classification":
+            return model.logits(batch)
+        hidden = model.hidden(batch)
+        if model.task == "masked-lm":
+            return model.head(hidden[batch.labels != IGNORED])
+        return model.head(hidden[:, EVERY - 1 :: EVERY].flatten(0, 1))
+
+
+def _states(model: Model, batch: Batch, ctx: Context) -> list[Tensor]:
+    with inference(model.device, ctx.precision), recorded(model) as states:
+        model.hidden(batch.to(model.device))
+        return list(states)
+
+
+def _divergence(
+    model: Model, batch: Batch, block: int, own: Tensor, states: list[Tensor], ctx: Context
+) -> float:
+    reached = after(model, block - 1, states[block]) if block else nullcontext()
+    with reached:
+        return float(forward_kl(answers(model, batch, ctx), own))
+
+
+@contextmanager
+def _changed(model: Model, part: Part, change: Callable[[list[str]], object]) -> Iterator[None]:
+    """A changed copy of the part's block in its place, for as long as that lasts."""
+    name = f"{model.blocks_name}.{part.block}"
+    block = model.module.get_submodule(name)
+    swap(model.module, name, copy.deepcopy(block))
+    try:
+        change(list(part.names))
+        yield
+    finally:
+        swap(model.module, name, block)

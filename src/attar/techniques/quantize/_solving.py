@@ -1,0 +1,47 @@
+"""Linears that are given the same inputs, rounded together by GPTQ's solver."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from attar.calibrate.install import install_linear
+from attar.calibrate.walk import BlockView
+from attar.core.grid import Grid
+from attar.models.masks import is_masked
+from attar.models.model import weight_of
+from attar.ops.gptq import error_of, solve
+from attar.ops.rounding import Codes
+
+
+def solve_group(
+    view: BlockView, names: list[str], gram: Tensor, grid: Grid, sweeps: int
+) -> list[float]:
+    """Round these linears as one tall matrix; their relative errors.
+
+    gram: [width, width], of the inputs that they share. Zeros of a pruned linear stay zeros.
+    """
+    weights = [weight_of(view.linears[name]) for name in names]
+    keep = None
+    if any(is_masked(view.linears[name]) for name in names):
+        keep = torch.cat([_kept(view.linears[name]) for name in names])
+    tall = solve(torch.cat(weights), gram, grid, sweeps, keep)
+    errors: list[float] = []
+    start = 0
+    for name, weight in zip(names, weights, strict=True):
+        rows = slice(start, start + len(weight))
+        codes = Codes(tall.codes[rows], tall.scales[rows], _rows(tall.zeros, rows))
+        errors.append(error_of(weight, codes, gram, grid.group_for(weight.shape[1])))
+        install_linear(view.model, name, codes, grid)
+        start += len(weight)
+    return errors
+
+
+def _kept(linear: nn.Module) -> Tensor:
+    """Where a linear's weights may be other than zero."""
+    weight = weight_of(linear).detach()
+    return weight != 0 if is_masked(linear) else torch.ones_like(weight, dtype=torch.bool)
+
+
+def _rows(tensor: Tensor | None, rows: slice) -> Tensor | None:
+    return None if tensor is None else tensor[rows]

@@ -1,0 +1,116 @@
+"""GPTQ with more bits where the answers need them, at an average that is given."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+
+from pydantic import Field
+
+from attar.calibrate.install import install_linear, quantize_embeddings
+from attar.calibrate.rows import calibration
+from attar.calibrate.sensitivity import Part, divergences, parts_of
+from attar.calibrate.walk import BlockView, tell_errors, walk
+from attar.core.context import Context
+from attar.core.grid import Grid, GridName
+from attar.core.scope import ModuleFact, Scope
+from attar.core.step import DataRef, Step
+from attar.core.traits import FLOAT, QUANTIZED
+from attar.models.model import Model, weight_of
+from attar.ops.allocate import share_out
+from attar.ops.gptq import nearest
+from attar.techniques.quantize._solving import solve_group
+
+
+class Mixed(Step, kind="quantize/mixed"):
+    """Each block's attention and MLP on a grid of its own, by measured sensitivity.
+
+    Every part is rounded to nearest alone, on every grid, and the divergence of the answers
+    measured; the grids are then chosen for the least sum of divergences at the average number of
+    bits, and GPTQ (arXiv 2210.17323) rounds to them. Sums of single divergences tell the order
+    well and the total roughly, as in HAWQ (arXiv 1905.03696).
+    """
+
+    needs = frozenset({FLOAT})
+    removes = frozenset({FLOAT})
+    adds = frozenset({QUANTIZED})
+    promises = frozenset({"changed", "smaller"})
+
+    bits: float = Field(4.0, gt=0, le=8, description="the average of a code, scales not counted")
+    grids: tuple[GridName, ...] = Field(
+        ("int2-g64", "int3-g64", "int4-g64", "int8-g64"),
+        min_length=2,
+        description="the grids to choose from",
+    )
+    embeddings: GridName | None = Field(
+        None, description="the grid of the embedding table, and of a head that is tied to it"
+    )
+    data: DataRef = Field("train", description="the dataset to calibrate on")
+    sequences: int = Field(32, ge=1, description="calibration sequences")
+    measured: int = Field(8, ge=1, description="of these, sequences to measure sensitivity on")
+    length: int = Field(512, ge=8, description="tokens in a sequence")
+    batch: int = Field(8, ge=1, description="sequences at a time")
+    sweeps: int = Field(
+        1, ge=0, description="times to refit the scales and move each code to its best after that"
+    )
+    scope: Scope = Field(Scope.linears(), description="the linears to quantize")
+
+    def check(self, modules: Sequence[ModuleFact]) -> Iterable[str]:
+        """Whether any choice of grids has this average."""
+        least = min(Grid.parse(name).bits for name in self.grids)
+        if self.bits < least:
+            yield (
+                f"bits: {self.bits:g} is below all of its grids, the smallest of which has "
+                f"{least}. Ask for more bits, or add a smaller grid to `grids`"
+            )
+
+    def apply(self, model: Model, ctx: Context) -> Model:
+        """Measure, choose, and walk the blocks."""
+        batches = calibration(self, model, ctx)
+        chosen = self._choose(model, batches[: -(-self.measured // self.batch)], ctx)
+
+        def visit(view: BlockView) -> list[float]:
+            return [
+                error
+                for names, gram in view.groups()
+                for error in solve_group(view, names, gram.mean, chosen[names[0]], self.sweeps)
+            ]
+
+        tell_errors(ctx, walk(model, batches, self.scope, ctx, visit, "GPTQ"))
+        if self.embeddings is not None:
+            quantize_embeddings(model, Grid.parse(self.embeddings))
+        return model
+
+    def _choose(self, model: Model, batches: list, ctx: Context) -> dict[str, Grid]:
+        """The grid of every linear."""
+        parts, grids = parts_of(model, self.scope), [Grid.parse(name) for name in self.grids]
+        changes = {grid.name: _rounding(model, grid) for grid in grids}
+        lost = divergences(model, batches, parts, changes, ctx)
+        for label, found in lost.items():
+            for part, value in zip(parts, found, strict=True):
+                ctx.point(f"{part.role} alone on {label}", part.block, value)
+        losses = list(zip(*lost.values(), strict=True))
+        costs = [[part.weights * grid.bits for grid in grids] for part in parts]
+        budget = self.bits * sum(part.weights for part in parts)
+        indices = share_out(losses, costs, budget)
+        self._tell(ctx, parts, [grids[index] for index in indices])
+        return {
+            name: grids[index]
+            for part, index in zip(parts, indices, strict=True)
+            for name in part.names
+        }
+
+    def _tell(self, ctx: Context, parts: list[Part], grids: list[Grid]) -> None:
+        weights = sum(part.weights for part in parts)
+        bits = sum(part.weights * grid.bits for part, grid in zip(parts, grids, strict=True))
+        ctx.note("average bits", round(bits / max(1, weights), 3))
+        ctx.note("parts on each grid", dict(sorted(Counter(grid.name for grid in grids).items())))
+
+
+def _rounding(model: Model, grid: Grid) -> Callable[[list[str]], None]:
+    def change(names: list[str]) -> None:
+        for name in names:
+            weight = weight_of(model.module.get_submodule(name))
+            install_linear(model, name, nearest(weight, grid), grid)
+
+    return change

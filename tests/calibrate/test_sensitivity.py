@@ -1,0 +1,85 @@
+"""The divergence of one changed part against changing it in the whole model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from attar.calibrate.sensitivity import EVERY, divergences, parts_of
+from attar.core.context import Context
+from attar.core.registry import find
+from attar.core.scope import Scope
+from attar.data.example import Dataset, Example
+from attar.engine.plan import traits_of
+from attar.layers import QuantizedLinear
+from attar.models.model import Model, set_weight, weight_of
+from attar.ops.divergence import forward_kl
+from tiny_models import PAIRS, batch, logits, texts, tiny
+
+
+def halved(model: Model) -> Any:
+    def change(names: list[str]) -> None:
+        for name in names:
+            linear = model.module.get_submodule(name)
+            set_weight(linear, weight_of(linear) / 2)
+
+    return change
+
+
+@pytest.mark.parametrize(("family", "task"), PAIRS)
+def test_as_if_the_whole_model_were_changed(family: str, task: Any) -> None:
+    model = tiny(family, task)
+    before = logits(model)
+    given = batch(model, rows=3)
+    if task == "masked-lm":
+        given.labels = given.input_ids.where(given.attention_mask.bool(), -100)
+    parts = parts_of(model, Scope.linears())
+    assert {(part.block, part.role) for part in parts} == {
+        (block, role) for block in range(len(model.blocks)) for role in ("attention", "mlp")
+    }
+    ctx = Context(task, lambda _: None, lambda _: None)
+    found = divergences(model, [given], parts, {"halved": halved(model)}, ctx)["halved"]
+    assert torch.equal(logits(model), before)  # nothing of it is left
+    for part, value in list(zip(parts, found, strict=True))[::3]:
+        changed = tiny(family, task)
+        halved(changed)(list(part.names))
+        assert value == pytest.approx(_divergence(model, changed, given), rel=1e-3, abs=1e-7)
+        assert value > 0
+
+
+def _divergence(model: Model, changed: Model, given: Any) -> float:
+    with torch.no_grad():
+        theirs, own = model.logits(given), changed.logits(given)
+    if model.task == "causal-lm":
+        theirs, own = theirs[:, EVERY - 1 :: EVERY], own[:, EVERY - 1 :: EVERY]
+    if model.task == "masked-lm":
+        judged = given.labels != -100
+        theirs, own = theirs[judged], own[judged]
+    return float(forward_kl(own, theirs))
+
+
+@pytest.mark.parametrize("bits", [2.0, 2.7, 3.5, 8.0])
+def test_mixed_keeps_to_its_average(bits: float) -> None:
+    model = tiny("llama")
+    rows = [Example(text, None) for text in texts(count=40, length=16)]
+    data = Dataset("train", rows, "", ())
+    ctx = Context(model.task, lambda _: data, lambda _: model)
+    grids = ("int2-g32", "int3-g32", "int4-g32", "int8-g32")
+    settings = {"sequences": 4, "length": 16, "bits": bits, "grids": grids}
+    step = find("quantize/mixed").model_validate(settings)
+    assert list(step.check(model.facts())) == []
+    pressed = step.apply(model, ctx)
+    linears = [part for part in pressed.module.modules() if isinstance(part, QuantizedLinear)]
+    weights = sum(part.rows * part.width for part in linears)
+    spent = sum(part.rows * part.width * part.grid.bits for part in linears) / weights
+    assert bits - 0.7 < spent <= bits
+    assert ctx.notes["average bits"] == pytest.approx(spent, abs=1e-3)
+    assert traits_of(pressed.module, pressed.facts())
+    assert {name.split(" ")[0] for name in ctx.curves} >= {"attention", "mlp"}
+
+
+def test_mixed_below_its_smallest_grid_is_refused() -> None:
+    step = find("quantize/mixed").model_validate({"bits": 1.5})
+    assert "the smallest of which has 2" in next(iter(step.check(tiny("llama").facts())))
