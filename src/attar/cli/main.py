@@ -23,6 +23,7 @@ from attar.cli.prune import prune
 from attar.cli.quantize import quantize
 from attar.cli.report import report
 from attar.cli.run import run
+from attar.cli.sensitivity import sensitivity
 from attar.cli.show import show
 from attar.errors import AttarError
 
@@ -35,7 +36,14 @@ _PANELS = {
         "quantize": quantize,
         "prune": prune,
     },
-    "Look": {"list": list_, "show": show, "report": report, "diff": diff, "doctor": doctor},
+    "Look": {
+        "list": list_,
+        "show": show,
+        "report": report,
+        "diff": diff,
+        "sensitivity": sensitivity,
+        "doctor": doctor,
+    },
 }
 
 

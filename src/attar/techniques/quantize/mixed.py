@@ -88,7 +88,7 @@ class Mixed(Step, kind="quantize/mixed"):
         lost = divergences(model, batches, parts, changes, ctx)
         for label, found in lost.items():
             for part, value in zip(parts, found, strict=True):
-                ctx.point(f"{part.role} alone on {label}", part.block, value)
+                ctx.point(f"block divergence, {part.role} alone on {label}", part.block, value)
         losses = list(zip(*lost.values(), strict=True))
         costs = [[part.weights * grid.bits for grid in grids] for part in parts]
         budget = self.bits * sum(part.weights for part in parts)

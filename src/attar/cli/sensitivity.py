@@ -1,0 +1,114 @@
+"""attar sensitivity: what each technique costs each block's attention and MLP, one at a time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from attar.cli.options import HOME, Device, Home, Language, ModelName, Name, Set, Task
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from attar.engine.sensitivity import Sensitivity
+
+TABLE = "sensitivity.tsv"
+TRIED = (
+    "quantize/rtn: {grid: int4-g64}",
+    "quantize/rtn: {grid: int3-g64}",
+    "prune/magnitude: {sparsity: 0.5}",
+    "lowrank/svd: {keep: 0.8}",
+)
+
+
+def sensitivity(
+    model: ModelName,
+    data: Annotated[
+        Path,
+        typer.Option("--data", metavar="PATH", help="A folder or file of texts to measure on."),
+    ],
+    tried: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--try",
+            metavar="STEP",
+            help="A step as a recipe writes it: 'quantize/rtn: {grid: int2-g64}'. May be repeated; "
+            "by default rounding to 4 and 3 bits, half the weights, and a lower rank.",
+        ),
+    ] = None,
+    sequences: Annotated[
+        int, typer.Option("--sequences", metavar="N", help="Sequences to measure on.", min=1)
+    ] = 8,
+    length: Annotated[
+        int, typer.Option("--length", metavar="N", help="Tokens in a sequence.", min=8)
+    ] = 256,
+    task: Task = None,
+    sets: Set = None,
+    name: Name = None,
+    home: Home = HOME,
+    language: Language = "en",
+    device: Device = "cpu",
+) -> None:
+    """Measure what each technique costs each part of a model alone; writes a table and plots."""
+    from rich.console import Console
+
+    from attar.cli.kept import PAGE, write_page
+    from attar.cli.shortcut import checked, start
+    from attar.engine.sensitivity import Rows
+    from attar.engine.sensitivity import sensitivity as measure
+    from attar.present.progress import RichProgress
+
+    plain = start("sensitivity", model, data, task, name)
+    plain["steps"] = [_step(text) for text in tried or TRIED]
+    recipe, _ = checked(plain, sets or ())
+    with RichProgress(Console(stderr=True), language) as progress:
+        rows = Rows(sequences=sequences, length=length)
+        found = measure(recipe, home, rows, progress, device)
+    (found.folder / TABLE).write_text(_tsv(found), "utf-8")
+    write_page(found.report, found.folder / PAGE, language)
+    console = Console()
+    console.print(_table(found))
+    for path in (TABLE, PAGE):
+        console.print(str(found.folder / path), highlight=False, soft_wrap=True)
+
+
+def _step(text: str) -> Any:
+    """A step as plain data; what is no YAML is left as text, for the recipe to refuse."""
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def _tsv(found: Sensitivity) -> str:
+    """The whole table, a line for each part: weights, and nats by technique."""
+    lines = ["\t".join(["block", "role", "weights", *found.divergences])]
+    for index, part in enumerate(found.parts):
+        values = [f"{column[index]:.6g}" for column in found.divergences.values()]
+        lines.append("\t".join([str(part.block), part.role, str(part.weights), *values]))
+    return "\n".join(lines) + "\n"
+
+
+def _table(found: Sensitivity) -> Table:
+    """The same to read: the divergence in nats, the largest of each technique marked."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, show_edge=False)
+    for title in ("block", "part"):
+        table.add_column(title)
+    for label in found.divergences:
+        table.add_column(f"KL, {label}", justify="right", overflow="fold")
+    largest = [max(column) for column in found.divergences.values()]
+    for index, part in enumerate(found.parts):
+        values = [column[index] for column in found.divergences.values()]
+        cells = [
+            f"[bold]{value:.4f}[/]" if value == most else f"{value:.4f}"
+            for value, most in zip(values, largest, strict=True)
+        ]
+        table.add_row(str(part.block), part.role, *cells)
+    return table

@@ -1,0 +1,152 @@
+"""What each technique would cost if it were applied to one part of a model alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from attar.calibrate.rows import calibration
+from attar.calibrate.sensitivity import Part, divergences, parts_of
+from attar.core.context import Context, Progress, Silent
+from attar.core.keys import key_of
+from attar.core.recipe import Recipe
+from attar.core.report import Report, StageReport
+from attar.core.scope import ModuleFact, Scope
+from attar.core.step import Step
+from attar.engine.make import context, make, needs_copy, open_stage
+from attar.engine.plan import Plan, make_plan
+from attar.engine.store import Store
+from attar.errors import PlanError, Problem
+from attar.measure.machine import environment
+from attar.models import Model
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Rows:
+    """How much is measured on, and which dataset it is from."""
+
+    data: str = "train"
+    sequences: int = 8
+    length: int = 256
+    batch: int = 8
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """KL(original || changed) in nats for every part, by technique, in the parts' order."""
+
+    parts: list[Part]
+    divergences: dict[str, list[float]]
+    report: Report
+    folder: Path
+
+
+def sensitivity(
+    recipe: Recipe,
+    home: str | Path,
+    rows: Rows,
+    progress: Progress | None = None,
+    device: str = "cpu",
+) -> Sensitivity:
+    """Apply every step of a recipe to each block's attention and MLP alone, and measure.
+
+    The steps do not follow one another. What is measured of a step is kept in the store. Raises
+    PlanError for steps that train, that take blocks out, or that do not fit the model.
+    """
+    progress, store = progress or Silent(), Store(Path(home))
+    store.prepare()
+    for step in recipe.steps:  # each alone must fit the original
+        make_plan(recipe.model_copy(update={"steps": (step,)}), store, device=device)
+    plan = make_plan(recipe.model_copy(update={"steps": ()}), store, device=device)
+    root = plan.stages[0]
+    if needs_copy(plan) and not store.has(root.key):
+        make(plan, root, store, progress)
+    model = open_stage(plan, root, store)
+    ctx = replace(context(plan, root, store, progress), scratch=None)
+    batches, parts = calibration(rows, model, ctx), parts_of(model, Scope.linears())
+    _refuse(recipe.steps, model.facts(), parts[0])
+    found: dict[str, list[float]] = {}
+    for step in recipe.steps:
+        label = label_of(step)
+        progress.say(label)
+        key = f"{root.key}-{_key(plan, step, rows)}"
+        kept = store.measurement(key)
+        if kept is None:
+            lost = divergences(model, batches, parts, {label: _change(step, model, ctx)}, ctx)
+            kept = {"divergence": lost[label]}
+            store.keep_measurement(key, kept)
+        found[label] = kept["divergence"]
+    report, folder = _report(plan, parts, found), store.run_folder(recipe.name)
+    store.write(folder / "report.json", report.model_dump_json(indent=1))
+    return Sensitivity(parts, found, report, folder)
+
+
+def _key(plan: Plan, step: Step, rows: Rows) -> str:
+    names = [rows.data, *(name for _, name in step.references("data"))]
+    data = [plan.inputs.data_key(name) for name in names]
+    settings = [step.kind, step.version, step.keyed_settings()]
+    measured = [rows.sequences, rows.length, plan.precision, plan.recipe.seed]
+    return key_of("sensitivity", VERSION, settings, data, measured)
+
+
+def label_of(step: Step) -> str:
+    """A technique with the settings that are not its defaults."""
+    given = step.model_dump(mode="json", exclude_defaults=True, exclude={"id", "scope"})
+    return " ".join([step.kind, *(f"{name}={value}" for name, value in given.items())])
+
+
+def _refuse(steps: tuple[Step, ...], facts: Sequence[ModuleFact], part: Part) -> None:
+    problems = [
+        f"{step.kind} {why}, so it cannot be applied to a part of the model alone. Leave it out"
+        for step in steps
+        if (why := _unfit(step, facts, part)) is not None
+    ]
+    if problems:
+        raise PlanError([Problem(problem) for problem in problems])
+
+
+def _unfit(step: Step, facts: Sequence[ModuleFact], part: Part) -> str | None:
+    if step.whole:
+        return "trains the whole model"
+    narrow = _on(step, part.names)
+    if any(narrow.check(facts)):
+        return "does not work on so small a scope"
+    rest = [fact for fact in narrow.reshape(facts) if not fact.name.startswith(part.names)]
+    if rest != [fact for fact in facts if fact.name not in part.names]:
+        return "changes more than its scope"
+    return None
+
+
+def _on(step: Step, names: Sequence[str]) -> Step:
+    return step.model_copy(update={"scope": Scope(patterns=tuple(names))})
+
+
+def _change(step: Step, model: Model, ctx: Context) -> Callable[[list[str]], Any]:
+    quiet = replace(ctx, progress=Silent(), notes={}, curves={}, warnings=[])
+
+    def change(names: list[str]) -> None:
+        _on(step, names).apply(model, quiet)
+
+    return change
+
+
+def _report(plan: Plan, parts: list[Part], found: dict[str, list[float]]) -> Report:
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for label, values in found.items():
+        for part, value in zip(parts, values, strict=True):
+            curves.setdefault(f"block divergence, {part.role}, {label}", []).append(
+                (part.block, value)
+            )
+    root = plan.stages[0]
+    return Report(
+        name=plan.recipe.name,
+        task=plan.inputs.task,
+        recipe=plan.recipe.plain(),
+        environment={**environment(), "device": plan.device, "precision": plan.precision},
+        stages=[StageReport(id=root.id, kind=root.kind, key=root.key, curves=curves)],
+        finished=True,
+    )
