@@ -10,6 +10,7 @@ import torch
 from attar.calibrate.folding import Fold, Folds
 from attar.calibrate.rows import calibration
 from attar.calibrate.walk import BlockView, walk
+from attar.core import registry
 from attar.core.context import Context
 from attar.core.scope import Scope
 from attar.data.example import Dataset, Example
@@ -83,10 +84,41 @@ def test_nothing_is_changed_by_folding(family: str, task: Any) -> None:
     assert torch.allclose(logits(model), before, rtol=1e-3, atol=1e-4)
 
 
+def test_where_the_scope_differs_from_block_to_block() -> None:
+    model = tiny("llama")
+    half = Scope(patterns=("linears", "norm & blocks[0]"))
+    sources = [{fold.source.rpartition(".")[2] for fold in folds} for folds in found(model, half)]
+    linears = {"v_proj", "up_proj"}
+    norms = {"input_layernorm", "post_attention_layernorm"}
+    assert sources == [linears | norms, linears, linears]
+    mixed = Scope(patterns=("*.0.self_attn.[vo]_proj", "*.1.mlp.up_proj", "*.1.mlp.down_proj"))
+    pairs = [[(f.linears[0], f.source) for f in folds] for folds in found(model, mixed)]
+    prefix = "model.layers"
+    assert pairs == [
+        [(f"{prefix}.0.self_attn.o_proj", f"{prefix}.0.self_attn.v_proj")],
+        [(f"{prefix}.1.mlp.down_proj", f"{prefix}.1.mlp.up_proj")],
+        [],
+    ]
+
+
+def test_a_token_that_is_far_larger_hides_nothing() -> None:
+    model = tiny("gpt2")
+    with torch.no_grad():
+        model.base.wpe.weight[0, 3] = 3000.0
+    sources = {fold.source.rpartition(".")[2] for folds in found(model) for fold in folds}
+    assert sources == {"ln_1", "c_attn", "ln_2"}  # not c_fc: there is a GELU behind it
+
+
+def test_factors_of_a_linear_have_no_fold() -> None:
+    ctx = Context("causal-lm", lambda _: None, lambda _: None)
+    thin = registry.find("lowrank/svd").model_validate({"keep": 0.5}).apply(tiny("llama"), ctx)
+    assert found(thin) == [[], [], []]
+
+
 def test_looking_for_folds_leaves_the_weights_alone() -> None:
     model = tiny("gemma2")
     before = {name: value.clone() for name, value in model.module.state_dict().items()}
-    assert found(model)
+    assert any(found(model))
     after = model.module.state_dict()
     assert all(torch.equal(value, after[name]) for name, value in before.items())
 

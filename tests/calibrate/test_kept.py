@@ -22,7 +22,10 @@ KINDS: dict[str, dict[str, Any]] = {
     "lowrank/whitened": {"keep": 0.5},
     "prune/sparsegpt": {"pattern": "2:4"},
     "prune/wanda": {},
+    "quantize/awq": {"grid": "int4-g32"},  # changes norms too
     "quantize/gptq": {"grid": "int4-g32-zp", "embeddings": "int8-channel"},
+    "quantize/smoothquant": {},
+    "quantize/static": {},
 }
 
 

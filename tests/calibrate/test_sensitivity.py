@@ -12,7 +12,6 @@ from attar.core.context import Context
 from attar.core.registry import find
 from attar.core.scope import Scope
 from attar.data.example import Dataset, Example
-from attar.engine.plan import traits_of
 from attar.layers import QuantizedLinear
 from attar.models.model import Model, set_weight, weight_of
 from attar.ops.divergence import forward_kl
@@ -61,8 +60,9 @@ def _divergence(model: Model, changed: Model, given: Any) -> float:
 
 
 @pytest.mark.parametrize("bits", [2.0, 2.7, 3.5, 8.0])
-def test_mixed_keeps_to_its_average(bits: float) -> None:
-    model = tiny("llama")
+@pytest.mark.parametrize("family", ["llama", "phi"])  # phi's attention and MLP share an input
+def test_mixed_keeps_to_its_average(family: str, bits: float) -> None:
+    model = tiny(family)
     rows = [Example(text, None) for text in texts(count=40, length=16)]
     data = Dataset("train", rows, "", ())
     ctx = Context(model.task, lambda _: data, lambda _: model)
@@ -76,7 +76,6 @@ def test_mixed_keeps_to_its_average(bits: float) -> None:
     spent = sum(part.rows * part.width * part.grid.bits for part in linears) / weights
     assert bits - 0.7 < spent <= bits
     assert ctx.notes["average bits"] == pytest.approx(spent, abs=1e-3)
-    assert traits_of(pressed.module, pressed.facts())
     assert len([curve for curve in ctx.curves if curve.startswith("block divergence")]) == 2 * 4
 
 

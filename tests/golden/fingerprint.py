@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from attar.core import registry
-from attar.layers import LowRank, QuantizedEmbedding, QuantizedLinear
+from attar.layers import LowRank, QuantizedEmbedding, QuantizedLinear, StaticLinear
 from attar.models import Model
 from conformance.test_every_kind import SMALL, press, start
 
@@ -80,17 +80,18 @@ def _signs(name: str, weight: Tensor) -> Tensor:
 
 
 def _of_codes(model: Model) -> dict[str, float]:
-    """The codes and scales of quantized modules."""
-    parts: list[nn.Module] = list(model.module.modules())
-    codes = [part.unpacked() for part in parts if isinstance(part, QuantizedLinear)]
-    if not codes:
-        return {}
-    return _short(
-        {
-            "codes": _mean([one.codes for one in codes]),
-            "scales": _mean([one.scales for one in codes]),
-        }
-    )
+    """The codes, scales and zero points of quantized modules, and the grids of their inputs."""
+    parts = [part for part in model.module.modules() if isinstance(part, QuantizedLinear)]
+    codes = [part.unpacked() for part in parts]
+    static = [part for part in parts if isinstance(part, StaticLinear)]
+    found = {
+        "codes": [one.codes for one in codes],
+        "scales": [one.scales for one in codes],
+        "zeros": [one.zeros for one in codes if one.zeros is not None],
+        "input scales": [part.input_scale for part in static],
+        "input zeros": [part.input_zero for part in static],
+    }
+    return _short({name: _mean(tensors) for name, tensors in found.items() if tensors})
 
 
 def _mean(tensors: list[Tensor]) -> float:

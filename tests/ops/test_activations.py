@@ -52,6 +52,33 @@ def test_the_range_is_better_than_its_ends_and_holds_zero(shift: float) -> None:
     assert found.count == 64
 
 
+def test_every_channel_is_looked_at() -> None:
+    values = drawn(1024, 576)
+    values[:, 5] *= 40  # one channel, among those that a stride of width / 8 never meets
+    found = Range(576)
+    found.add(values)
+    grid = found.fit()
+    low, high = float(values.min()), float(values.max())
+    ends = InputGrid((high - low) / 255, round(-low * 255 / (high - low)))
+
+    def error(grid: InputGrid) -> float:
+        return float((on(values, grid) - values).square().sum())
+
+    assert error(grid) < 1.001 * error(ends)
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_either_end_may_be_drawn_in_alone(sign: float) -> None:
+    values = drawn(1 << 16, 16).clamp(-2, 2)  # so many that one of them is not worth it
+    values[0, 0] = sign * 4
+    found = Range(16)
+    found.add(values)
+    grid = found.fit()
+    low, high = -grid.zero * grid.scale, (255 - grid.zero) * grid.scale
+    assert max(-low, high) < 3
+    assert min(-low, high) > 1.9
+
+
 def test_inputs_that_are_all_zero_are_no_trouble() -> None:
     found = Range(8)
     found.add(torch.zeros(4, 8))

@@ -13,8 +13,10 @@ from attar.core.context import Context
 from attar.data.example import Dataset, Example
 from attar.errors import UserError
 from attar.layers import QuantizedLinear
+from attar.models import load, save
 from attar.models.model import Model, weight_of
 from attar.models.resize import drop_blocks
+from attar.models.source import Files
 from tiny_models import logits, texts, tiny
 
 BLOCKWISE: dict[str, Any] = {"sequences": 32, "length": 16, "batch": 2, "learning_rate": 1e-3}
@@ -100,8 +102,39 @@ def test_a_block_that_healing_makes_worse_is_left_as_it_was() -> None:
 def test_a_teacher_of_another_depth_is_refused() -> None:
     model = rounded()
     drop_blocks(model, [1])
-    with pytest.raises(UserError, match="3 blocks and the model 2"):
+    with pytest.raises(UserError, match="3 blocks of 32 channels and the model 2"):
         step("heal/blockwise", model, BLOCKWISE)
+    narrow = step("prune/width", tiny("llama"), {"hidden": 16, "sequences": 4, "length": 16})
+    with pytest.raises(UserError, match="of 32 channels and the model 3 blocks of 16"):
+        step("heal/blockwise", narrow, BLOCKWISE)
+
+
+def test_a_single_batch_is_refused() -> None:
+    with pytest.raises(UserError, match="leaves none to hold out: lower `batch` below 4"):
+        step("heal/blockwise", rounded(), {**BLOCKWISE, "sequences": 4, "batch": 4})
+
+
+def test_bfloat16_weights_are_trained_in_float32(tmp_path: Path) -> None:
+    save(tiny("llama"), tmp_path / "original")
+    model = load(Files(tmp_path / "original"), dtype="bfloat16")
+    step("prune/magnitude", model, {"sparsity": 0.6})
+    before = {name: p.clone() for name, p in model.module.named_parameters()}
+    healed = step("heal/blockwise", model, {**BLOCKWISE, "learning_rate": 1e-4})
+    after = dict(healed.module.named_parameters())
+    assert {p.dtype for p in after.values()} == {torch.bfloat16}
+    name = "model.layers.1.mlp.up_proj.weight"
+    moved = (after[name] != before[name]).float().mean()
+    assert moved > 0.1  # steps of 1e-4 are lost on most numbers of bfloat16, one by one
+
+
+@pytest.mark.parametrize(("kind", "settings"), [("scales", SCALES), ("blockwise", BLOCKWISE)])
+def test_zeros_on_a_grid_with_zero_points_stay(kind: str, settings: dict[str, Any]) -> None:
+    model = step("prune/magnitude", tiny("llama"), {"sparsity": 0.6})
+    model = step("quantize/gptq", model, {"grid": "int4-g32-zp", "sequences": 4, "length": 16})
+    name = "model.layers.1.mlp.up_proj"
+    zeros = weight_of(model.module.get_submodule(name)) == 0
+    healed = step(f"heal/{kind}", model, {**settings, "learning_rate": 0.05})
+    assert torch.equal(weight_of(healed.module.get_submodule(name)) == 0, zeros)
 
 
 def test_nothing_wants_a_gradient_afterwards_that_did_not_before() -> None:

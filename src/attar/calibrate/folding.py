@@ -6,20 +6,21 @@ or a linear that the inputs are made of by nothing but products.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from attar.calibrate.walk import BlockView
 from attar.core.scope import Heads, ModuleFact
-from attar.layers import LowRank, QuantizedLinear
+from attar.layers import QuantizedLinear
 from attar.models.model import inference, set_weight, weight_of
 
-_TOLERANCE = 1e-2  # of the largest output; folding what is no fold changes far more
+_TRIED = 8.0  # what channels are made larger and smaller by, to see whether it changes anything
+_TOLERANCE = 0.03  # of what a block adds to a token; folding what is no fold changes far more
 
 
 @dataclass(frozen=True)
@@ -58,13 +59,19 @@ class Folds:
 
     def __init__(self, scope: list[str], facts: list[ModuleFact]) -> None:
         self.scope, self.facts = set(scope), {fact.name: fact for fact in facts}
-        self._known: dict[tuple[tuple[str, ...], tuple[int, ...]], list[Fold]] = {}
+        self._known: dict[Any, list[Fold]] = {}
 
     def of(self, view: BlockView, groups: list[list[str]]) -> list[Fold]:
-        """The folds of a block, in the order of its groups; each was seen to change nothing."""
+        """The folds of a block, in the order of its groups.
+
+        Each was seen to change nothing, in this block or in one that is built and scoped alike.
+        """
         prefix = f"{view.model.blocks_name}.{view.index}."
-        inner = tuple(name.removeprefix(prefix) for name in self.facts if name.startswith(prefix))
-        key = inner, tuple(len(names) for names in groups)
+        key = (
+            _inside(self.facts, prefix),
+            tuple(_inside(names, prefix) for names in groups),
+            frozenset(_inside(self.scope, prefix)),
+        )
         if key not in self._known:
             found = [fold for names in groups for fold in self._candidates(view, prefix, names)]
             self._known[key] = [_moved(fold, prefix, "") for fold in found if _holds(view, fold)]
@@ -73,10 +80,12 @@ class Folds:
     def _candidates(self, view: BlockView, prefix: str, names: list[str]) -> Iterator[Fold]:
         """What may be the source of these linears' inputs, by what their axes run over."""
         fact = self.facts[names[0]]
+        if len(fact.axes) < 2:  # a factor of a linear: what it is given runs over nothing known
+            return
         block = [f for f in self.facts.values() if f.name.startswith(prefix)]
         for source in self._sources(view, names[0], fact.axes[1], block):
             module = view.model.module.get_submodule(source.name)
-            if source.name in self.scope and not isinstance(module, QuantizedLinear | LowRank):
+            if source.name in self.scope and not isinstance(module, QuantizedLinear):
                 yield _fold(tuple(names), fact, source)
 
     def _sources(
@@ -86,7 +95,7 @@ class Folds:
             norms = [fact for fact in block if fact.role == "norm" and fact.axes == ("hidden",)]
             return [fact for fact in norms if _makes(view, fact.name, name)]
         wanted = {"query": ("keys", "qkv", "query"), "neurons": ("neurons", "gated")}.get(axis, ())
-        made = [fact for fact in block if fact.linear and fact.axes[0] in wanted]
+        made = [fact for fact in block if len(fact.axes) == 2 and fact.axes[0] in wanted]
         return made[-1:]  # values come after queries and keys, what is gated after its gate
 
 
@@ -121,6 +130,11 @@ def _fold(names: tuple[str, ...], fact: ModuleFact, source: ModuleFact) -> Fold:
     return Fold(names, source.name, slice(rows - made, rows), heads.queries // heads.keys, head)
 
 
+def _inside(names: Iterable[str], prefix: str) -> tuple[str, ...]:
+    """The names within a block, of those that lie in it."""
+    return tuple(name.removeprefix(prefix) for name in names if name.startswith(prefix))
+
+
 def _moved(fold: Fold, old: str, new: str) -> Fold:
     """The same fold in another block."""
     linears = tuple(new + name.removeprefix(old) for name in fold.linears)
@@ -148,17 +162,22 @@ def _makes(view: BlockView, norm: str, linear: str) -> bool:
 
 
 def _holds(view: BlockView, fold: Fold) -> bool:
-    """Whether the block computes the same after folding; the weights are put back."""
+    """Whether the block adds the same to most tokens after folding; the weights are put back.
+
+    Most, for a first token may be so large that its own rounding is all that is seen of it.
+    """
     module = view.model.module
     width = weight_of(module.get_submodule(fold.linears[0])).shape[1]
-    scales = torch.tensor([2.0, 0.5]).repeat(-(-width // (2 * fold.shared)))
-    parts = scales[: width // fold.shared].view(-1, 1, fold.head)
+    pair, own = torch.tensor([_TRIED, 1 / _TRIED], device=view.model.device), width // fold.shared
+    parts = pair.repeat(-(-own // 2))[:own].view(-1, 1, fold.head)
     scales = parts.expand(-1, fold.shared, -1).reshape(-1)
     with inference(view.model.device, "float32"), _kept(module, (*fold.linears, fold.source)):
         before = view.forward(0).float()
         fold.apply(module, scales)
         after = view.forward(0).float()
-    return bool((after - before).abs().max() <= _TOLERANCE * before.abs().max())
+    added, moved = before - view.inputs[0].float(), after - before
+    share = moved.norm(dim=-1) / added.norm(dim=-1).clamp_min(1e-12)
+    return bool(share[view.masks[0]].median() <= _TOLERANCE)
 
 
 @contextmanager
@@ -181,7 +200,7 @@ def _divide(source: nn.Module, rows: slice, scales: Tensor) -> None:
     with torch.no_grad():
         if weight.dim() == 1:
             offset = _offset(source)
-            weight[rows] = (weight[rows] + offset) / scales - offset
+            weight[rows] = (weight[rows].float() + offset) / scales - offset
         else:
             own = weight_of(source)
             own[rows] = own[rows] / scales[:, None]
@@ -194,12 +213,14 @@ def _offset(norm: nn.Module) -> float:
     weight = cast("Tensor", norm.weight)
     kept = weight.detach().clone()
     inputs = torch.linspace(-1, 1, len(weight), device=weight.device, dtype=weight.dtype)
+    outputs: list[Tensor] = []
     with torch.no_grad():
-        outputs = []
-        for value in (0.0, 1.0):
-            weight.fill_(value)
-            outputs.append(norm(inputs))
-        weight.copy_(kept)
+        try:
+            for value in (0.0, 1.0):
+                weight.fill_(value)
+                outputs.append(norm(inputs))
+        finally:
+            weight.copy_(kept)
     step = outputs[1] - outputs[0]
     bias = getattr(norm, "bias", None)
     rest = outputs[0] if bias is None else outputs[0] - bias

@@ -24,17 +24,17 @@ def row_sensitivity(
     empirical Fisher information. Each weight's gradient is given back as soon as it is counted.
     """
     linears = {name: model.module.get_submodule(name) for name in names}
-    found = {name: torch.zeros(1) for name in names}
+    found: dict[str, Tensor] = {}
     wanted = {parameter: parameter.requires_grad for parameter in model.module.parameters()}
     objective = Objective(model)
-    model.module.requires_grad_(False)
     with ExitStack() as stack, ctx.progress.bar("gradients", len(batches)) as bar:
+        stack.callback(_restore, wanted)
+        model.module.requires_grad_(False)
         for name, linear in linears.items():
             weight: Any = linear.weight.requires_grad_(True)
             stack.callback(
                 weight.register_post_accumulate_grad_hook(_counting(found, name, linear)).remove
             )
-        stack.callback(_restore, wanted)
         for batch in batches:
             with torch.enable_grad(), autocast(model.device, ctx.precision):
                 loss = objective(batch.to(model.device), 0.0)
@@ -46,7 +46,8 @@ def row_sensitivity(
 def _counting(found: dict[str, Tensor], name: str, linear: nn.Module) -> Callable[[Any], None]:
     def count(weight: Any) -> None:
         squares = outputs_first(linear, weight.grad).float().square()
-        found[name] = found[name] + squares.sum(1)
+        rows = squares.sum(1)
+        found[name] = found[name] + rows if name in found else rows
         weight.grad = None
 
     return count

@@ -45,7 +45,7 @@ class KeptBlocks:
             draft.replace(path)
         finally:
             draft.unlink(missing_ok=True)
-        self._fill(block, path)
+        self._fill(block, path, _device(block))
 
     def restore(self, index: int, block: nn.Module) -> tuple[Any] | None:
         """Make a block what was kept of it; what was found about it. None where nothing was."""
@@ -57,8 +57,9 @@ class KeptBlocks:
                 facts = cast("dict[str, Any]", json.loads(file.metadata()[_FACTS]))
         except (OSError, ValueError, KeyError, SafetensorError):
             return None  # it is made again
+        device = _device(block)
         replay(block, facts["structure"])
-        self._fill(block, path)
+        self._fill(block, path, device)
         for name in facts["masked"]:
             mark(block.get_submodule(name))
         return (facts["finding"],)
@@ -67,7 +68,11 @@ class KeptBlocks:
         return cast("Path", self.folder) / f"{index:05d}.safetensors"
 
     @staticmethod
-    def _fill(block: nn.Module, path: Path) -> None:
-        block.load_state_dict(load_file(path), assign=True)
+    def _fill(block: nn.Module, path: Path, device: str) -> None:
+        block.load_state_dict(load_file(path, device), assign=True)
         (spans,) = mapped([block])
         release(spans)
+
+
+def _device(block: nn.Module) -> str:
+    return str(next(block.parameters()).device)  # every block has norms

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
-from attar.calibrate.walk import BlockView
+from attar.calibrate.walk import BlockView, Call
 from attar.core.keys import seed_of
 from attar.models.model import autocast, inference
+from attar.train.scoped import in_float32
 
 _HELD = 8  # of so many batches one is held out, the last of each
 
@@ -31,12 +34,20 @@ def match(
 ) -> Matched:
     """Train parameters of the view's block, each at its own highest rate, against its targets.
 
-    AdamW, one batch of the walk at a time, rates falling to zero like a cosine. Where the
-    batches held out say that it did not help, the parameters are what they were.
+    AdamW in float32, one batch of the walk at a time, rates falling to zero like a cosine. One
+    batch in eight is held out; where these say that it did not help, the parameters are what
+    they were. There must be two batches or more.
     """
+    with in_float32(view.model.blocks[view.index]):
+        return _match(_exact(view), rates, epochs, precision, seed)
+
+
+def _match(
+    view: BlockView, rates: dict[nn.Parameter, float], epochs: int, precision: str, seed: int
+) -> Matched:
     count = len(view.inputs)
     held = [i for i in range(count) if i % _HELD == _HELD - 1] or [count - 1]
-    taught = [i for i in range(count) if i not in held] or held
+    taught = [i for i in range(count) if i not in held]
     before = _judge(view, held, precision)
     if not rates:
         return Matched(before, before)
@@ -49,6 +60,17 @@ def match(
                 parameter.copy_(value)
         after = before
     return Matched(before, after)
+
+
+def _exact(view: BlockView) -> BlockView:
+    """The view with all that the block is given in float32."""
+
+    def exact(value: Any) -> Any:
+        floating = isinstance(value, Tensor) and value.is_floating_point()
+        return value.float() if floating else value
+
+    calls = [Call(*tree_map(exact, (call.args, call.kwargs))) for call in view.calls]
+    return replace(view, inputs=[exact(inputs) for inputs in view.inputs], calls=calls)
 
 
 def _train(

@@ -29,7 +29,7 @@ F = TypeVar("F")
 
 
 @dataclass
-class _Call:
+class Call:
     """What a block is called with besides its hidden states, for one batch."""
 
     args: tuple[Any, ...]
@@ -54,7 +54,7 @@ class BlockView:
     linears: dict[str, nn.Module]
     inputs: list[Tensor]
     masks: list[Tensor]
-    calls: list[_Call]
+    calls: list[Call]
     precision: str
     sharing: dict[Any, list[list[str]]]
     outputs: list[Tensor] | None = None
@@ -100,7 +100,7 @@ class BlockView:
             if at is None:
                 continue
             reached, inputs = at
-            found = found or statistic(inputs.shape[-1])
+            found = found or statistic(inputs.shape[-1], inputs.device)
             found.add(inputs if mask.all() else inputs[mask])
         return None if found is None else (reached, found)
 
@@ -235,12 +235,12 @@ class _Original:
 
 def record_calls(
     model: Model, batches: Sequence[Any], precision: str
-) -> tuple[list[list[_Call]], list[Tensor]]:
+) -> tuple[list[list[Call]], list[Tensor]]:
     """What each block is called with for each batch, and the first block's inputs.
 
     The blocks themselves do not run: each hands on its input, so this costs next to nothing.
     """
-    calls: list[list[_Call]] = [[] for _ in model.blocks]
+    calls: list[list[Call]] = [[] for _ in model.blocks]
     first: list[Tensor] = []
     with _recording(model, calls, first), inference(model.device, precision):
         for batch in batches:
@@ -249,12 +249,12 @@ def record_calls(
 
 
 @contextmanager
-def _recording(model: Model, calls: list[list[_Call]], first: list[Tensor]) -> Iterator[None]:
+def _recording(model: Model, calls: list[list[Call]], first: list[Tensor]) -> Iterator[None]:
     def record(index: int) -> Callable[..., Tensor]:
         def forward(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
             if index == 0:
                 first.append(hidden_states)
-            calls[index].append(_Call(args, kwargs))
+            calls[index].append(Call(args, kwargs))
             return hidden_states
 
         return forward

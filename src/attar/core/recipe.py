@@ -158,7 +158,7 @@ class Recipe(BaseModel):
     data: dict[str, DataSource] = Field(default={}, description="datasets by name")
     seed: int = Field(default=0, ge=0, description="every other seed comes from this one")
     precision: Literal["auto", "bf16", "float32"] = Field(
-        default="auto", description="what is computed in; auto takes bf16 where the machine has it"
+        default="auto", description="what is computed in; auto takes bf16 where it is faster"
     )
     memory: float | None = Field(
         default=None, gt=0, description="gigabytes that a step may use; free memory by default"

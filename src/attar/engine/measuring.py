@@ -27,7 +27,7 @@ from attar.measure.verdict import Evidence, Looping, judge_stage
 from attar.models import Files, Model
 from attar.models.load import load_tokenizer
 
-VERSION = 1
+VERSION = 2
 
 
 class Measuring:

@@ -115,6 +115,10 @@ def fold(
         for need in sorted(step.needs):
             able = [module for module in chosen if need == FLOAT or module not in norms]
             lost = [module for module in able if need not in traits.get(module, {FLOAT})]
+            if chosen and not able:
+                problems.append(
+                    f"{where} needs {need} weights, and its scope names norms only. Widen its scope"
+                )
             if lost:
                 culprit = blame.get(lost[0], "the original")
                 problems.append(

@@ -35,8 +35,8 @@ class StaticLinear(QuantizedLinear):
 
     def on(self, grid: InputGrid) -> Self:
         """Take this grid for the inputs."""
-        self.input_scale = torch.tensor(grid.scale, dtype=torch.float32)
-        self.input_zero = torch.tensor(grid.zero, dtype=torch.uint8)
+        self.input_scale = torch.tensor(grid.scale, dtype=torch.float32, device=self.codes.device)
+        self.input_zero = torch.tensor(grid.zero, dtype=torch.uint8, device=self.codes.device)
         return self
 
     def arriving(self, inputs: Tensor) -> Tensor:

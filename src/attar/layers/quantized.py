@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from attar.core.grid import Grid
 from attar.layers.swap import swappable
-from attar.ops.rounding import Codes, dequantize, pack, packed_width, round_scale, unpack
+from attar.ops.rounding import Codes, dequantize, pack, packed_width, round_scale, through, unpack
 
 _ZERO_STEPS = 16.0  # codes that a zero point moves where a gain would move by 1
 
@@ -88,25 +88,31 @@ class QuantizedLinear(_Quantized):
         bias = None if self.bias is None else self.bias.to(dtype)
         return functional.linear(self.arriving(inputs).to(dtype), self.dequantized(dtype), bias)
 
-    def free(self) -> list[nn.Parameter]:
-        """Let scales and zero points be trained until `settle`; the parameters that move them.
+    def free_scales(self) -> list[nn.Parameter]:
+        """Let scales be trained until `settle`; the parameters that move them.
 
-        `gain` is what a scale grows by, as a share of it, and `drift` moves the zero point, in
-        steps that let one learning rate fit both. What is computed with meanwhile is what
-        `settle` will leave.
+        `gain` is what a scale grows by, as a share of it. What is computed with meanwhile is
+        what `settle` will leave.
         """
         self.gain = nn.Parameter(torch.zeros_like(self.scales, dtype=torch.float32))
+        return [self.gain]
+
+    def free(self) -> list[nn.Parameter]:
+        """The same for scales and zero points, which `drift` moves.
+
+        It does so in steps that let one learning rate fit both.
+        """
         if self.zeros is None:
-            return [self.gain]
+            return self.free_scales()
         self.drift = nn.Parameter(torch.zeros_like(self.zeros, dtype=torch.float32))
-        return [self.gain, self.drift]
+        return [*self.free_scales(), self.drift]
 
     def settle(self) -> None:
         """Take the scales and zero points that training has come to, and end it."""
         with torch.no_grad():
             self.fill(self.unpacked())
         del self.gain
-        if self.zeros is not None:
+        if hasattr(self, "drift"):
             del self.drift
 
     def unpacked(self, rows: Tensor | None = None) -> Codes:
@@ -114,11 +120,11 @@ class QuantizedLinear(_Quantized):
         if not hasattr(self, "gain"):
             return found
         scales = found.scales.float() * (1 + (self.gain if rows is None else self.gain[rows]))
-        scales = _through(scales, round_scale(scales.detach()))
+        scales = through(scales, round_scale(scales.detach()))
         zeros = found.zeros
-        if zeros is not None:
+        if zeros is not None and hasattr(self, "drift"):
             zeros = zeros + _ZERO_STEPS * (self.drift if rows is None else self.drift[rows])
-            zeros = _through(zeros, zeros.detach().round().clamp(self.grid.low, self.grid.high))
+            zeros = through(zeros, zeros.detach().round().clamp(self.grid.low, self.grid.high))
         return Codes(found.codes, scales, zeros)
 
     def spec(self) -> dict[str, Any]:
@@ -209,11 +215,6 @@ class TiedHead(nn.Module):
             raise TypeError(f"{spec['table_name']} is no quantized embedding")
         bias = None if spec["bias"] is None else torch.zeros(spec["bias"])
         return cls(table, spec["table_name"], bias)
-
-
-def _through(value: Tensor, rounded: Tensor) -> Tensor:
-    """What was rounded, with the gradient of what was not (straight through)."""
-    return rounded + (value - value.detach())
 
 
 def _parameter(bias: Tensor | None) -> nn.Parameter | None:

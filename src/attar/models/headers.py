@@ -1,10 +1,14 @@
-"""Whether a file of weights is as long as its own header says."""
+"""Headers of files of weights: whether a file is as long as its own says, and reading GGUF's."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from attar.errors import ModelError
 
@@ -68,3 +72,27 @@ def gguf_trouble(path: Path) -> str | None:
             f"{size}. Fetch it again"
         )
     return None
+
+
+@contextmanager
+def quick_gguf() -> Iterator[None]:
+    """Let whoever reads a GGUF file meanwhile do so in a third of the time.
+
+    Its header holds every token as an entry of its own, and each slice of a numpy memmap, which
+    the package's reader takes of the file, costs far more than one of a plain array.
+    """
+    import gguf
+
+    own = gguf.GGUFReader
+
+    class Reader(own):
+        def _get(self, *args: Any, **kwargs: Any) -> Any:
+            if isinstance(self.data, np.memmap):
+                self.data = np.asarray(self.data)  # pyright: ignore[reportAttributeAccessIssue]
+            return super()._get(*args, **kwargs)
+
+    gguf.GGUFReader = Reader  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        yield
+    finally:
+        gguf.GGUFReader = own

@@ -6,7 +6,7 @@ import copy
 import logging
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ from attar.models.check import (
     check_tokenizer_files,
 )
 from attar.models.families import family_of
-from attar.models.headers import gguf_trouble
+from attar.models.headers import gguf_trouble, quick_gguf
 from attar.models.model import Model
 from attar.models.source import Files, read_config, resolve
 
@@ -46,7 +46,7 @@ def config_of(files: Files, source: ModelSource | None = None) -> Any:
     trust = source is not None and source.trust_remote_code
     structure.register()
     try:
-        with quiet():
+        with quiet(files):
             config: Any = AutoConfig.from_pretrained(
                 files.folder,
                 gguf_file=files.gguf.name if files.gguf else None,
@@ -121,7 +121,7 @@ def load(
     config = _with_labels(config, task, labels)
     tokenizer = load_tokenizer(files, trust)
     check_tokenizer(tokenizer, config.vocab_size, files)
-    with quiet(), torch.random.fork_rng(devices=[]):
+    with quiet(files), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module, report = _from_files(files, config, task, dtype, trust)
     check_keys(report, task, files, fresh_head)
@@ -136,7 +136,7 @@ def load_tokenizer(files: Files, trust: bool = False) -> Any:
     """The tokenizer of a model's files."""
     check_tokenizer_files(files)
     try:
-        with quiet():
+        with quiet(files):
             return AutoTokenizer.from_pretrained(
                 files.folder,
                 gguf_file=files.gguf.name if files.gguf else None,
@@ -195,8 +195,8 @@ def _first(error: Exception) -> str:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Keep transformers' own bars and remarks off the terminal."""
+def quiet(files: Files | None = None) -> Iterator[None]:
+    """Keep transformers' own bars and remarks off the terminal while it reads these files."""
     from transformers import modeling_gguf_pytorch_utils as gguf_reader
     from transformers.utils import logging as hf_logging
 
@@ -205,7 +205,7 @@ def quiet() -> Iterator[None]:
     hf_logging.disable_progress_bar()
     gguf_reader.tqdm = _no_bar  # it heeds no setting of transformers
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), quick_gguf() if files and files.gguf else nullcontext():
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -9,8 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_SAMPLED = 8192  # numbers of each batch that the range is fitted to
+from attar.ops.rounding import through
+
+_NUMBERS = 1 << 16  # of bfloat16: a grid of 256 numbers is far coarser
 _SHRINK = tuple(1.0 - 0.02 * step for step in range(36))
+Device = torch.device | str
 
 
 @dataclass(frozen=True)
@@ -28,52 +31,56 @@ def rounded_tokens(inputs: Tensor) -> Tensor:
     """
     exact = inputs.float()
     scale = exact.abs().amax(-1, keepdim=True).clamp_min(1e-12) / 127
-    return _through(inputs, (exact / scale).round() * scale)
+    return through(inputs, (exact / scale).round() * scale)
 
 
-def rounded(inputs: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
-    """Inputs on an InputGrid: what lies outside of it becomes its nearest end."""
+def rounded(inputs: Tensor, scale: Tensor | float, zero: Tensor | float) -> Tensor:
+    """Inputs [..., width] on an InputGrid, whose scale and zero point are numbers or scalars.
+
+    What lies outside of it becomes its nearest end, and gradients pass straight through.
+    """
     codes = (inputs.float() / scale + zero).round().clamp(0, 255)
-    return _through(inputs, (codes - zero) * scale)
+    return through(inputs, (codes - zero) * scale)
 
 
 class Range:
-    """Where a linear's inputs lie: their ends, and an even sample of each batch."""
+    """Where a linear's inputs lie: how many there are of every bfloat16 number."""
 
-    def __init__(self, width: int) -> None:
-        self.low, self.high, self.count = 0.0, 0.0, 0
-        self._samples: list[Tensor] = []
+    def __init__(self, width: int, device: Device = "cpu") -> None:
+        self._counts = torch.zeros(_NUMBERS, dtype=torch.int64, device=device)
+        self.count = 0
 
     def add(self, inputs: Tensor) -> None:
         """Count these inputs in: [..., width]."""
-        flat = inputs.detach().reshape(-1)
-        low, high = flat.aminmax()
-        self.low, self.high = min(self.low, float(low)), max(self.high, float(high))
-        self.count += flat.numel() // inputs.shape[-1]
-        self._samples.append(flat[:: max(1, flat.numel() // _SAMPLED)].float())
+        bits = inputs.detach().bfloat16().reshape(-1).view(torch.int16).int() & (_NUMBERS - 1)
+        self._counts += bits.bincount(minlength=_NUMBERS)
+        self.count += inputs.numel() // inputs.shape[-1]
 
     def fit(self) -> InputGrid:
-        """The grid that leaves the least squared error on the sample, its ends drawn in or not."""
-        values = torch.cat(self._samples)
+        """The grid that leaves the least squared error, its ends drawn in or not."""
+        there = self._counts.nonzero().squeeze(-1)
+        values = there.to(torch.int16).view(torch.bfloat16).float()
+        counts = self._counts[there]
+        ends = min(0.0, float(values.min())), max(0.0, float(values.max()))
         best, least = InputGrid(1.0, 0), float("inf")
-        for low in _SHRINK:
-            for high in (low, 1.0) if low < 1 else (1.0,):
-                grid = _spanning(self.low * low, self.high * high)
-                scale, zero = torch.tensor(grid.scale), torch.tensor(float(grid.zero))
-                error = float((rounded(values, scale, zero) - values).square().sum())
-                if error < least:
-                    best, least = grid, error
+        for low, high in (pair for s in _SHRINK for pair in ((s, s), (s, 1.0), (1.0, s))):
+            grid = _spanning(ends[0] * low, ends[1] * high)
+            squares = (rounded(values, grid.scale, grid.zero) - values).double().square()
+            error = float((squares * counts).sum())
+            if error < least:
+                best, least = grid, error
         return best
 
 
 class Peaks:
     """The largest size that every input had over the tokens seen: [width]."""
 
-    def __init__(self, width: int) -> None:
-        self.found = torch.zeros(width)
+    def __init__(self, width: int, device: Device = "cpu") -> None:
+        self.found, self.count = torch.zeros(width, device=device), 0
 
     def add(self, inputs: Tensor) -> None:
         """Count these inputs in: [..., width]."""
+        self.count += inputs.numel() // inputs.shape[-1]
         peaks = inputs.detach().abs().reshape(-1, inputs.shape[-1]).amax(0).float()
         self.found = torch.maximum(self.found, peaks)
 
@@ -92,7 +99,3 @@ def smoothing(inputs: Tensor, weight: Tensor, migration: float) -> Tensor:
 def _spanning(low: float, high: float) -> InputGrid:
     scale = max((high - low) / 255, 1e-12)
     return InputGrid(scale, round(min(max(-low / scale, 0), 255)))
-
-
-def _through(inputs: Tensor, rounded: Tensor) -> Tensor:
-    return inputs + (rounded.to(inputs.dtype) - inputs).detach()

@@ -68,7 +68,7 @@ def _columns(
     codes = torch.empty_like(rest)
     for start in range(0, width, _BLOCK):
         stop = min(start + _BLOCK, width)
-        errors = torch.empty(stop - start, rest.shape[1])
+        errors = torch.empty(stop - start, rest.shape[1], device=rest.device)
         for column in range(start, stop):
             value = rest[column]
             code = value * reciprocal[column]
@@ -139,7 +139,7 @@ def _descend(codes: Codes, error: Tensor, gram: Tensor, grid: Grid, keep: Tensor
     group = grid.group_for(width)
     scales = codes.scales.float().repeat_interleave(group, 1)[:, :width].t().contiguous()
     plain = _shifted(codes, group).t().contiguous()
-    low, high = torch.tensor(float(grid.low)), torch.tensor(float(grid.high))
+    low, high = float(grid.low), float(grid.high)
     if codes.zeros is not None:
         zeros = codes.zeros.float().repeat_interleave(group, 1)[:, :width].t().contiguous()
     else:
@@ -149,7 +149,7 @@ def _descend(codes: Codes, error: Tensor, gram: Tensor, grid: Grid, keep: Tensor
     diagonal = gram.diagonal().clamp_min(1e-30)
     for start in range(0, width, _BLOCK):
         stop = min(start + _BLOCK, width)
-        moves = torch.zeros(stop - start, plain.shape[1])
+        moves = torch.zeros(stop - start, plain.shape[1], device=plain.device)
         for column in range(start, stop):
             wanted = plain[column] - product[column] / (diagonal[column] * scales[column])
             if zeros is None:

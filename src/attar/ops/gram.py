@@ -9,6 +9,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+Device = torch.device | str
 _TOKENS = 4096
 _PANEL = 384
 _DAMPING = (0.01, 0.03, 0.1, 0.3, 1.0)
@@ -20,8 +21,8 @@ class Gram:
     It is symmetric, so only the panels on and above its diagonal are summed.
     """
 
-    def __init__(self, width: int) -> None:
-        self._upper = torch.zeros(width, width)
+    def __init__(self, width: int, device: Device = "cpu") -> None:
+        self._upper = torch.zeros(width, width, device=device)
         self.count = 0
 
     def add(self, inputs: Tensor) -> None:
@@ -44,8 +45,8 @@ class Gram:
 class Energy:
     """The sum of squares of every input over the tokens seen, in float32: [width]."""
 
-    def __init__(self, width: int) -> None:
-        self._sum = torch.zeros(width)
+    def __init__(self, width: int, device: Device = "cpu") -> None:
+        self._sum = torch.zeros(width, device=device)
         self.count = 0
 
     def add(self, inputs: Tensor) -> None:
@@ -74,6 +75,6 @@ def inverse_factor(gram: Tensor, order: Tensor) -> Tensor:
         damped.diagonal().add_(damping * mean)
         lower, info = cast("tuple[Tensor, Tensor]", torch.linalg.cholesky_ex(damped))
         if info.item() == 0:
-            unit = torch.eye(len(gram))
+            unit = torch.eye(len(gram), device=gram.device)
             return torch.linalg.solve_triangular(lower.flip(0, 1), unit, upper=True)
-    return torch.eye(len(gram))
+    return torch.eye(len(gram), device=gram.device)

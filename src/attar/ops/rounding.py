@@ -51,6 +51,11 @@ def round_scale(scale: Tensor) -> Tensor:
     return torch.where(scale < 0, -size, size)
 
 
+def through(exact: Tensor, rounded: Tensor) -> Tensor:
+    """What was rounded, in the dtype of what was not, and with its gradient (straight through)."""
+    return rounded.detach().to(exact.dtype) + (exact - exact.detach())
+
+
 def grouped(weight: Tensor, group: int) -> Tensor:
     """[rows, width] as [rows, groups, group], the last group filled with zeros."""
     rows, width = weight.shape
@@ -71,7 +76,7 @@ def fit_scales(weight: Tensor, grid: Grid, importance: Tensor | None = None) -> 
     """
     group = grid.group_for(weight.shape[1])
     if importance is None:
-        importance = torch.ones(weight.shape[1])
+        importance = torch.ones(weight.shape[1], device=weight.device)
     weights = grouped(importance.float().clamp_min(1e-12)[None], group)
     if weight.shape[1] % group:  # what only fills the last group must not count
         weights[..., -1, weight.shape[1] % group :] = 0
@@ -88,9 +93,9 @@ def fit_scales(weight: Tensor, grid: Grid, importance: Tensor | None = None) -> 
 
 
 def _fit(weight: Tensor, importance: Tensor, grid: Grid) -> Scales:
-    best = torch.full(weight.shape[:2], torch.inf)
-    scales = torch.full(weight.shape[:2], SMALLEST)
-    zeros = torch.zeros(weight.shape[:2]) if grid.zero_point else None
+    best = torch.full_like(weight[..., 0], torch.inf)
+    scales = torch.full_like(best, SMALLEST)
+    zeros = torch.zeros_like(best) if grid.zero_point else None
     for scale, zero in _candidates(weight, grid):
         scale = round_scale(scale)
         error = _error(weight, importance, scale, zero, grid)

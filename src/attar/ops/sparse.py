@@ -70,7 +70,7 @@ def sparsegpt(weight: Tensor, gram: Tensor, pattern: Pattern, refits: int = 0) -
     dead = gram.diagonal() <= 0
     gram.diagonal()[dead] = 1.0
     weight = weight.masked_fill(dead, 0.0)
-    upper = inverse_factor(gram, torch.arange(len(gram)))
+    upper = inverse_factor(gram, torch.arange(len(gram), device=gram.device))
     pruned, keep = _column_by_column(weight, upper, pattern)
     gram.diagonal().add_(0.01 * gram.diagonal().mean())
     return refit(weight, pruned, keep, gram, refits)
@@ -84,7 +84,7 @@ def _column_by_column(weight: Tensor, upper: Tensor, pattern: Pattern) -> tuple[
     width, run = len(rest), pattern.run or _BLOCK
     for start in range(0, width, _BLOCK):
         stop = min(start + _BLOCK, width)
-        errors = torch.empty(stop - start, rest.shape[1])
+        errors = torch.empty(stop - start, rest.shape[1], device=rest.device)
         for column in range(start, stop):
             if (column - start) % run == 0:
                 span = slice(column, min(column + run, stop))

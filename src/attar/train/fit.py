@@ -23,6 +23,7 @@ from attar.train.checkpoint import Checkpoints, State
 from attar.train.losses import Loss
 from attar.train.machine import Machine, Taken
 from attar.train.schedule import Training, rate_at, steps_of
+from attar.train.scoped import in_float32
 
 POINTS = 200  # of a curve, about
 _MEMORY = 0.9  # how much of the running mean of the loss stays in a step
@@ -75,7 +76,7 @@ def fit(
     with ExitStack() as stack:
         stack.enter_context(_memory_advice(schedule))
         stack.enter_context(torch.random.fork_rng())
-        stack.enter_context(_in_float32(model))
+        stack.enter_context(in_float32(model.module))
         folder = ctx.scratch
         if folder is None:
             folder = Path(stack.enter_context(TemporaryDirectory(prefix="attar-")))
@@ -215,21 +216,6 @@ class _Run:
     def _enough(self) -> bool:
         patience = self.schedule.patience
         return patience is not None and self.state.waited >= patience
-
-
-@contextmanager
-def _in_float32(model: Model) -> Iterator[None]:
-    """Hold every weight in float32 for as long as training lasts; small updates need it."""
-    tensors = [*model.module.parameters(), *model.module.buffers()]
-    held = [(t, t.dtype) for t in tensors if t.is_floating_point() and t.dtype != torch.float32]
-    try:
-        for tensor, _ in held:
-            tensor.data = tensor.data.float()
-        yield
-    finally:
-        for tensor, dtype in held:
-            tensor.grad = None
-            tensor.data = tensor.data.to(dtype)
 
 
 @contextmanager

@@ -62,8 +62,11 @@ def join(device: str) -> Processes:
 
     Of several, each computes on a GPU of its own if `device` is one.
     """
+    before = bool(PartialState._shared_state)
     state = PartialState(cpu=device == "cpu", timeout=_PATIENCE)
     if state.num_processes == 1:
+        if not before:
+            PartialState._reset_state()  # a script of the user's own may want another device
         return Processes(device=device)
     own = device if device == "cpu" else str(state.device)
     return Processes(state.process_index, state.num_processes, own)

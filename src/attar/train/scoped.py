@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
+import torch
 from torch import nn
 
 from attar.core.scope import Scope
@@ -67,24 +68,35 @@ def freed(module: nn.Module, names: Iterable[str], matrices: bool = False) -> It
     """
     parts = [module.get_submodule(name) for name in names]
     quantized = [part for part in parts if isinstance(part, QuantizedLinear)]
-    before = {parameter: parameter.requires_grad for parameter in module.parameters()}
-    module.requires_grad_(False)
     own = (p for part in parts for p in part.parameters(recurse=False) if matrices or p.dim() == 1)
     weights = list(dict.fromkeys(own))  # two modules may share one
-    holds = [
-        hold_zeros(cast("nn.Parameter", part.weight).requires_grad_(True))
-        for part in parts
-        if matrices and is_masked(part) and part not in quantized
-    ]
-    scales = [parameter for part in quantized for parameter in part.free()]
-    try:
+    scales: list[nn.Parameter] = []
+    with ExitStack() as stack:
+        for parameter in module.parameters():
+            stack.callback(parameter.requires_grad_, parameter.requires_grad)
+        module.requires_grad_(False)
         for parameter in weights:
             parameter.requires_grad_(True)
-        yield Freed(scales, weights)
-    finally:
-        for hold in holds:
-            hold.remove()
         for part in quantized:
-            part.settle()
-        for parameter, wanted in before.items():
-            parameter.requires_grad_(wanted)
+            stack.callback(part.settle)
+            # a moved zero point would make other numbers of the zeros of a pruned linear
+            scales += part.free_scales() if is_masked(part) else part.free()
+        for part in parts:
+            if matrices and is_masked(part) and part not in quantized:
+                stack.callback(hold_zeros(cast("nn.Parameter", part.weight)).remove)
+        yield Freed(scales, weights)
+
+
+@contextmanager
+def in_float32(module: nn.Module) -> Iterator[None]:
+    """Hold every weight in float32 for as long as training lasts; small updates need it."""
+    tensors = [*module.parameters(), *module.buffers()]
+    held = [(t, t.dtype) for t in tensors if t.is_floating_point() and t.dtype != torch.float32]
+    try:
+        for tensor, _ in held:
+            tensor.data = tensor.data.float()
+        yield
+    finally:
+        for tensor, dtype in held:
+            tensor.grad = None
+            tensor.data = tensor.data.to(dtype)

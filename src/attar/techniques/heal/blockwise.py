@@ -26,7 +26,7 @@ class Blockwise(Step, kind="heal/blockwise"):
     """
 
     needs = frozenset()
-    promises = frozenset({"changed"})
+    promises = frozenset()  # a block that training did not help is left as it was
 
     teacher: ModelRef = Field(
         "original", description="whose blocks to follow: a model with as many blocks"
@@ -42,10 +42,11 @@ class Blockwise(Step, kind="heal/blockwise"):
     def apply(self, model: Model, ctx: Context) -> Model:
         """Walk the blocks beside the teacher's."""
         teacher = ctx.model(self.teacher)
-        if len(teacher.blocks) != len(model.blocks):
+        own, theirs = _shape(model), _shape(teacher)
+        if own != theirs:
             raise UserError(
-                f"the teacher has {len(teacher.blocks)} blocks and the model {len(model.blocks)}, "
-                "so they cannot be matched one by one. Heal the whole with distill/logits"
+                f"the teacher has {theirs} and the model {own}, so they cannot be matched one by "
+                "one. Heal the whole with distill/logits"
             )
         chosen = model.select(self.scope)
 
@@ -59,8 +60,17 @@ class Blockwise(Step, kind="heal/blockwise"):
             return [found.before, found.after]
 
         batches = calibration(self, model, ctx)
+        if len(batches) < 2:
+            raise UserError(
+                f"{len(batches)} batch leaves none to hold out: lower `batch` below {self.batch}, "
+                "or give more sequences"
+            )
         found = walk(model, batches, self.scope, ctx, visit, "blockwise", teacher)
         for index, (before, after) in enumerate(found):
             ctx.point("block error/before", index, before)
             ctx.point("block error/after", index, after)
         return model
+
+
+def _shape(model: Model) -> str:
+    return f"{len(model.blocks)} blocks of {model.sizes.hidden} channels"

@@ -1,4 +1,4 @@
-"""Train scales, zero points and norms alone, end to end, until the answers are the original's."""
+"""Train scales, zero points, norms and biases alone, end to end, toward the original's answers."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ class Fisher(Ranks, Step, kind="lowrank/fisher"):
     """Fisher-weighted decomposition (FWSVD, Hsu et al. 2022, arXiv 2207.00112).
 
     A row counts by the squared gradients of its weights, of the task's own loss, so a
-    classifier's rows need labels. `lowrank/whitened` keeps more; this is for comparison.
+    classifier's rows need labels. The gradients pass through the whole model at once.
     """
 
     needs = frozenset({FLOAT})

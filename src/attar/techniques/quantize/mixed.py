@@ -16,6 +16,7 @@ from attar.core.grid import Grid, GridName
 from attar.core.scope import ModuleFact, Scope
 from attar.core.step import DataRef, Step
 from attar.core.traits import FLOAT, QUANTIZED
+from attar.data.batches import Batch
 from attar.models.model import Model, weight_of
 from attar.ops.allocate import share_out
 from attar.ops.gptq import nearest
@@ -70,18 +71,20 @@ class Mixed(Step, kind="quantize/mixed"):
         chosen = self._choose(model, batches[: -(-self.measured // self.batch)], ctx)
 
         def visit(view: BlockView) -> list[float]:
-            return [
-                error
-                for names, gram in view.groups()
-                for error in solve_group(view, names, gram.mean, chosen[names[0]], self.sweeps)
-            ]
+            errors: list[float] = []
+            for names, gram in view.groups():
+                mean = gram.mean
+                for grid in dict.fromkeys(chosen[name] for name in names):
+                    alike = [name for name in names if chosen[name] == grid]
+                    errors += solve_group(view, alike, mean, grid, self.sweeps)
+            return errors
 
         tell_errors(ctx, walk(model, batches, self.scope, ctx, visit, "GPTQ"))
         if self.embeddings is not None:
             quantize_embeddings(model, Grid.parse(self.embeddings))
         return model
 
-    def _choose(self, model: Model, batches: list, ctx: Context) -> dict[str, Grid]:
+    def _choose(self, model: Model, batches: list[Batch], ctx: Context) -> dict[str, Grid]:
         """The grid of every linear."""
         parts, grids = parts_of(model, self.scope), [Grid.parse(name) for name in self.grids]
         changes = {grid.name: _rounding(model, grid) for grid in grids}

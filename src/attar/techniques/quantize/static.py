@@ -22,7 +22,7 @@ class Static(Step, kind="quantize/static"):
     """W8A8 with one grid for all inputs of a linear (Jacob et al. 2018, arXiv 1712.05877).
 
     The grid is the one of least squared error on the inputs seen, block by block, each fed by
-    the blocks already rounded. Engines run this fastest.
+    the blocks already rounded.
     """
 
     needs = frozenset({FLOAT})
