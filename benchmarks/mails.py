@@ -104,7 +104,8 @@ def few() -> dict[str, Any]:
         for name, steps in ways.items():
             done = run(f"{name}-{seed}", sources, steps, seed=seed)
             hits[name].append(right(done.path, data))
-        hits["teacher"].append(right(stage_path(done, "teacher"), data))
+            if teacher in steps:
+                hits["teacher"].append(right(stage_path(done, "teacher"), data))
         print(
             seed, {name: sum(each[-1]) / len(each[-1]) for name, each in hits.items()}, flush=True
         )
