@@ -9,12 +9,12 @@ import torch
 from pydantic import ValidationError
 
 from attar.calibrate.rows import calibration
+from attar.calibrate.sensitivity import answers
 from attar.core.context import Context
 from attar.data.example import Dataset, Example
 from attar.errors import UserError
 from attar.models.blocks import without
 from attar.ops.divergence import forward_kl
-from attar.techniques.prune import depth as depth_module
 from attar.techniques.prune._sizes import weights_in_blocks
 from attar.techniques.prune.depth import Depth
 from attar.techniques.prune.width import Width
@@ -71,13 +71,13 @@ def test_divergence_is_that_of_the_whole_model_without_the_block(family) -> None
     model = tiny(family)
     step, ctx = Depth(remove=2, **SMALL), context(model)
     batches = calibration(step, model, ctx)
-    original = [depth_module._answers(model, batch, ctx) for batch in batches]
+    original = [answers(model, batch, ctx) for batch in batches]
 
     def divergence(gone: list[int]) -> float:
         with without(model, gone):
             parts = [
-                forward_kl(depth_module._answers(model, batch, ctx), answers)
-                for batch, answers in zip(batches, original, strict=True)
+                forward_kl(answers(model, batch, ctx), own)
+                for batch, own in zip(batches, original, strict=True)
             ]
         return float(sum(parts)) / len(parts)
 
