@@ -51,19 +51,19 @@ def real(package: str) -> Model:
     return load(ModelSource(path=f"package:{package}"), MODELS[package], labels)
 
 
-def context(model: Model, teacher: Model, folder: Path) -> Context:
+def context(model: Model, package: str, folder: Path) -> Context:
     """Topics of Python's documentation; classes, where there are any, by their length."""
     labels = model.labels or (None,)
     rows = [Example(text, labels[len(text) % len(labels)]) for text in topics.values()]
     data = Dataset("train", rows, "topics", tuple(model.labels))
-    return Context(model.task, lambda _: data, lambda _: teacher, scratch=folder)
+    return Context(model.task, lambda _: data, lambda _: real(package), scratch=folder)
 
 
 @pytest.mark.parametrize("package", MODELS)
 @pytest.mark.parametrize("kind", registry.kinds())
 def test_what_a_kind_makes_reloads_bit_equal(kind: str, package: str, tmp_path: Path) -> None:
     model, cls = real(package), registry.find(kind)
-    ctx = context(model, real(package), tmp_path / "scratch")
+    ctx = context(model, package, tmp_path / "scratch")
     (tmp_path / "scratch").mkdir()
     if QUANTIZED in cls.needs:
         model = registry.find("quantize/rtn").model_validate({"grid": "int4-g64"}).apply(model, ctx)
