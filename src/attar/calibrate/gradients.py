@@ -13,6 +13,7 @@ from attar.core.context import Context
 from attar.data.batches import Batch
 from attar.models.model import Model, autocast, outputs_first
 from attar.train.losses import Objective
+from attar.train.scoped import frozen
 
 
 def row_sensitivity(
@@ -25,11 +26,8 @@ def row_sensitivity(
     """
     linears = {name: model.module.get_submodule(name) for name in names}
     found: dict[str, Tensor] = {}
-    wanted = {parameter: parameter.requires_grad for parameter in model.module.parameters()}
-    objective = Objective(model)
-    with ExitStack() as stack, ctx.progress.bar("gradients", len(batches)) as bar:
-        stack.callback(_restore, wanted)
-        model.module.requires_grad_(False)
+    objective, bars = Objective(model), ctx.progress.bar("gradients", len(batches))
+    with frozen(model.module), ExitStack() as stack, bars as bar:
         for name, linear in linears.items():
             weight: Any = linear.weight.requires_grad_(True)
             stack.callback(
@@ -51,8 +49,3 @@ def _counting(found: dict[str, Tensor], name: str, linear: nn.Module) -> Callabl
         weight.grad = None
 
     return count
-
-
-def _restore(wanted: dict[nn.Parameter, bool]) -> None:
-    for parameter, want in wanted.items():
-        parameter.requires_grad_(want)

@@ -16,11 +16,12 @@ from attar.core.report import Report, StageReport
 from attar.core.scope import ModuleFact, Scope
 from attar.core.step import Step
 from attar.engine.make import context, make, needs_copy, open_stage
-from attar.engine.plan import Plan, make_plan
+from attar.engine.plan import Plan, fold, make_plan, traits_of
 from attar.engine.store import Store
 from attar.errors import PlanError, Problem
 from attar.measure.machine import environment
 from attar.models import Model
+from attar.models.load import skeleton
 
 VERSION = 1
 
@@ -59,16 +60,14 @@ def sensitivity(
     """
     progress, store = progress or Silent(), Store(Path(home))
     store.prepare()
-    for step in recipe.steps:  # each alone must fit the original
-        make_plan(recipe.model_copy(update={"steps": (step,)}), store, device=device)
     plan = make_plan(recipe.model_copy(update={"steps": ()}), store, device=device)
+    _refuse(plan, recipe.steps)
     root = plan.stages[0]
     if needs_copy(plan) and not store.has(root.key):
         make(plan, root, store, progress)
     model = open_stage(plan, root, store)
     ctx = replace(context(plan, root, store, progress), scratch=None)
     batches, parts = calibration(rows, model, ctx), parts_of(model, Scope.linears())
-    _refuse(recipe.steps, model.facts(), parts[0])
     found: dict[str, list[float]] = {}
     for step in recipe.steps:
         label = label_of(step)
@@ -99,12 +98,20 @@ def label_of(step: Step) -> str:
     return " ".join([step.kind, *(f"{name}={value}" for name, value in given.items())])
 
 
-def _refuse(steps: tuple[Step, ...], facts: Sequence[ModuleFact], part: Part) -> None:
-    problems = [
-        f"{step.kind} {why}, so it cannot be applied to a part of the model alone. Leave it out"
-        for step in steps
-        if (why := _unfit(step, facts, part)) is not None
-    ]
+def _refuse(plan: Plan, steps: tuple[Step, ...]) -> None:
+    """Raise PlanError for steps that, each alone, do not fit the original or a part of it."""
+    empty = skeleton(plan.inputs.config, plan.inputs.task, plan.inputs.labels)
+    facts, part = empty.facts(), parts_of(empty, Scope.linears())[0]
+    problems: list[str] = []
+    for step in steps:
+        alone = plan.recipe.model_copy(update={"steps": (step,)})
+        problems += fold(alone, plan.inputs, facts, traits_of(empty.module, facts))
+        why = _unfit(step, facts, part)
+        if why is not None:
+            problems.append(
+                f"{step.kind} {why}, so it cannot be applied to a part of the model alone. Leave "
+                "it out"
+            )
     if problems:
         raise PlanError([Problem(problem) for problem in problems])
 

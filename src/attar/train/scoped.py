@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import nn
@@ -26,7 +26,6 @@ def trained(model: Model, scope: Scope) -> Iterator[None]:
     The zeros of masked linears stay zeros.
     """
     parameters = dict(model.module.named_parameters(remove_duplicate=False))
-    before = {name: parameter.requires_grad for name, parameter in parameters.items()}
     names = set(parameters)
     if scope != Scope.everything():
         chosen = set(model.select(scope))
@@ -34,21 +33,25 @@ def trained(model: Model, scope: Scope) -> Iterator[None]:
     names = {name for name in names if parameters[name].is_floating_point()}
     if not names:
         raise UserError(f"the scope {list(scope.patterns)} holds no weight that can be trained")
-    holds: list[Any] = []
-    try:
-        for parameter in parameters.values():
-            parameter.requires_grad_(False)
+    with frozen(model.module), ExitStack() as stack:
         for name in names:
             parameters[name].requires_grad_(True)
             module, _, leaf = name.rpartition(".")
             if leaf == "weight" and is_masked(model.module.get_submodule(module)):
-                holds.append(hold_zeros(parameters[name]))
+                stack.callback(hold_zeros(parameters[name]).remove)
+        yield
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """Let no parameter want a gradient but those that are told to meanwhile; then as before."""
+    before = {parameter: parameter.requires_grad for parameter in module.parameters()}
+    module.requires_grad_(False)
+    try:
         yield
     finally:
-        for hold in holds:
-            hold.remove()
-        for name, parameter in parameters.items():
-            parameter.requires_grad_(before[name])
+        for parameter, wanted in before.items():
+            parameter.requires_grad_(wanted)
 
 
 @dataclass(frozen=True)
@@ -71,10 +74,7 @@ def freed(module: nn.Module, names: Iterable[str], matrices: bool = False) -> It
     own = (p for part in parts for p in part.parameters(recurse=False) if matrices or p.dim() == 1)
     weights = list(dict.fromkeys(own))  # two modules may share one
     scales: list[nn.Parameter] = []
-    with ExitStack() as stack:
-        for parameter in module.parameters():
-            stack.callback(parameter.requires_grad_, parameter.requires_grad)
-        module.requires_grad_(False)
+    with frozen(module), ExitStack() as stack:
         for parameter in weights:
             parameter.requires_grad_(True)
         for part in quantized:

@@ -1,4 +1,4 @@
-"""Linears that are given the same inputs, rounded together by GPTQ's solver."""
+"""Rounding the linears of a model: to nearest one by one, or together by GPTQ's solver."""
 
 from __future__ import annotations
 
@@ -7,11 +7,37 @@ from torch import Tensor, nn
 
 from attar.calibrate.install import install_linear
 from attar.calibrate.walk import BlockView
+from attar.core.context import Context
 from attar.core.grid import Grid
+from attar.core.scope import Scope
+from attar.layers import QuantizedLinear
 from attar.models.masks import is_masked
-from attar.models.model import weight_of
-from attar.ops.gptq import error_of, solve
+from attar.models.model import Model, weight_of
+from attar.ops.gptq import error_of, nearest, solve
 from attar.ops.rounding import Codes
+
+
+def round_linear(
+    model: Model, name: str, grid: Grid, cls: type[QuantizedLinear] = QuantizedLinear
+) -> None:
+    """Round a linear to nearest, on scales that make the squared error of each group smallest."""
+    weight = weight_of(model.module.get_submodule(name))
+    install_linear(model, name, nearest(weight, grid), grid, cls)
+
+
+def round_linears(
+    model: Model,
+    scope: Scope,
+    grid: Grid,
+    ctx: Context,
+    cls: type[QuantizedLinear] = QuantizedLinear,
+) -> None:
+    """The same for all in scope, one at a time, under a bar."""
+    names = list(model.linears(scope))
+    with ctx.progress.bar("rounding", len(names)) as bar:
+        for name in names:
+            round_linear(model, name, grid, cls)
+            bar.advance(1, name)
 
 
 def solve_group(

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from attar.calibrate.install import install_linear
 from attar.core.context import Context
 from attar.core.grid import Grid, GridName
 from attar.core.scope import Scope
 from attar.core.step import Step
 from attar.core.traits import FLOAT, QUANTIZED
 from attar.layers import DynamicLinear
-from attar.models.model import Model, weight_of
-from attar.ops.gptq import nearest
+from attar.models.model import Model
+from attar.techniques.quantize._solving import round_linears
 
 
 class Dynamic(Step, kind="quantize/dynamic"):
@@ -28,11 +27,5 @@ class Dynamic(Step, kind="quantize/dynamic"):
 
     def apply(self, model: Model, ctx: Context) -> Model:
         """Round one linear at a time."""
-        grid = Grid.parse(self.grid)
-        linears = model.linears(self.scope)
-        with ctx.progress.bar("rounding", len(linears)) as bar:
-            for name, linear in linears.items():
-                codes = nearest(weight_of(linear), grid)
-                install_linear(model, name, codes, grid, DynamicLinear)
-                bar.advance(1, name)
+        round_linears(model, self.scope, Grid.parse(self.grid), ctx, DynamicLinear)
         return model

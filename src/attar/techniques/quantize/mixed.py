@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from pydantic import Field
 
-from attar.calibrate.install import install_linear, quantize_embeddings
+from attar.calibrate.install import quantize_embeddings
 from attar.calibrate.rows import calibration
 from attar.calibrate.sensitivity import Part, divergences, parts_of
 from attar.calibrate.walk import BlockView, tell_errors, walk
@@ -17,10 +17,9 @@ from attar.core.scope import ModuleFact, Scope
 from attar.core.step import DataRef, Step
 from attar.core.traits import FLOAT, QUANTIZED
 from attar.data.batches import Batch
-from attar.models.model import Model, weight_of
+from attar.models.model import Model
 from attar.ops.allocate import share_out
-from attar.ops.gptq import nearest
-from attar.techniques.quantize._solving import solve_group
+from attar.techniques.quantize._solving import round_linear, solve_group
 
 
 class Mixed(Step, kind="quantize/mixed"):
@@ -113,7 +112,6 @@ class Mixed(Step, kind="quantize/mixed"):
 def _rounding(model: Model, grid: Grid) -> Callable[[list[str]], None]:
     def change(names: list[str]) -> None:
         for name in names:
-            weight = weight_of(model.module.get_submodule(name))
-            install_linear(model, name, nearest(weight, grid), grid)
+            round_linear(model, name, grid)
 
     return change

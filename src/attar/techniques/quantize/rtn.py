@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from attar.calibrate.install import install_linear, quantize_embeddings
+from attar.calibrate.install import quantize_embeddings
 from attar.core.context import Context
 from attar.core.grid import Grid, GridName
 from attar.core.scope import Scope
 from attar.core.step import Step
 from attar.core.traits import FLOAT, QUANTIZED
-from attar.models.model import Model, weight_of
-from attar.ops.rounding import fit_scales, quantize
+from attar.models.model import Model
+from attar.techniques.quantize._solving import round_linears
 
 
 class Rtn(Step, kind="quantize/rtn"):
@@ -30,13 +30,7 @@ class Rtn(Step, kind="quantize/rtn"):
 
     def apply(self, model: Model, ctx: Context) -> Model:
         """Round one linear at a time."""
-        grid = Grid.parse(self.grid)
-        linears = model.linears(self.scope)
-        with ctx.progress.bar("rounding", len(linears)) as bar:
-            for name, linear in linears.items():
-                weight = weight_of(linear)
-                install_linear(model, name, quantize(weight, fit_scales(weight, grid), grid), grid)
-                bar.advance(1, name)
+        round_linears(model, self.scope, Grid.parse(self.grid), ctx)
         if self.embeddings is not None:
             quantize_embeddings(model, Grid.parse(self.embeddings))
         return model

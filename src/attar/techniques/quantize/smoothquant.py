@@ -5,7 +5,6 @@ from __future__ import annotations
 from pydantic import Field
 
 from attar.calibrate.folding import Folds, fold_all
-from attar.calibrate.install import install_linear
 from attar.calibrate.rows import calibration
 from attar.calibrate.walk import BlockView, walk
 from attar.core.context import Context
@@ -14,9 +13,9 @@ from attar.core.scope import Scope
 from attar.core.step import DataRef, Step
 from attar.core.traits import FLOAT, QUANTIZED
 from attar.layers import DynamicLinear
-from attar.models.model import Model, weight_of
+from attar.models.model import Model
 from attar.ops.activations import Peaks, smoothing
-from attar.ops.gptq import nearest
+from attar.techniques.quantize._solving import round_linear
 
 
 class SmoothQuant(Step, kind="quantize/smoothquant"):
@@ -62,8 +61,7 @@ class SmoothQuant(Step, kind="quantize/smoothquant"):
             )
             view.outputs = None  # those of the float weights
             for name in of:
-                codes = nearest(weight_of(model.module.get_submodule(name)), grid)
-                install_linear(model, name, codes, grid, DynamicLinear)
+                round_linear(model, name, grid, DynamicLinear)
 
         batches = calibration(self, model, ctx)
         walk(model, batches, self.scope, ctx, visit, "SmoothQuant")
