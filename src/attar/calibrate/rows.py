@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from pydantic import BaseModel, ConfigDict, Field
 
 from attar.core.context import Context
+from attar.core.step import DataRef
 from attar.data.batches import Batch, held_out
 from attar.models.model import Model
 
 
-class Calibrated(Protocol):
-    """Settings of a step that is calibrated: which dataset, and how much of it."""
+class Calibrated(BaseModel):
+    """Which dataset to calibrate on, and how much of it, mixed into a step."""
 
-    @property
-    def data(self) -> str: ...
-    @property
-    def sequences(self) -> int: ...
-    @property
-    def length(self) -> int: ...
-    @property
-    def batch(self) -> int: ...
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    data: DataRef = Field(default="train", description="the dataset to calibrate on")
+    sequences: int = Field(default=32, ge=1, description="calibration sequences")
+    length: int = Field(default=512, ge=8, description="tokens in a sequence")
+    batch: int = Field(default=8, ge=1, description="sequences at a time")
 
 
 def calibration(step: Calibrated, model: Model, ctx: Context) -> list[Batch]:

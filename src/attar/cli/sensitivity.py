@@ -54,9 +54,9 @@ def sensitivity(
     """Measure what each technique costs each part of a model alone; writes a table and plots."""
     from rich.console import Console
 
+    from attar.calibrate.rows import Calibrated
     from attar.cli.kept import PAGE, write_page
     from attar.cli.shortcut import checked, start
-    from attar.engine.sensitivity import Rows
     from attar.engine.sensitivity import sensitivity as measure
     from attar.present.progress import RichProgress
 
@@ -64,7 +64,7 @@ def sensitivity(
     plain["steps"] = [_step(text) for text in tried or TRIED]
     recipe, _ = checked(plain, sets or ())
     with RichProgress(Console(stderr=True), language) as progress:
-        rows = Rows(sequences=sequences, length=length)
+        rows = Calibrated(sequences=sequences, length=length)
         found = measure(recipe, home, rows, progress, device)
     (found.folder / TABLE).write_text(_tsv(found), "utf-8")
     write_page(found.report, found.folder / PAGE, language)

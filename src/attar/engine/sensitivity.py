@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from attar.calibrate.rows import calibration
+from attar.calibrate.rows import Calibrated, calibration
 from attar.calibrate.sensitivity import Part, divergences, parts_of
 from attar.core.context import Context, Progress, Silent
 from attar.core.keys import key_of
@@ -27,16 +27,6 @@ VERSION = 1
 
 
 @dataclass(frozen=True)
-class Rows:
-    """How much is measured on, and which dataset it is from."""
-
-    data: str = "train"
-    sequences: int = 8
-    length: int = 256
-    batch: int = 8
-
-
-@dataclass(frozen=True)
 class Sensitivity:
     """KL(original || changed) in nats for every part, by technique, in the parts' order."""
 
@@ -49,7 +39,7 @@ class Sensitivity:
 def sensitivity(
     recipe: Recipe,
     home: str | Path,
-    rows: Rows,
+    rows: Calibrated,
     progress: Progress | None = None,
     device: str = "cpu",
 ) -> Sensitivity:
@@ -84,7 +74,7 @@ def sensitivity(
     return Sensitivity(parts, found, report, folder)
 
 
-def _key(plan: Plan, step: Step, rows: Rows) -> str:
+def _key(plan: Plan, step: Step, rows: Calibrated) -> str:
     names = [rows.data, *(name for _, name in step.references("data"))]
     data = [plan.inputs.data_key(name) for name in names]
     settings = [step.kind, step.version, step.keyed_settings()]

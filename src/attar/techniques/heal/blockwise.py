@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from attar.calibrate.matching import match
-from attar.calibrate.rows import calibration
+from attar.calibrate.rows import Calibrated, calibration
 from attar.calibrate.walk import BlockView, walk
 from attar.core.context import Context
 from attar.core.scope import Scope
@@ -17,7 +17,7 @@ from attar.train.scoped import freed
 _FASTER = 10.0  # scales and zero points move by shares of themselves, weights by their numbers
 
 
-class Blockwise(Step, kind="heal/blockwise"):
+class Blockwise(Calibrated, Step, kind="heal/blockwise"):
     """Block by block, each fed by the blocks already healed, against the original's own stream.
 
     Float weights are trained, zeros of a pruned linear stay zeros, and of a quantized linear
@@ -33,7 +33,6 @@ class Blockwise(Step, kind="heal/blockwise"):
     )
     data: DataRef = Field("train", description="the dataset to train on; it needs no labels")
     sequences: int = Field(64, ge=2, description="sequences to train on, one in eight held out")
-    length: int = Field(512, ge=8, description="tokens in a sequence")
     batch: int = Field(4, ge=1, description="sequences at a time")
     epochs: int = Field(4, ge=1, description="passes over the sequences, at each block")
     learning_rate: float = Field(1e-4, gt=0, description="of weights; scales move ten times so far")

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from attar.calibrate.gradients import row_sensitivity
 from attar.calibrate.install import install_factors
-from attar.calibrate.rows import calibration
+from attar.calibrate.rows import Calibrated, calibration
 from attar.core.context import Context
 from attar.core.step import DataRef, Step
 from attar.core.traits import FLOAT, LOWRANK, MASKED
@@ -16,7 +16,7 @@ from attar.techniques.lowrank._rank import Ranks, tell
 from attar.train.rows import labeled
 
 
-class Fisher(Ranks, Step, kind="lowrank/fisher"):
+class Fisher(Ranks, Calibrated, Step, kind="lowrank/fisher"):
     """Fisher-weighted decomposition (FWSVD, Hsu et al. 2022, arXiv 2207.00112).
 
     A row counts by the squared gradients of its weights, of the task's own loss, so a
@@ -30,7 +30,6 @@ class Fisher(Ranks, Step, kind="lowrank/fisher"):
 
     data: DataRef = Field("train", description="the dataset whose loss is asked")
     sequences: int = Field(64, ge=1, description="sequences to take gradients of")
-    length: int = Field(512, ge=8, description="tokens in a sequence")
     batch: int = Field(1, ge=1, description="sequences whose gradient is squared as one")
 
     def apply(self, model: Model, ctx: Context) -> Model:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from pydantic import Field
-
 from attar.calibrate.install import install_factors
-from attar.calibrate.rows import calibration
+from attar.calibrate.rows import Calibrated, calibration
 from attar.calibrate.walk import BlockView, tell_errors, walk
 from attar.core.context import Context
-from attar.core.step import DataRef, Step
+from attar.core.step import Step
 from attar.core.traits import FLOAT, LOWRANK, MASKED
 from attar.models.model import Model, weight_of
 from attar.ops.factor import whitened
 from attar.techniques.lowrank._rank import Ranks, tell
 
 
-class Whitened(Ranks, Step, kind="lowrank/whitened"):
+class Whitened(Ranks, Calibrated, Step, kind="lowrank/whitened"):
     """Truncation-aware decomposition (SVD-LLM, arXiv 2403.07378), exact for the inputs' gram.
 
     Block by block, each fed by the blocks already factorized.
@@ -25,11 +23,6 @@ class Whitened(Ranks, Step, kind="lowrank/whitened"):
     removes = frozenset({MASKED})
     adds = frozenset({LOWRANK})
     promises = frozenset({"changed", "smaller"})
-
-    data: DataRef = Field("train", description="the dataset to calibrate on")
-    sequences: int = Field(32, ge=1, description="calibration sequences")
-    length: int = Field(512, ge=8, description="tokens in a sequence")
-    batch: int = Field(8, ge=1, description="sequences at a time")
 
     def apply(self, model: Model, ctx: Context) -> Model:
         """Walk the blocks; factorize the linears of each."""

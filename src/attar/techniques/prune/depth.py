@@ -10,7 +10,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from attar.calibrate.rows import calibration
+from attar.calibrate.rows import Calibrated, calibration
 from attar.calibrate.sensitivity import answers
 from attar.core.context import Context
 from attar.core.scope import ModuleFact, Scope
@@ -26,7 +26,7 @@ from attar.ops.importance import block_influence
 _WAYS = ("remove", "keep", "fraction", "blocks")
 
 
-class Depth(Step, kind="prune/depth"):
+class Depth(Calibrated, Step, kind="prune/depth"):
     """Remove whole blocks; the rest is an ordinary, shallower model that wants healing.
 
     Say how many with one of `remove`, `keep` and `fraction`, or which with `blocks`. How many
@@ -54,7 +54,6 @@ class Depth(Step, kind="prune/depth"):
     data: DataRef = Field("train", description="the dataset to measure on")
     sequences: int = Field(8, ge=1, description="texts, or sequences of tokens, to measure on")
     length: int = Field(256, ge=8, description="tokens in a sequence")
-    batch: int = Field(8, ge=1, description="sequences at a time")
     scope: Scope = Field(
         Scope.everything(), description="blocks that may go, such as blocks[2:-2]; all by default"
     )

@@ -4,28 +4,24 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from attar.calibrate.rows import calibration
+from attar.calibrate.rows import Calibrated, calibration
 from attar.calibrate.walk import BlockView, walk
 from attar.core.context import Context
 from attar.core.scope import Scope
-from attar.core.step import DataRef, Step
+from attar.core.step import Step
 from attar.core.traits import FLOAT, MASKED
 from attar.models.model import Model, weight_of
 from attar.ops.sparse import sparsegpt
 from attar.techniques.prune._sparsity import Sparsity, Zeros, put, tell
 
 
-class SparseGpt(Sparsity, Step, kind="prune/sparsegpt"):
+class SparseGpt(Sparsity, Calibrated, Step, kind="prune/sparsegpt"):
     """SparseGPT (arXiv 2301.00774), block by block, each fed by the blocks already pruned."""
 
     needs = frozenset({FLOAT})
     adds = frozenset({MASKED})
     promises = frozenset({"changed"})
 
-    data: DataRef = Field("train", description="the dataset to calibrate on")
-    sequences: int = Field(32, ge=1, description="calibration sequences")
-    length: int = Field(512, ge=8, description="tokens in a sequence")
-    batch: int = Field(8, ge=1, description="sequences at a time")
     refits: int = Field(
         8, ge=0, description="steps that move the weights which stay to their best after that"
     )

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from attar.calibrate.rows import calibration
+from attar.calibrate.rows import Calibrated, calibration
 from attar.calibrate.walk import BlockView, walk
 from attar.core.context import Context
 from attar.core.scope import Scope
-from attar.core.step import DataRef, Step
+from attar.core.step import Step
 from attar.core.traits import FLOAT, MASKED
 from attar.models.model import Model, weight_of
 from attar.ops.gram import Energy
@@ -16,17 +16,13 @@ from attar.ops.sparse import wanda_scores
 from attar.techniques.prune._sparsity import Sparsity, Zeros, put, tell
 
 
-class Wanda(Sparsity, Step, kind="prune/wanda"):
+class Wanda(Sparsity, Calibrated, Step, kind="prune/wanda"):
     """Wanda (arXiv 2306.11695), row by row, each block fed by the blocks already pruned."""
 
     needs = frozenset({FLOAT})
     adds = frozenset({MASKED})
     promises = frozenset({"changed"})
 
-    data: DataRef = Field("train", description="the dataset to calibrate on")
-    sequences: int = Field(32, ge=1, description="calibration sequences")
-    length: int = Field(512, ge=8, description="tokens in a sequence")
-    batch: int = Field(8, ge=1, description="sequences at a time")
     scope: Scope = Field(Scope.linears(), description="the linears to prune")
 
     def apply(self, model: Model, ctx: Context) -> Model:

@@ -11,7 +11,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from attar.calibrate.rows import calibration
+from attar.calibrate.rows import Calibrated, calibration
 from attar.core.context import Context
 from attar.core.scope import ModuleFact
 from attar.core.step import DataRef, Step
@@ -33,7 +33,7 @@ from attar.techniques.prune._sizes import Wanted, choose, weights_in_blocks
 _SIZES = ("heads", "kv_heads", "neurons", "hidden")
 
 
-class Width(Step, kind="prune/width"):
+class Width(Calibrated, Step, kind="prune/width"):
     """Narrow every block alike; the result is an ordinary, narrower model that wants healing.
 
     Scores are activations on calibration data (Minitron, arXiv 2407.14679). A head of keys and
@@ -62,7 +62,6 @@ class Width(Step, kind="prune/width"):
     data: DataRef = Field("train", description="the dataset to measure activations on")
     sequences: int = Field(16, ge=1, description="texts, or sequences of tokens, to measure on")
     length: int = Field(256, ge=8, description="tokens in a sequence")
-    batch: int = Field(8, ge=1, description="sequences at a time")
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:

@@ -3,18 +3,34 @@
 from __future__ import annotations
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from attar.calibrate.install import install_linear
+from attar.calibrate.install import install_linear, quantize_embeddings
 from attar.calibrate.walk import BlockView
 from attar.core.context import Context
-from attar.core.grid import Grid
+from attar.core.grid import Grid, GridName
 from attar.core.scope import Scope
 from attar.layers import QuantizedLinear
 from attar.models.masks import is_masked
 from attar.models.model import Model, weight_of
 from attar.ops.gptq import error_of, nearest, solve
 from attar.ops.rounding import Codes
+
+
+class Embeddings(BaseModel):
+    """What becomes of the embedding table, mixed into a step."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    embeddings: GridName | None = Field(
+        None, description="the grid of the embedding table, and of a head that is tied to it"
+    )
+
+    def round_embeddings(self, model: Model) -> None:
+        """Round the table, where a grid is given for it."""
+        if self.embeddings is not None:
+            quantize_embeddings(model, Grid.parse(self.embeddings))
 
 
 def round_linear(

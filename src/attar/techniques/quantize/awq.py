@@ -6,20 +6,21 @@ from pydantic import Field
 from torch import Tensor
 
 from attar.calibrate.folding import Folds, fold_all
-from attar.calibrate.install import install_linear, quantize_embeddings
-from attar.calibrate.rows import calibration
+from attar.calibrate.install import install_linear
+from attar.calibrate.rows import Calibrated, calibration
 from attar.calibrate.walk import BlockView, tell_errors, walk
 from attar.core.context import Context
 from attar.core.grid import Grid, GridName
 from attar.core.scope import Scope
-from attar.core.step import DataRef, Step
+from attar.core.step import Step
 from attar.core.traits import FLOAT, QUANTIZED
 from attar.models.model import Model, weight_of
 from attar.ops.awq import search
 from attar.ops.gptq import error_of, nearest
+from attar.techniques.quantize._solving import Embeddings
 
 
-class Awq(Step, kind="quantize/awq"):
+class Awq(Calibrated, Embeddings, Step, kind="quantize/awq"):
     """AWQ (arXiv 2306.00978): scales of input channels, folded into what comes before.
 
     They are folded into norms and linears of the scope, where a block computes the same
@@ -32,13 +33,6 @@ class Awq(Step, kind="quantize/awq"):
     promises = frozenset({"changed", "smaller"})
 
     grid: GridName = Field("int4-g64", description="the numbers a weight may take")
-    embeddings: GridName | None = Field(
-        None, description="the grid of the embedding table, and of a head that is tied to it"
-    )
-    data: DataRef = Field("train", description="the dataset to calibrate on")
-    sequences: int = Field(32, ge=1, description="calibration sequences")
-    length: int = Field(512, ge=8, description="tokens in a sequence")
-    batch: int = Field(8, ge=1, description="sequences at a time")
     scope: Scope = Field(
         Scope(patterns=("linears", "norm")),
         description="the linears to quantize, and norms that may take their scales",
@@ -63,8 +57,7 @@ class Awq(Step, kind="quantize/awq"):
             return [_round(model, name, of[name], scaled.get(name), grid) for name in of]
 
         tell_errors(ctx, walk(model, batches, self.scope, ctx, visit, "AWQ"))
-        if self.embeddings is not None:
-            quantize_embeddings(model, Grid.parse(self.embeddings))
+        self.round_embeddings(model)
         return model
 
 

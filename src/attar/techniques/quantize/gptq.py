@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from attar.calibrate.install import quantize_embeddings
-from attar.calibrate.rows import calibration
+from attar.calibrate.rows import Calibrated, calibration
 from attar.calibrate.walk import BlockView, tell_errors, walk
 from attar.core.context import Context
 from attar.core.grid import Grid, GridName
 from attar.core.scope import Scope
-from attar.core.step import DataRef, Step
+from attar.core.step import Step
 from attar.core.traits import FLOAT, QUANTIZED
 from attar.models.model import Model
-from attar.techniques.quantize._solving import solve_group
+from attar.techniques.quantize._solving import Embeddings, solve_group
 
 
-class Gptq(Step, kind="quantize/gptq"):
+class Gptq(Calibrated, Embeddings, Step, kind="quantize/gptq"):
     """GPTQ (arXiv 2210.17323), block by block, each fed by the blocks already rounded.
 
     The zeros of a linear that was pruned stay zeros.
@@ -29,13 +28,6 @@ class Gptq(Step, kind="quantize/gptq"):
     promises = frozenset({"changed", "smaller"})
 
     grid: GridName = Field("int4-g64", description="the numbers a weight may take")
-    embeddings: GridName | None = Field(
-        None, description="the grid of the embedding table, and of a head that is tied to it"
-    )
-    data: DataRef = Field("train", description="the dataset to calibrate on")
-    sequences: int = Field(32, ge=1, description="calibration sequences")
-    length: int = Field(512, ge=8, description="tokens in a sequence")
-    batch: int = Field(8, ge=1, description="sequences at a time")
     sweeps: int = Field(
         1, ge=0, description="times to refit the scales and move each code to its best after that"
     )
@@ -54,6 +46,5 @@ class Gptq(Step, kind="quantize/gptq"):
             ]
 
         tell_errors(ctx, walk(model, batches, self.scope, ctx, visit, "GPTQ"))
-        if self.embeddings is not None:
-            quantize_embeddings(model, Grid.parse(self.embeddings))
+        self.round_embeddings(model)
         return model

@@ -7,22 +7,21 @@ from collections.abc import Callable, Iterable, Sequence
 
 from pydantic import Field
 
-from attar.calibrate.install import quantize_embeddings
-from attar.calibrate.rows import calibration
+from attar.calibrate.rows import Calibrated, calibration
 from attar.calibrate.sensitivity import Part, divergences, parts_of
 from attar.calibrate.walk import BlockView, tell_errors, walk
 from attar.core.context import Context
 from attar.core.grid import Grid, GridName
 from attar.core.scope import ModuleFact, Scope
-from attar.core.step import DataRef, Step
+from attar.core.step import Step
 from attar.core.traits import FLOAT, QUANTIZED
 from attar.data.batches import Batch
 from attar.models.model import Model
 from attar.ops.allocate import share_out
-from attar.techniques.quantize._solving import round_linear, solve_group
+from attar.techniques.quantize._solving import Embeddings, round_linear, solve_group
 
 
-class Mixed(Step, kind="quantize/mixed"):
+class Mixed(Calibrated, Embeddings, Step, kind="quantize/mixed"):
     """Each block's attention and MLP on a grid of its own, by measured sensitivity.
 
     Every part is rounded to nearest alone, on every grid, and the divergence of the answers
@@ -42,14 +41,7 @@ class Mixed(Step, kind="quantize/mixed"):
         min_length=2,
         description="the grids to choose from",
     )
-    embeddings: GridName | None = Field(
-        None, description="the grid of the embedding table, and of a head that is tied to it"
-    )
-    data: DataRef = Field("train", description="the dataset to calibrate on")
-    sequences: int = Field(32, ge=1, description="calibration sequences")
     measured: int = Field(8, ge=1, description="of these, sequences to measure sensitivity on")
-    length: int = Field(512, ge=8, description="tokens in a sequence")
-    batch: int = Field(8, ge=1, description="sequences at a time")
     sweeps: int = Field(
         1, ge=0, description="times to refit the scales and move each code to its best after that"
     )
@@ -79,8 +71,7 @@ class Mixed(Step, kind="quantize/mixed"):
             return errors
 
         tell_errors(ctx, walk(model, batches, self.scope, ctx, visit, "GPTQ"))
-        if self.embeddings is not None:
-            quantize_embeddings(model, Grid.parse(self.embeddings))
+        self.round_embeddings(model)
         return model
 
     def _choose(self, model: Model, batches: list[Batch], ctx: Context) -> dict[str, Grid]:

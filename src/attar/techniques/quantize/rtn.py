@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from attar.calibrate.install import quantize_embeddings
 from attar.core.context import Context
 from attar.core.grid import Grid, GridName
 from attar.core.scope import Scope
 from attar.core.step import Step
 from attar.core.traits import FLOAT, QUANTIZED
 from attar.models.model import Model
-from attar.techniques.quantize._solving import round_linears
+from attar.techniques.quantize._solving import Embeddings, round_linears
 
 
-class Rtn(Step, kind="quantize/rtn"):
+class Rtn(Embeddings, Step, kind="quantize/rtn"):
     """Round to nearest, on scales that make the squared error of each group smallest."""
 
     needs = frozenset({FLOAT})
@@ -23,14 +22,10 @@ class Rtn(Step, kind="quantize/rtn"):
     promises = frozenset({"changed", "smaller"})
 
     grid: GridName = Field("int8-channel", description="the numbers a weight may take")
-    embeddings: GridName | None = Field(
-        None, description="the grid of the embedding table, and of a head that is tied to it"
-    )
     scope: Scope = Field(Scope.linears(), description="the linears to quantize")
 
     def apply(self, model: Model, ctx: Context) -> Model:
         """Round one linear at a time."""
         round_linears(model, self.scope, Grid.parse(self.grid), ctx)
-        if self.embeddings is not None:
-            quantize_embeddings(model, Grid.parse(self.embeddings))
+        self.round_embeddings(model)
         return model

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pydantic import Field
 
 from attar.calibrate.folding import Folds, fold_all
-from attar.calibrate.rows import calibration
+from attar.calibrate.rows import Calibrated, calibration
 from attar.calibrate.walk import BlockView, walk
 from attar.core.context import Context
 from attar.core.grid import Grid, GridName
 from attar.core.scope import Scope
-from attar.core.step import DataRef, Step
+from attar.core.step import Step
 from attar.core.traits import FLOAT, QUANTIZED
 from attar.layers import DynamicLinear
 from attar.models.model import Model
@@ -18,7 +18,7 @@ from attar.ops.activations import Peaks, smoothing
 from attar.techniques.quantize._solving import round_linear
 
 
-class SmoothQuant(Step, kind="quantize/smoothquant"):
+class SmoothQuant(Calibrated, Step, kind="quantize/smoothquant"):
     """SmoothQuant (arXiv 2211.10438), then weights and tokens at 8 bits each.
 
     Scales are folded into norms and linears of the scope, where a block computes the same
@@ -34,10 +34,6 @@ class SmoothQuant(Step, kind="quantize/smoothquant"):
     migration: float = Field(
         0.5, ge=0, le=1, description="how much is moved: 0, nothing of the inputs; 1, all"
     )
-    data: DataRef = Field("train", description="the dataset to calibrate on")
-    sequences: int = Field(32, ge=1, description="calibration sequences")
-    length: int = Field(512, ge=8, description="tokens in a sequence")
-    batch: int = Field(8, ge=1, description="sequences at a time")
     scope: Scope = Field(
         Scope(patterns=("linears", "norm")),
         description="the linears to quantize, and norms that may take their scales",

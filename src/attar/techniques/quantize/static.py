@@ -5,12 +5,12 @@ from __future__ import annotations
 from pydantic import Field
 
 from attar.calibrate.install import install_linear
-from attar.calibrate.rows import calibration
+from attar.calibrate.rows import Calibrated, calibration
 from attar.calibrate.walk import BlockView, walk
 from attar.core.context import Context
 from attar.core.grid import Grid, GridName
 from attar.core.scope import Scope
-from attar.core.step import DataRef, Step
+from attar.core.step import Step
 from attar.core.traits import FLOAT, QUANTIZED
 from attar.layers import StaticLinear
 from attar.models.model import Model, weight_of
@@ -18,7 +18,7 @@ from attar.ops.activations import Range
 from attar.ops.gptq import nearest
 
 
-class Static(Step, kind="quantize/static"):
+class Static(Calibrated, Step, kind="quantize/static"):
     """W8A8 with one grid for all inputs of a linear (Jacob et al. 2018, arXiv 1712.05877).
 
     The grid is the one of least squared error on the inputs seen, block by block, each fed by
@@ -31,10 +31,8 @@ class Static(Step, kind="quantize/static"):
     promises = frozenset({"changed", "smaller"})
 
     grid: GridName = Field("int8-channel", description="the numbers a weight may take")
-    data: DataRef = Field("train", description="the dataset to calibrate on")
     sequences: int = Field(128, ge=1, description="calibration sequences")
     length: int = Field(128, ge=8, description="tokens in a sequence")
-    batch: int = Field(8, ge=1, description="sequences at a time")
     scope: Scope = Field(Scope.linears(), description="the linears to quantize")
 
     def apply(self, model: Model, ctx: Context) -> Model:
