@@ -1,17 +1,8 @@
-"""One method of Attar's against llm-compressor's, on the same tokens, side by side in one run.
-
-SmolLM2-135M-Instruct, all linears of the blocks. Calibrated on 32 x 512 tokens of a novel, judged
-on 24 x 512 tokens of political speeches. Every method runs alone, in a process of its own, and
-writes plain float weights; one judge reads them all. Seconds are those of the method (model already
-loaded), peak memory that of its process up to the method's end, before anything is written; rounds
-are interleaved.
-"""
+"""What the methods of a comparison have in common: the tokens, the judge, what is kept."""
 
 from __future__ import annotations
 
-import argparse
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -21,48 +12,30 @@ from typing import Any
 
 HERE = Path(__file__).parent
 WORK = Path(".attar/bench/compare")
-OWN, PEER = "attar", "llm-compressor"
 
 
 @dataclass(frozen=True)
-class Case:
-    """A step of Attar's, and what makes the modifier of llm-compressor that does the same."""
+class Method:
+    """Whose it is, and what runs it: writes the weights into a folder, tells seconds and memory."""
 
-    name: str
-    kind: str
-    settings: dict[str, Any]
-    modifier: Callable[[], Any]
+    package: str
+    run: Callable[[Path], dict[str, float]]
 
 
-def main(cases: list[Case], script: str) -> None:
-    """Run every method of every case in turn, judge them, write the table."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--peer-python", default=None)
-    parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--method", nargs=2, help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.method:
-        name, wanted = args.method
-        (case,) = (case for case in cases if case.name == wanted)
-        print(json.dumps({OWN: attar, PEER: peer}[name](case, WORK / f"{name}-{case.name}")))
-        return
-    prepare()
-    pythons = {OWN: sys.executable}
-    if args.peer_python:
-        pythons[PEER] = args.peer_python
-    rows = []
-    for case in cases:
-        runs: dict[str, list[dict[str, float]]] = {name: [] for name in pythons}
-        for _ in range(args.rounds):
-            for name, python in pythons.items():
-                runs[name].append(alone(python, script, name, case.name))
-        for name, found in runs.items():
-            row = {"case": case.name, "method": name, **judge(WORK / f"{name}-{case.name}")}
-            row["seconds"] = sorted(run["seconds"] for run in found)[len(found) // 2]
-            row["peak_memory"] = max(run["peak_memory"] for run in found)
-            rows.append(row)
-            print(json.dumps(row), flush=True)
-    report(cases, rows, Path(script).stem)
+class Kept:
+    """A table on disk, a row for every case and method, each with where it was measured."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        there = json.loads(path.read_text())["rows"] if path.exists() else []
+        self.rows = {(row["case"], row["method"]): row for row in there}
+
+    def put(self, row: dict[str, Any]) -> None:
+        """Put a row in, in the place of an earlier one."""
+        from attar.measure.machine import environment
+
+        self.rows[row["case"], row["method"]] = row | {"environment": environment()}
+        self.path.write_text(json.dumps({"rows": list(self.rows.values())}, indent=1) + "\n")
 
 
 def prepare() -> None:
@@ -84,76 +57,74 @@ def prepare() -> None:
         (WORK / f"{name}.json").write_text(json.dumps(torch.tensor(ids).view(count, 512).tolist()))
 
 
-def alone(python: str, script: str, name: str, case: str) -> dict[str, float]:
-    """Run one method in a process of its own."""
-    command = [python, script, "--method", name, case]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(f"{name} failed:\n{done.stderr[-3000:]}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
+def own(*steps: tuple[str, dict[str, Any]]) -> Method:
+    """Attar's steps, one after another."""
+
+    def run(out: Path) -> dict[str, float]:
+        import torch
+
+        from attar.core.context import Context
+        from attar.core.recipe import ModelSource
+        from attar.core.registry import find
+        from attar.data.batches import Batch
+        from attar.measure.machine import fast_bf16
+        from attar.models import load
+
+        ids = torch.tensor(json.loads((WORK / "novel.json").read_text()))
+
+        def same(step: Any, *_: Any) -> list[Batch]:  # the tokens that the peers have
+            return [Batch(part, torch.ones_like(part), part) for part in ids.split(step.batch)]
+
+        model = load(ModelSource(path=str(WORK / "original")))
+        precision = "bf16" if fast_bf16("cpu") else "float32"
+        ctx = Context("causal-lm", lambda _: None, lambda _: None, precision=precision)
+        seconds = 0.0
+        for kind, settings in steps:
+            step = find(kind).model_validate(settings)
+            for module in list(sys.modules.values()):
+                if hasattr(module, "calibration") and module.__name__.startswith("attar."):
+                    module.calibration = same  # type: ignore[attr-defined]
+            started = time.monotonic()
+            model = step.apply(model, ctx)
+            seconds += time.monotonic() - started
+        found = {"seconds": seconds, "peak_memory": peak_memory()}
+        write(weights(model) | norms(model.module), out)
+        return found
+
+    return Method("attar", run)
 
 
-def attar(case: Case, out: Path) -> dict[str, float]:
-    """Attar's step, written out as plain float weights."""
-    import importlib
+def peer(package: str, runner: Callable[[str, list[list[int]]], tuple[Any, float]]) -> Method:
+    """A peer's method."""
 
-    import torch
+    def run(out: Path) -> dict[str, float]:
+        import torch
 
-    from attar.core.context import Context
-    from attar.core.recipe import ModelSource
-    from attar.core.registry import find
+        ids = json.loads((WORK / "novel.json").read_text())
+        model, seconds = runner(str(WORK / "original"), ids)
+        found = {"seconds": seconds, "peak_memory": peak_memory()}
+        state = {
+            name: module.weight.detach()
+            for name, module in model.named_modules()
+            if isinstance(module, torch.nn.Linear) and name != "lm_head"
+        }
+        write(state | norms(model), out)
+        return found
+
+    return Method(package, run)
+
+
+def weights(model: Any) -> dict[str, Any]:
+    """The weights of the blocks' linears, of two thin ones their product."""
     from attar.core.scope import Scope
-    from attar.data.batches import Batch
-    from attar.measure.machine import fast_bf16
-    from attar.models import load
+    from attar.layers import LowRank
     from attar.models.model import weight_of
 
-    ids = torch.tensor(json.loads((WORK / "novel.json").read_text()))
-    batches = [Batch(part, torch.ones_like(part), part) for part in ids.split(8)]
-    technique: Any = importlib.import_module(f"attar.techniques.{case.kind.replace('/', '.')}")
-    technique.calibration = lambda *_: batches  # the same tokens for both, not a dataset
-    model = load(ModelSource(path=str(WORK / "original")))
-    ctx = Context(
-        "causal-lm",
-        lambda _: None,
-        lambda _: None,
-        precision="bf16" if fast_bf16("cpu") else "float32",
-    )
-    started = time.monotonic()
-    find(case.kind).model_validate(case.settings).apply(model, ctx)
-    found = {"seconds": time.monotonic() - started, "peak_memory": peak_memory()}
-    linears = model.linears(Scope.linears())
-    write({name: weight_of(linear) for name, linear in linears.items()} | norms(model.module), out)
-    return found
-
-
-def peer(case: Case, out: Path) -> dict[str, float]:
-    """llm-compressor's modifier with the defaults of its scheme."""
-    import torch
-    from datasets import Dataset
-    from llmcompressor import oneshot
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    folder = str(WORK / "original")
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    ids = json.loads((WORK / "novel.json").read_text())
-    data = Dataset.from_dict({"input_ids": ids, "attention_mask": [[1] * 512] * len(ids)})
-    started = time.monotonic()
-    oneshot(
-        model=model,
-        tokenizer=AutoTokenizer.from_pretrained(folder),
-        dataset=data,
-        recipe=case.modifier(),
-        max_seq_length=512,
-        num_calibration_samples=len(ids),
-    )
-    found = {"seconds": time.monotonic() - started, "peak_memory": peak_memory()}
-    state = {
-        name: module.weight.detach()
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear) and name != "lm_head"
-    }
-    write(state | norms(model), out)
+    parts = model.module.named_modules()
+    found = {name: part.weight for name, part in parts if isinstance(part, LowRank)}
+    for name, linear in model.linears(Scope.linears()).items():
+        if name.rpartition(".")[0] not in found:
+            found[name] = weight_of(linear)
     return found
 
 
@@ -208,18 +179,3 @@ def judge(folder: Path) -> dict[str, float]:
     zeros = sum(int((weight == 0).sum()) for weight in linears)
     plain["zeros"] = zeros / sum(weight.numel() for weight in linears)
     return plain
-
-
-def report(cases: list[Case], rows: list[dict[str, Any]], name: str) -> None:
-    """Keep the rows with the machine they were measured on, and print the ratios."""
-    from attar.measure.machine import environment
-
-    for case in cases:
-        pair = {row["method"]: row for row in rows if row["case"] == case.name}
-        if len(pair) == 2:
-            own, other = pair[OWN], pair[PEER]
-            names = ("perplexity", "kl", "seconds", "peak_memory")
-            ratios = {name: round(own[name] / other[name], 3) for name in names}
-            print(f"{case.name}, Attar / llm-compressor:", json.dumps(ratios))
-    target = HERE / "results" / f"{name}.json"
-    target.write_text(json.dumps({"environment": environment(), "rows": rows}, indent=1) + "\n")

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from attar.calibrate.rows import calibration
 from attar.calibrate.walk import BlockView, walk
 from attar.core.context import Context
+from attar.core.registry import find
 from attar.core.scope import Scope
 from attar.data.batches import Batch
 from attar.data.example import Dataset, Example
@@ -171,3 +172,24 @@ def test_fewer_sequences_than_asked_for_are_said() -> None:
     assert f"{sum(batch.size for batch in few)} sequences of 16 tokens, and 100" in warning
     calibration(Gptq(sequences=2, length=16, batch=2), model, ctx)
     assert len(ctx.warnings) == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "more"),
+    [("quantize/gptq", {"grid": "int3-g32"}), ("heal/blockwise", {}), ("quantize/awq", {})],
+)
+@pytest.mark.parametrize(("family", "task"), [("llama", "causal-lm"), ("bert", "masked-lm")])
+def test_states_on_disk_make_the_same_weights(kind, more, family, task, tmp_path) -> None:
+    """With a byte of memory each batch goes its way alone, and waits on disk."""
+    found: list[dict[str, Tensor]] = []
+    for memory, name in ((None, "much"), (1.0, "little")):
+        model = tiny(family, task)
+        (tmp_path / name).mkdir()
+        data = Dataset("train", [Example(text, None) for text in texts(60, 14)], "", ())
+        teacher = tiny(family, task)
+        ctx = Context(task, lambda _, data=data: data, lambda _, teacher=teacher: teacher)
+        ctx.scratch, ctx.memory = tmp_path / name, memory
+        settings = {"sequences": 8, "length": 16, "batch": 2, **more}
+        found.append(find(kind).model_validate(settings).apply(model, ctx).module.state_dict())
+        assert (tmp_path / name / "states").exists() == (memory is not None)
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])

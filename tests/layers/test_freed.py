@@ -59,3 +59,22 @@ def test_gradients_are_those_of_the_plain_formula_in_float64(grid: str) -> None:
     wanted = [scales.grad * scales.detach(), zeros.grad * 16.0]  # type: ignore[operator]
     for parameter, gradient in zip(parameters, wanted, strict=False):
         torch.testing.assert_close(parameter.grad.double(), gradient, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_codes_that_were_trained_are_left_as_they_were_computed_with(grid: str) -> None:
+    layer, inputs = linear(grid), torch.randn(5, 96, generator=torch.Generator().manual_seed(1))
+    before = layer.unpacked().codes
+    wanted = before + 0.4 * torch.rand(6, 96, generator=torch.Generator().manual_seed(2)) - 0.2
+    (nudge,) = layer.free_codes(wanted)
+    assert torch.equal(layer.unpacked().codes.short(), before)
+    layer(inputs).square().sum().backward()
+    assert nudge.grad is not None
+    with torch.no_grad():
+        nudge += 0.5
+        trained = layer(inputs)
+    layer.settle()
+    assert torch.equal(layer(inputs), trained)
+    after = (wanted + 0.5).round().clamp(layer.grid.low, layer.grid.high)
+    assert torch.equal(layer.unpacked().codes.float(), after)
+    assert not list(layer.parameters())

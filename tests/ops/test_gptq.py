@@ -124,3 +124,35 @@ def test_a_width_that_no_group_divides():
     codes = gptq.solve(weight, correlated(100), grid)
     assert codes.scales.shape == (4, 2)
     assert dequantize(codes, grid.group_for(100)).shape == weight.shape
+
+
+@pytest.mark.parametrize("name", ["int4-g32", "int3-g64", "int4-g32-zp"])
+def test_wanted_codes_are_the_minimum_along_each_code(name: str):
+    grid = Grid.parse(name)
+    weight, gram = torch.randn(4, 64, generator=torch.Generator().manual_seed(7)), correlated(64)
+    codes = gptq.solve(weight, gram, grid)
+    wanted = gptq.wanted_codes(weight, codes, gram, grid)
+    group = grid.group_for(64)
+    assert torch.equal(wanted.round().short(), codes.codes)
+    held = (wanted - codes.codes).abs() > 0.48
+    zeros = None if codes.zeros is None else codes.zeros.double()
+    for row, column in ((0, 0), (1, 17), (2, 40), (3, 63)):
+        exact = codes.codes.double().requires_grad_(True)
+        scales = codes.scales.double().repeat_interleave(group, 1)
+        shift = 0.0 if zeros is None else zeros.repeat_interleave(group, 1)
+        with torch.no_grad():
+            exact[row, column] = wanted[row, column].double()
+        rest = weight.double() - (exact - shift) * scales
+        ((rest @ gram.double()) * rest).sum().backward()
+        size = float(gram[column, column] * scales[row, column].square())
+        assert exact.grad is not None
+        slope = float(exact.grad[row, column]) / size
+        assert bool(held[row, column]) or abs(slope) < 1e-3
+
+
+def test_a_code_of_a_dead_input_wants_nothing_else():
+    grid, gram = Grid.parse("int4-g32"), correlated(64)
+    gram[5], gram[:, 5] = 0, 0
+    weight = torch.randn(4, 64, generator=torch.Generator().manual_seed(8))
+    codes = gptq.solve(weight, gram, grid)
+    assert torch.equal(gptq.wanted_codes(weight, codes, gram, grid)[:, 5], codes.codes[:, 5])

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from attar.core.context import Context
+from attar.core.keys import seed_of
 from attar.data.batches import Batch
 from attar.models.model import Model, autocast, outputs_first
-from attar.train.losses import Objective
+from attar.ops.divergence import Mix, chunked, drawn
+from attar.train.losses import Objective, side, states
 from attar.train.scoped import frozen
 
 
@@ -39,6 +41,45 @@ def row_sensitivity(
             loss.value.backward()
             bar.advance()
     return {name: total / len(batches) for name, total in found.items()}
+
+
+def answer_sensitivity(
+    model: Model, batches: Sequence[Batch], names: Sequence[str], ctx: Context
+) -> dict[str, Tensor]:
+    """For every linear called `names`, how much the answers feel each of its outputs: [rows].
+
+    The mean over tokens of the squared gradient of a sequence's log-likelihood, for labels drawn
+    from the model's own answers: the diagonal of the Fisher information. Half its product with
+    the mean square of a small change of the outputs is about the KL in nats that it costs
+    (Martens 2020, arXiv 1412.1193, section 9.2). The data's own labels are not read.
+    """
+    found: dict[str, Tensor] = {}
+    generator = torch.Generator().manual_seed(seed_of(ctx.seed, "answers"))
+    bars, tokens = ctx.progress.bar("gradients", len(batches)), 0
+    with frozen(model.module), ExitStack() as stack, bars as bar:
+        for name in names:
+            linear = model.module.get_submodule(name)
+            stack.callback(linear.register_forward_hook(_watching(found, name)).remove)
+        for batch in (batch.to(model.device) for batch in batches):
+            with torch.enable_grad(), autocast(model.device, ctx.precision):
+                own = side(model, states(model, batch))
+                loss = chunked(own, None, drawn(own, generator), Mix())
+            (loss.total * len(own.hidden)).backward()
+            tokens += int(batch.attention_mask.sum())
+            bar.advance()
+    return {name: total / tokens for name, total in found.items()}
+
+
+def _watching(found: dict[str, Tensor], name: str) -> Callable[..., None]:
+    def watch(_: nn.Module, inputs: object, output: Tensor) -> None:
+        def count(gradient: Tensor) -> None:
+            squares = gradient.float().square().flatten(0, -2).sum(0)
+            found[name] = found[name] + squares if name in found else squares
+
+        output.requires_grad_(True)  # those that nothing before wants a gradient of are leaves
+        output.register_hook(count)
+
+    return watch
 
 
 def _counting(found: dict[str, Tensor], name: str, linear: nn.Module) -> Callable[[Any], None]:

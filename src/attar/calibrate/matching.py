@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.utils._pytree import tree_map
 
+from attar.calibrate.rows import Calibrated, calibration
 from attar.calibrate.walk import BlockView, Call
+from attar.core.context import Context
 from attar.core.keys import seed_of
-from attar.models.model import autocast, inference
+from attar.data.batches import Batch
+from attar.errors import UserError
+from attar.models.model import Model, autocast, inference
 from attar.train.scoped import in_float32
 
 _HELD = 8  # of so many batches one is held out, the last of each
 
 
-@dataclass(frozen=True)
-class Matched:
+class Matched(NamedTuple):
     """How far a block's outputs are from the original's on batches that it was not trained on.
 
     In squares, relative to the original's outputs, averaged over tokens.
@@ -30,36 +34,82 @@ class Matched:
 
 
 def match(
-    view: BlockView, rates: dict[nn.Parameter, float], epochs: int, precision: str, seed: int
+    view: BlockView,
+    rates: dict[nn.Parameter, float],
+    steps: int,
+    seed: int,
+    optimizer: Callable[[Any], Optimizer],
 ) -> Matched:
     """Train parameters of the view's block, each at its own highest rate, against its targets.
 
-    AdamW in float32, one batch of the walk at a time, rates falling to zero like a cosine. One
-    batch in eight is held out; where these say that it did not help, the parameters are what
-    they were. There must be two batches or more.
+    In float32, one batch of the walk at a step, rates falling to zero like a cosine. One batch
+    in eight is held out; where these say that it did not help, the parameters are what they
+    were. There must be two batches or more.
     """
     with in_float32(view.model.blocks[view.index]):
-        return _match(_exact(view), rates, epochs, precision, seed)
+        exact = _exact(view)
+        taught, held = split(len(exact.inputs))
+        before = _judge(exact, held)
+        if not rates:
+            return Matched(before, before)
+        kept = [parameter.detach().clone() for parameter in rates]
+        groups = [{"params": [parameter], "lr": rate} for parameter, rate in rates.items()]
+        _train(exact, optimizer(groups), _order(taught, steps, seed, view.index))
+        after = _judge(exact, held)
+        if not after < before:
+            with torch.no_grad():
+                for parameter, value in zip(rates, kept, strict=True):
+                    parameter.copy_(value)
+            after = before
+        return Matched(before, after)
 
 
-def _match(
-    view: BlockView, rates: dict[nn.Parameter, float], epochs: int, precision: str, seed: int
-) -> Matched:
-    count = len(view.inputs)
+def calibration_to_match(step: Calibrated, model: Model, ctx: Context) -> list[Batch]:
+    """The step's calibration, which must be two batches or more."""
+    batches = calibration(step, model, ctx)
+    if len(batches) < 2:
+        raise UserError(
+            f"{len(batches)} batch leaves none to hold out: lower `batch` below {step.batch}, "
+            "or give more sequences"
+        )
+    return batches
+
+
+def tell_matched(ctx: Context, found: Sequence[Matched]) -> None:
+    """Put what every block was away from its targets, and is, into the report."""
+    for index, (before, after) in enumerate(found):
+        ctx.point("block error/before", index, before)
+        ctx.point("block error/after", index, after)
+
+
+class SignDescent(Optimizer):
+    """Every parameter moves by its rate against its gradient's sign (signSGD, arXiv 1802.04434)."""
+
+    def __init__(self, params: Any) -> None:
+        super().__init__(params, {})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Move once."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    parameter.sub_(parameter.grad.sign(), alpha=group["lr"])
+
+
+def split(count: int) -> tuple[list[int], list[int]]:
+    """Batches to train on, and those held out."""
     held = [i for i in range(count) if i % _HELD == _HELD - 1] or [count - 1]
-    taught = [i for i in range(count) if i not in held]
-    before = _judge(view, held, precision)
-    if not rates:
-        return Matched(before, before)
-    kept = [parameter.detach().clone() for parameter in rates]
-    _train(view, rates, taught, epochs, precision, seed)
-    after = _judge(view, held, precision)
-    if not after < before:
-        with torch.no_grad():
-            for parameter, value in zip(rates, kept, strict=True):
-                parameter.copy_(value)
-        after = before
-    return Matched(before, after)
+    return [i for i in range(count) if i not in held], held
+
+
+def _order(taught: list[int], steps: int, seed: int, block: int) -> list[int]:
+    """The batch of each step: all of them in random order, again and again."""
+    generator = torch.Generator().manual_seed(seed_of(seed, "block", block))
+    order: list[int] = []
+    while len(order) < steps:
+        order += torch.randperm(len(taught), generator=generator).tolist()
+    return [taught[place] for place in order[:steps]]
 
 
 def _exact(view: BlockView) -> BlockView:
@@ -70,34 +120,22 @@ def _exact(view: BlockView) -> BlockView:
         return value.float() if floating else value
 
     calls = [Call(*tree_map(exact, (call.args, call.kwargs))) for call in view.calls]
-    return replace(view, inputs=[exact(inputs) for inputs in view.inputs], calls=calls)
+    return replace(view, calls=calls, exact=True)
 
 
-def _train(
-    view: BlockView,
-    rates: dict[nn.Parameter, float],
-    taught: Sequence[int],
-    epochs: int,
-    precision: str,
-    seed: int,
-) -> None:
-    groups = [{"params": [parameter], "lr": rate} for parameter, rate in rates.items()]
-    optimizer = torch.optim.AdamW(groups, weight_decay=0.0, betas=(0.9, 0.95))
-    steps = epochs * len(taught)
-    falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    generator = torch.Generator().manual_seed(seed_of(seed, "block", view.index))
-    for _ in range(epochs):
-        for place in torch.randperm(len(taught), generator=generator).tolist():
-            with torch.enable_grad(), autocast(view.model.device, precision):
-                loss = distance(view, taught[place])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            falling.step()
+def _train(view: BlockView, optimizer: Optimizer, order: Sequence[int]) -> None:
+    falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, len(order))
+    for index in order:
+        with torch.enable_grad(), autocast(view.model.device, view.precision):
+            loss = distance(view, index)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        falling.step()
 
 
-def _judge(view: BlockView, batches: Sequence[int], precision: str) -> float:
-    with inference(view.model.device, precision):
+def _judge(view: BlockView, batches: Sequence[int]) -> float:
+    with inference(view.model.device, view.precision):
         return sum(float(distance(view, index)) for index in batches) / len(batches)
 
 

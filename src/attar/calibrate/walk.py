@@ -8,15 +8,17 @@ that is done is kept in the step's scratch folder, where a walk that was killed 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from torch import Tensor, nn
 
 from attar.calibrate.kept import KeptBlocks
 from attar.calibrate.paused import Paused, halt
+from attar.calibrate.states import States, place
 from attar.core.context import Context
 from attar.core.scope import Scope
 from attar.models.mapped import mapped, release
@@ -47,18 +49,22 @@ class BlockView:
     `outputs`: what the block made of the inputs, once `groups` has come to its end.
     `targets`: what the original's block makes of the original's own hidden states, where the
     walk was asked for it.
+    `frugal`: not all batches may be inside the block at a time. `exact`: hidden states are given
+    to the block in float32.
     """
 
     index: int
     model: Model
     linears: dict[str, nn.Module]
-    inputs: list[Tensor]
+    inputs: States
     masks: list[Tensor]
     calls: list[Call]
     precision: str
     sharing: dict[Any, list[list[str]]]
     outputs: list[Tensor] | None = None
-    targets: list[Tensor] | None = None
+    targets: Sequence[Tensor] | None = None
+    frugal: bool = False
+    exact: bool = False
 
     def run(self) -> Iterator[Tensor]:
         """The block's outputs, batch by batch."""
@@ -70,6 +76,7 @@ class BlockView:
     def forward(self, index: int) -> Tensor:
         """The block's output for one batch, with gradients where they are enabled."""
         hidden, call = self.inputs[index], self.calls[index]
+        hidden = hidden.float() if self.exact else hidden
         output = self.model.blocks[self.index](hidden, *call.args, **call.kwargs)
         return output[0] if isinstance(output, tuple) else output
 
@@ -78,39 +85,51 @@ class BlockView:
 
         Every batch waits right before the linears that are yielded, and goes on through whatever
         stands in their place then: what comes after them is given the inputs that it will have.
-        A linear that no batch reaches is not yielded.
+        Where the view is frugal, batches come one by one, each time from the block's start. A
+        linear that no batch reaches is not yielded.
         """
-        together = self._together()
-        batches = [Paused(partial(self.forward, index)) for index in range(len(self.inputs))]
-        with self._halting([names[0] for names in together.values()]):
-            try:
-                while (found := self._next(batches, statistic)) is not None:
-                    yield together[found[0]], found[1]
-            finally:
-                for batch in batches:
-                    batch.give_up()
-        self.outputs = [cast("Tensor", batch.output) for batch in batches]
+        together, done = self._together(), set[str]()
+        halting = self._halting([names[0] for names in together.values()], done)
+        with halting, ExitStack() as stack:
+            batches = None if self.frugal else [self._enter(stack, i) for i in self._indices]
+            while (found := self._next(batches, statistic)) is not None:
+                done.add(found[0])
+                yield together[found[0]], found[1]
+        if batches is not None:
+            self.outputs = [cast("Tensor", batch.output) for batch in batches]
 
-    def _next(self, batches: list[Paused], statistic: type[S]) -> tuple[str, S] | None:
+    @property
+    def _indices(self) -> range:
+        return range(len(self.inputs))
+
+    def _enter(self, stack: ExitStack, index: int) -> Paused:
+        """A batch at the block's start, which leaves it with the stack at the latest."""
+        batch = Paused(partial(self.forward, index))
+        stack.callback(batch.give_up)
+        return batch
+
+    def _next(self, batches: list[Paused] | None, statistic: type[S]) -> tuple[str, S] | None:
         """Send every batch to its next halt; where that is, and the statistic of what arrived."""
         reached, found = "", None
-        for batch, mask in zip(batches, self.masks, strict=True):
-            with inference(self.model.device, self.precision):
-                at = batch.advance()
-            if at is None:
-                continue
-            reached, inputs = at
-            found = found or statistic(inputs.shape[-1], inputs.device)
-            found.add(inputs if mask.all() else inputs[mask])
+        for index, mask in enumerate(self.masks):
+            with ExitStack() as stack:
+                batch = self._enter(stack, index) if batches is None else batches[index]
+                with inference(self.model.device, self.precision):
+                    at = batch.advance()
+                if at is not None:
+                    reached, inputs = at
+                    found = found or statistic(inputs.shape[-1], inputs.device)
+                    found.add(inputs if mask.all() else inputs[mask])
         return None if found is None else (reached, found)
 
     @contextmanager
-    def _halting(self, names: list[str]) -> Iterator[None]:
-        """Let batches halt before these linears."""
+    def _halting(self, names: list[str], done: set[str]) -> Iterator[None]:
+        """Let batches halt before these linears, as long as they are not among those done."""
 
         def halting(name: str) -> Callable[[Tensor], Tensor]:
             def forward(inputs: Tensor) -> Tensor:
-                halt(name, inputs)
+                if name not in done:
+                    halt(name, inputs)
                 linear = self.model.module.get_submodule(name)
                 return type(linear).forward(linear, inputs)
 
@@ -176,11 +195,13 @@ def walk(
     """
     weights = mapped(model.blocks)
     release([span for spans in weights for span in spans])
-    calls, inputs = record_calls(model, batches, ctx.precision)
+    calls, first = record_calls(model, batches, ctx.precision)
+    folder = place(first, ctx)
+    inputs = States(first, folder and folder / "0")
     masks = [batch.attention_mask.to(model.device).bool() for batch in batches]
     names = model.linears(scope)
     sharing: dict[Any, list[list[str]]] = {}
-    targets = None if original is None else _Original(original, batches, ctx.precision)
+    targets = None if original is None else _Original(original, batches, ctx.precision, folder)
     kept = KeptBlocks(None if ctx.scratch is None else ctx.scratch / "blocks")
     found: list[F] = []
     with ctx.progress.bar(label, len(model.blocks)) as bar:
@@ -190,12 +211,14 @@ def walk(
             view = BlockView(
                 index, model, linears, inputs, masks, calls[index], ctx.precision, sharing
             )
-            if targets is not None:
-                view.targets = targets.advance()
+            view.frugal = folder is not None
+            view.targets = targets and targets.advance()
             before = kept.restore(index, block)
             found.append(visit(view) if before is None else before[0])
             if index + 1 < len(model.blocks):
-                inputs = list(view.run()) if view.outputs is None else view.outputs
+                outputs = view.run() if view.outputs is None else view.outputs
+                inputs = States(outputs, folder and folder / str(index + 1))
+            view.inputs.drop()
             if before is None:
                 kept.keep(index, block, found[-1])
             release(weights[index])
@@ -213,21 +236,26 @@ def tell_errors(ctx: Context, errors: Sequence[Sequence[float]]) -> None:
 class _Original:
     """The original's hidden states, moved on block by block."""
 
-    def __init__(self, model: Model, batches: Sequence[Any], precision: str) -> None:
+    def __init__(
+        self, model: Model, batches: Sequence[Any], precision: str, folder: Path | None
+    ) -> None:
+        self._folder = folder
         self._weights = mapped(model.blocks)
         release([span for spans in self._weights for span in spans])
         calls, inputs = record_calls(model, batches, precision)
         self._views = [
-            BlockView(index, model, {}, [], [], calls[index], precision, {})
+            BlockView(index, model, {}, States(()), [], calls[index], precision, {})
             for index in range(len(model.blocks))
         ]
-        self._hidden, self._next = inputs, 0
+        self._hidden, self._next = States(inputs), 0
 
-    def advance(self) -> list[Tensor]:
+    def advance(self) -> Sequence[Tensor]:
         """What the next block makes of the hidden states that the one before made."""
-        view = self._views[self._next]
-        view.inputs = self._hidden
-        self._hidden, view.inputs = list(view.run()), []
+        view, before = self._views[self._next], self._hidden
+        view.inputs = before
+        self._hidden = States(view.run(), self._folder and self._folder / f"own-{self._next}")
+        view.inputs = States(())
+        before.drop()
         release(self._weights[self._next])
         self._next += 1
         return self._hidden

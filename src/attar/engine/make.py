@@ -109,6 +109,7 @@ def context(plan: Plan, stage: Stage, store: Store, progress: Progress) -> Conte
         device=plan.device,
         precision=plan.precision,
         scratch=store.scratch(stage.key),
+        memory=plan.inputs.recipe.memory and plan.inputs.recipe.memory * 1e9,
         progress=progress,
         trackers=plan.recipe.trackers,
         logs=store.run_folder(plan.recipe.name) / "trackers" / f"{stage.id}-{stage.key[:8]}",

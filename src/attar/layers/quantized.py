@@ -107,16 +107,22 @@ class QuantizedLinear(_Quantized):
         self.drift = nn.Parameter(torch.zeros_like(self.zeros, dtype=torch.float32))
         return [*self.free_scales(), self.drift]
 
+    def free_codes(self, wanted: Tensor) -> list[nn.Parameter]:
+        """The same for codes, which are rounded from `wanted`, [rows, width], plus `nudge`."""
+        self.wanted = wanted
+        self.nudge = nn.Parameter(torch.zeros_like(wanted))
+        return [self.nudge]
+
     def settle(self) -> None:
-        """Take the scales and zero points that training has come to, and end it."""
+        """Take the codes, scales and zero points that training has come to, and end it."""
         with torch.no_grad():
             self.fill(self.unpacked())
-        del self.gain
-        if hasattr(self, "drift"):
-            del self.drift
+        for name in ("gain", "drift", "nudge", "wanted"):
+            if hasattr(self, name):
+                delattr(self, name)
 
     def unpacked(self, rows: Tensor | None = None) -> Codes:
-        found = super().unpacked(rows)
+        found = self._trained_codes(rows) if hasattr(self, "nudge") else super().unpacked(rows)
         if not hasattr(self, "gain"):
             return found
         scales = found.scales.float() * (1 + (self.gain if rows is None else self.gain[rows]))
@@ -126,6 +132,14 @@ class QuantizedLinear(_Quantized):
             zeros = zeros + _ZERO_STEPS * (self.drift if rows is None else self.drift[rows])
             zeros = through(zeros, zeros.detach().round().clamp(self.grid.low, self.grid.high))
         return Codes(found.codes, scales, zeros)
+
+    def _trained_codes(self, rows: Tensor | None) -> Codes:
+        exact = self.wanted + self.nudge
+        codes = through(exact, exact.detach().round().clamp(self.grid.low, self.grid.high))
+        if rows is None:
+            return Codes(codes, self.scales, self.zeros)
+        zeros = None if self.zeros is None else self.zeros[rows]
+        return Codes(codes[rows], self.scales[rows], zeros)
 
     def spec(self) -> dict[str, Any]:
         return {**super().spec(), "bias": self.bias is not None}

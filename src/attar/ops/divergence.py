@@ -127,6 +127,16 @@ def chunked(
     return Losses(total, divergence, task)
 
 
+@torch.no_grad()
+def drawn(side: Side, generator: torch.Generator, chunk: int = 512) -> Tensor:
+    """A label for every position, drawn from the model's own answer to it: [positions]."""
+    labels = [
+        torch.multinomial(side.head(part).float().softmax(-1).cpu(), 1, generator=generator)
+        for part in side.hidden.detach().split(chunk)
+    ]
+    return torch.cat(labels).flatten().to(side.hidden.device)
+
+
 @dataclass(frozen=True)
 class _Work:
     """The arguments of `chunked` that autograd does not look at, with the sum over chunks."""

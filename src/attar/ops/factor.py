@@ -34,43 +34,77 @@ def rank_for(rows: int, width: int, keep: float) -> int:
     return max(1, rank if rank < 8 else rank - rank % 8)
 
 
+def ranks_up_to(rows: int, width: int) -> list[int]:
+    """Ranks at which two factors hold fewer weights than the whole: eights, or 1 and up."""
+    most = (rows * width - 1) // (rows + width)
+    return list(range(8, most + 1, 8)) or list(range(1, most + 1))
+
+
 def truncated(weight: Tensor, rank: int) -> Factors:
     """The least |W - UD| (Eckart and Young 1936). weight: [rows, width]."""
-    return whitened(weight, None, rank)
+    return factored(weight, rank)
 
 
 def weighted(weight: Tensor, importance: Tensor, rank: int) -> Factors:
     """The least squared error whose rows count by their importance (FWSVD, Hsu et al. 2022).
 
-    arXiv 2207.00112, section 3: the rows are multiplied by the root of their importance,
-    factorized, and divided again. weight: [rows, width]; importance: [rows], not negative.
+    arXiv 2207.00112, section 3. weight: [rows, width]; importance: [rows], not negative.
     """
-    floor = importance.max().double().clamp_min(1e-30) * 1e-8  # a row of none must not be lost
-    size = importance.double().clamp_min(float(floor)).sqrt()[:, None]
-    found = truncated(weight.detach().double() * size, rank)
-    return Factors((found.up.double() / size).float(), found.down, found.error)
+    return factored(weight, rank, importance=importance)
 
 
-def whitened(weight: Tensor, gram: Tensor | None, rank: int) -> Factors:
+def whitened(weight: Tensor, gram: Tensor, rank: int) -> Factors:
     """The least |(W - UD) X|, for inputs X with the gram X XT.
 
-    Such factors are a projection of W onto the strongest directions of its outputs W X, so
-    nothing is inverted and a gram of any rank will do. The same optimum as SVD-LLM (Wang et
-    al. 2024, arXiv 2403.07378, section 3.1), which whitens by a Cholesky factor of the gram.
-
-    weight: [rows, width]; gram: [width, width], None for inputs all alike; rank: at most the
-    smaller of rows and width.
+    The same optimum as SVD-LLM (Wang et al. 2024, arXiv 2403.07378, section 3.1), which whitens
+    by a Cholesky factor of the gram. weight: [rows, width]; gram: [width, width].
     """
-    exact = weight.detach().double()
-    outputs = exact if gram is None else exact @ _root(gram.double())
-    directions, strengths = _left(outputs)
+    return factored(weight, rank, gram)
+
+
+def factored(
+    weight: Tensor, rank: int, gram: Tensor | None = None, importance: Tensor | None = None
+) -> Factors:
+    """The least sum over outputs i of importance_i ((W - UD) X)_i^2, for inputs with this gram.
+
+    Such factors are a projection of W onto the strongest directions of its outputs W X, so
+    nothing is inverted but the importance, and a gram of any rank will do.
+
+    weight: [rows, width]; rank: at most the smaller of both; gram: [width, width], None for
+    inputs all alike; importance: [rows], not negative, None for rows all alike.
+    """
+    exact, size = weight.detach().double(), _size(importance)
+    directions, strengths = _left(_outputs(exact * size, gram))
     up = directions[:, :rank]
-    down = up.t() @ exact
+    down = up.t() @ (exact * size)
     whole = strengths.clamp_min(0).sum()
     lost = strengths[rank:].clamp_min(0).sum()
-    size = down.norm(dim=1).clamp_min(1e-30).sqrt()  # both factors share the size of the product
+    length = down.norm(dim=1).clamp_min(1e-30).sqrt()  # both factors share the size of the product
     error = float(lost / whole) if whole > 0 else 0.0
-    return Factors((up * size).float(), (down / size[:, None]).float(), error)
+    return Factors((up / size * length).float(), (down / length[:, None]).float(), error)
+
+
+def spectrum(weight: Tensor, gram: Tensor, importance: Tensor) -> Tensor:
+    """What each further rank of `factored` is worth, the strongest first: [min(rows, width)].
+
+    In squares of the measure: the sum of those beyond a rank is what that rank loses.
+    """
+    outputs = _outputs(weight.detach().double() * _size(importance), gram)
+    small = outputs if len(outputs) <= outputs.shape[1] else outputs.t()
+    return torch.linalg.eigvalsh(small @ small.t()).flip(0).clamp_min(0)
+
+
+def _size(importance: Tensor | None) -> Tensor | float:
+    """What rows are multiplied by, [rows, 1]; a row of no importance is not lost altogether."""
+    if importance is None:
+        return 1.0
+    floor = importance.max().double().clamp_min(1e-30) * 1e-8
+    return importance.double().clamp_min(float(floor)).sqrt()[:, None]
+
+
+def _outputs(weight: Tensor, gram: Tensor | None) -> Tensor:
+    """What the weight makes of inputs with this gram, as a matrix of the same gram."""
+    return weight if gram is None else weight @ _root(gram.double())
 
 
 def _root(gram: Tensor) -> Tensor:

@@ -169,6 +169,21 @@ def _descend(codes: Codes, error: Tensor, gram: Tensor, grid: Grid, keep: Tensor
     return Codes(back.t().round().to(torch.int16).contiguous(), codes.scales, codes.zeros)
 
 
+def wanted_codes(weight: Tensor, codes: Codes, gram: Tensor, grid: Grid) -> Tensor:
+    """Where each code would be best given all the others, before it is rounded: [rows, width].
+
+    In codes, and within the half on either side of the code that it rounds to. That of an input
+    that was never active is its code.
+    """
+    width = weight.shape[1]
+    group = grid.group_for(width)
+    error = (weight.detach().float() - dequantize(codes, group)) @ gram.float()
+    scales = codes.scales.float().repeat_interleave(group, 1)[:, :width]
+    diagonal = gram.diagonal().float()
+    move = torch.where(diagonal > 0, error / (diagonal.clamp_min(1e-30) * scales), 0.0)
+    return codes.codes + move.clamp(-0.49, 0.49)
+
+
 def error_of(weight: Tensor, codes: Codes, gram: Tensor, group: int) -> float:
     """The squared error of the outputs, relative to the outputs: tr(E G ET) / tr(W G WT).
 

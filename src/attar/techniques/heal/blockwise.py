@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
+import torch
 from pydantic import Field
 
-from attar.calibrate.matching import match
-from attar.calibrate.rows import Calibrated, calibration
+from attar.calibrate.matching import Matched, calibration_to_match, match, split, tell_matched
+from attar.calibrate.rows import Calibrated
 from attar.calibrate.walk import BlockView, walk
 from attar.core.context import Context
 from attar.core.scope import Scope
@@ -14,6 +17,7 @@ from attar.errors import UserError
 from attar.models.model import Model
 from attar.train.scoped import freed
 
+_OPTIMIZER = partial(torch.optim.AdamW, weight_decay=0.0, betas=(0.9, 0.95))
 _FASTER = 10.0  # scales and zero points move by shares of themselves, weights by their numbers
 
 
@@ -49,25 +53,18 @@ class Blockwise(Calibrated, Step, kind="heal/blockwise"):
             )
         chosen = model.select(self.scope)
 
-        def visit(view: BlockView) -> list[float]:
+        def visit(view: BlockView) -> Matched:
             start = f"{model.blocks_name}.{view.index}."
             names = [name for name in chosen if name.startswith(start)]
             with freed(model.module, names, matrices=True) as free:
                 rates = dict.fromkeys(free.weights, self.learning_rate)
                 rates |= dict.fromkeys(free.scales, self.learning_rate * _FASTER)
-                found = match(view, rates, self.epochs, ctx.precision, ctx.seed)
-            return [found.before, found.after]
+                return match(view, rates, steps, ctx.seed, _OPTIMIZER)
 
-        batches = calibration(self, model, ctx)
-        if len(batches) < 2:
-            raise UserError(
-                f"{len(batches)} batch leaves none to hold out: lower `batch` below {self.batch}, "
-                "or give more sequences"
-            )
+        batches = calibration_to_match(self, model, ctx)
+        steps = self.epochs * len(split(len(batches))[0])
         found = walk(model, batches, self.scope, ctx, visit, "blockwise", teacher)
-        for index, (before, after) in enumerate(found):
-            ctx.point("block error/before", index, before)
-            ctx.point("block error/after", index, after)
+        tell_matched(ctx, found)
         return model
 
 

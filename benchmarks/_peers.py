@@ -1,0 +1,132 @@
+"""What peers do with the same tokens; each runs under an interpreter of its own.
+
+A runner is given the folder of the original and the calibration's ids, loads the model, and
+returns it changed, with the seconds that the method itself took.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+Ids = list[list[int]]
+Runner = Callable[[str, Ids], tuple[Any, float]]
+
+LLM_COMPRESSOR, AUTO_ROUND, GPTQMODEL = "llm-compressor", "auto-round", "gptqmodel"
+
+
+def llm_compressor(modifier: Callable[[], Any]) -> Runner:
+    """llm-compressor's `oneshot` with a modifier."""
+
+    def run(folder: str, ids: Ids) -> tuple[Any, float]:
+        from datasets import Dataset
+        from llmcompressor import oneshot
+
+        model, tokenizer = _loaded(folder)
+        data = Dataset.from_dict(
+            {"input_ids": ids, "attention_mask": [[1] * len(ids[0])] * len(ids)}
+        )
+        started = time.monotonic()
+        oneshot(
+            model=model,
+            tokenizer=tokenizer,
+            dataset=data,
+            recipe=modifier(),
+            max_seq_length=len(ids[0]),
+            num_calibration_samples=len(ids),
+        )
+        return model, time.monotonic() - started
+
+    return run
+
+
+def auto_round(bits: int, group: int, iterations: int) -> Runner:
+    """auto-round's SignRound, symmetric, otherwise with its own defaults."""
+
+    def run(folder: str, ids: Ids) -> tuple[Any, float]:
+        import torch
+        from auto_round import AutoRound
+
+        model, tokenizer = _loaded(folder)
+        started = time.monotonic()
+        rounding = AutoRound(
+            model,
+            tokenizer=tokenizer,
+            scheme=f"W{bits}A16",
+            bits=bits,
+            group_size=group,
+            sym=True,
+            iters=iterations,
+            nsamples=len(ids),
+            seqlen=len(ids[0]),
+            dataset=[torch.tensor([row]) for row in ids],
+            device_map="cpu",
+        )
+        model, _ = rounding.quantize()
+        return model, time.monotonic() - started
+
+    return run
+
+
+def gptqmodel(bits: int, group: int) -> Runner:
+    """GPTQModel's GPTQ, symmetric, otherwise with its own defaults."""
+
+    def run(folder: str, ids: Ids) -> tuple[Any, float]:
+        from gptqmodel import BACKEND, GPTQModel, QuantizeConfig
+
+        config = QuantizeConfig(bits=bits, group_size=group, sym=True, device="cpu")
+        model = GPTQModel.load(folder, config, backend=BACKEND.TORCH)
+        rows = [{"input_ids": row, "attention_mask": [1] * len(row)} for row in ids]
+        started = time.monotonic()
+        model.quantize(rows, batch_size=8)
+        return model.model, time.monotonic() - started
+
+    return run
+
+
+def _loaded(folder: str) -> tuple[Any, Any]:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    return model, AutoTokenizer.from_pretrained(folder)
+
+
+def gptq_modifier(bits: int) -> Any:
+    """llm-compressor's GPTQ with the defaults of its scheme."""
+    from llmcompressor.modifiers.quantization import GPTQModifier
+
+    return GPTQModifier(config_groups={"group_0": _scheme(bits)}, ignore=["lm_head"])
+
+
+def awq_modifier(bits: int) -> Any:
+    """llm-compressor's AWQ with its own mappings for Llama."""
+    from llmcompressor.modifiers.quantization import QuantizationModifier
+    from llmcompressor.modifiers.transform.awq import AWQModifier
+
+    groups = {"group_0": _scheme(bits)}
+    return [AWQModifier(), QuantizationModifier(config_groups=groups, ignore=["lm_head"])]
+
+
+def _scheme(bits: int) -> Any:
+    from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
+
+    weights = QuantizationArgs(
+        num_bits=bits, type="int", symmetric=True, strategy="group", group_size=64
+    )
+    return QuantizationScheme(targets=["Linear"], weights=weights)
+
+
+def sparse_modifier(method: str, structure: str) -> Any:
+    """llm-compressor's pruning; its targets are blocks (with `Linear` it prunes nothing)."""
+    from llmcompressor.modifiers.pruning.sparsegpt import SparseGPTModifier
+    from llmcompressor.modifiers.pruning.wanda import WandaPruningModifier
+
+    kind = {"sparsegpt": SparseGPTModifier, "wanda": WandaPruningModifier}[method]
+    return kind(
+        sparsity=0.5,
+        mask_structure=structure,
+        targets=["LlamaDecoderLayer"],
+        ignore=["re:.*lm_head"],
+    )

@@ -1,0 +1,100 @@
+"""Replace linears by thin ones, ranks shared out by what the answers lose over all of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from pydantic import Field
+from torch import Tensor
+
+from attar.calibrate.gradients import answer_sensitivity
+from attar.calibrate.install import install_factors
+from attar.calibrate.rows import Calibrated, calibration
+from attar.calibrate.walk import BlockView, tell_errors, walk
+from attar.core.context import Context
+from attar.core.step import Step
+from attar.core.traits import FLOAT, LOWRANK, MASKED
+from attar.data.batches import Batch
+from attar.models.model import Model, weight_of
+from attar.ops.allocate import share_out
+from attar.ops.factor import factored, ranks_up_to, spectrum
+from attar.techniques.lowrank._rank import Ranks, tell
+
+
+class Balanced(Ranks, Calibrated, Step, kind="lowrank/balanced"):
+    """Factors exact for the inputs' gram and the answers' Fisher information, at one budget.
+
+    An error of a linear's outputs costs the answers what the Fisher information of these outputs
+    says (as in Kronecker-factored curvature, arXiv 1503.05671), so what every rank of every
+    linear is worth is known in nats before any is cut. A linear that is worth its weights stays
+    whole. Then block by block, each fed by the blocks already factorized.
+    """
+
+    needs = frozenset({FLOAT})
+    removes = frozenset({MASKED})
+    adds = frozenset({LOWRANK})
+    promises = frozenset({"changed", "smaller"})
+
+    measured: int = Field(16, ge=1, description="of these, sequences to take gradients of")
+
+    def apply(self, model: Model, ctx: Context) -> Model:
+        """Measure gradients and spectra, share out the ranks, and walk the blocks."""
+        batches = calibration(self, model, ctx)
+        few = batches[: -(-self.measured // self.batch)]
+        felt = answer_sensitivity(model, few, list(model.linears(self.scope)), ctx)
+        ranks = self._ranks(model, batches, felt, ctx)
+
+        def visit(view: BlockView) -> list[float]:
+            errors: list[float] = []
+            for names, gram in view.groups():
+                for name in (name for name in names if ranks[name]):
+                    weight = weight_of(view.linears[name])
+                    factors = factored(weight, ranks[name], gram.mean, felt[name])
+                    install_factors(model, name, factors)
+                    errors.append(factors.error)
+            return errors
+
+        errors = walk(model, batches, self.scope, ctx, visit, "balanced")
+        tell_errors(ctx, errors)
+        tell(ctx, [error for block in errors for error in block])
+        return model
+
+    def _ranks(
+        self, model: Model, batches: list[Batch], felt: dict[str, Tensor], ctx: Context
+    ) -> dict[str, int]:
+        """The rank of each linear; 0 where it stays whole."""
+        sizes: dict[str, tuple[int, int]] = {}
+        spectra: dict[str, Tensor] = {}
+
+        def visit(view: BlockView) -> None:
+            for names, gram in view.groups():
+                mean = gram.mean
+                for name in names:
+                    weight = weight_of(view.linears[name])
+                    sizes[name] = (len(weight), weight.shape[1])
+                    spectra[name] = spectrum(weight, mean, felt[name])
+
+        # Without a scratch folder: nothing is changed that would be worth keeping.
+        walk(model, batches, self.scope, replace(ctx, scratch=None), visit, "spectra")
+        ranks = {name: [*ranks_up_to(*size), 0] for name, size in sizes.items()}
+        losses = [[_lost(spectra[name], rank) for rank in ranks[name]] for name in sizes]
+        costs = [[_weights(size, rank) for rank in ranks[name]] for name, size in sizes.items()]
+        whole = sum(cost[-1] for cost in costs)
+        chosen = share_out(losses, costs, self.keep * whole)
+        held = sum(cost[at] for cost, at in zip(costs, chosen, strict=True))
+        lost = sum(loss[at] for loss, at in zip(losses, chosen, strict=True))
+        ctx.note("share of the linears' weights", round(held / whole, 4))
+        ctx.note("foreseen divergence", round(lost, 4))
+        found = {name: ranks[name][at] for name, at in zip(sizes, chosen, strict=True)}
+        ctx.note("linears left whole", sum(not rank for rank in found.values()))
+        return found
+
+
+def _lost(spectrum: Tensor, rank: int) -> float:
+    """What a rank costs the answers, in nats; 0 stands for the whole."""
+    return float(spectrum[rank:].sum()) / 2 if rank else 0.0
+
+
+def _weights(size: tuple[int, int], rank: int) -> float:
+    """How many weights a rank takes; 0 stands for the whole."""
+    return float(rank * sum(size) if rank else size[0] * size[1])
