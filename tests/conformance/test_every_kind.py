@@ -27,6 +27,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "heal/scales": {"steps": 2, "batch": 2, "length": 16},
     "lowrank/balanced": {"keep": 0.5, "sequences": 2, "measured": 2, "length": 16},
     "lowrank/fisher": {"keep": 0.5, "sequences": 2, "length": 16},
+    "lowrank/residual": {"rank": 4, "grid": "int3-g32", "sequences": 2, "length": 16},
     "lowrank/svd": {"keep": 0.5},
     "lowrank/whitened": {"keep": 0.5, "sequences": 2, "length": 16},
     "prune/depth": {"remove": 1, "sequences": 2, "length": 16},

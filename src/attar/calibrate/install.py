@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TypeVar
 
 from attar.core.grid import Grid
-from attar.layers import LowRank, QuantizedEmbedding, QuantizedLinear, TiedHead, swap
+from attar.layers import LowRank, LowRankResidual, QuantizedEmbedding, QuantizedLinear, TiedHead, swap
 from attar.models.masks import is_masked, mark
 from attar.models.model import Model, weight_of
 from attar.models.structure import untie
 from attar.ops.factor import Factors
+from attar.ops.residual import Split
 from attar.ops.rounding import Codes, fit_scales, quantize
 
 L = TypeVar("L", bound=QuantizedLinear)
@@ -51,3 +52,15 @@ def install_factors(model: Model, name: str, factors: Factors) -> None:
     dtype = weight_of(old).dtype
     new = LowRank(rows, width, rank, old.bias is not None)
     swap(model.module, name, new.fill(factors.up.to(dtype), factors.down.to(dtype), old.bias))
+
+
+def install_split(model: Model, name: str, split: Split, thin: Grid, coarse: Grid) -> LowRank:
+    """Put two thin linears and the one that they leave where the linear called `name` is."""
+    old = model.module.get_submodule(name)
+    (rows, rank), width = split.up.codes.shape, split.down.codes.shape[1]
+    new = LowRankResidual(rows, width, rank, old.bias is not None)
+    new.down = QuantizedLinear(rank, width, thin).fill(split.down)  # type: ignore[assignment]
+    new.up = QuantizedLinear(rows, rank, thin, old.bias).fill(split.up)  # type: ignore[assignment]
+    new.rest = QuantizedLinear(rows, width, coarse).fill(split.rest)
+    swap(model.module, name, new)
+    return new

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -57,3 +57,23 @@ class LowRank(nn.Module):
         """An empty one of the same shape, in the dtype of the model's other weights."""
         dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
         return cls(**spec).to(dtype)
+
+
+@swappable
+class LowRankResidual(LowRank):
+    """y = up(down(x)) + rest(x) + bias: what the two thin linears leave is a third one.
+
+    `rest` is meant to be rounded coarsely, and its loss to be small because the strongest
+    directions are in the factors.
+    """
+
+    def __init__(self, rows: int, width: int, rank: int, bias: bool = False) -> None:
+        super().__init__(rows, width, rank, bias)
+        self.rest: nn.Module = nn.Linear(width, rows, bias=False)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return super().forward(inputs) + self.rest(inputs)
+
+    @property
+    def weight(self) -> Tensor:
+        return super().weight + cast("Tensor", self.rest.weight)

@@ -97,7 +97,7 @@ class Model:
         return facts
 
     def _role(self, inner: str, kind: str) -> str:
-        whole = inner.removesuffix(".down").removesuffix(".up")  # of two factors
+        whole = inner.removesuffix(".down").removesuffix(".up").removesuffix(".rest")  # of a split
         if whole in self.family.attention:
             return "attention"
         if whole in self.family.mlp:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from attar.core.grid import Grid
-from attar.ops.gram import inverse_factor
+from attar.ops.gram import inverse_factor, lost_share
 from attar.ops.rounding import Codes, Scales, dequantize, fit_scales, quantize, round_scale
 
 _BLOCK = 64
@@ -185,18 +185,11 @@ def wanted_codes(weight: Tensor, codes: Codes, gram: Tensor, grid: Grid) -> Tens
 
 
 def error_of(weight: Tensor, codes: Codes, gram: Tensor, group: int) -> float:
-    """The squared error of the outputs, relative to the outputs: tr(E G ET) / tr(W G WT).
-
-    Of tall weights it is estimated from a few rows at even distances.
-    """
+    """The `lost_share` of codes; of tall weights estimated from a few rows at even distances."""
     few = slice(None, None, max(1, len(weight) // _ROWS))
     zeros = None if codes.zeros is None else codes.zeros[few]
     codes = Codes(codes.codes[few], codes.scales[few], zeros)
-    weight, gram = weight.detach()[few].float(), gram.float()
-    rest = weight - dequantize(codes, group)
-    above = ((rest @ gram) * rest).sum()
-    below = ((weight @ gram) * weight).sum()
-    return float(above / below.clamp_min(1e-30))
+    return lost_share(weight[few], dequantize(codes, group), gram)
 
 
 def nearest(weight: Tensor, grid: Grid, importance: Tensor | None = None) -> Codes:

@@ -78,3 +78,11 @@ def inverse_factor(gram: Tensor, order: Tensor) -> Tensor:
             unit = torch.eye(len(gram), device=gram.device)
             return torch.linalg.solve_triangular(lower.flip(0, 1), unit, upper=True)
     return torch.eye(len(gram), device=gram.device)
+
+
+def lost_share(weight: Tensor, new: Tensor, gram: Tensor) -> float:
+    """The squared error of a linear's outputs, relative to the outputs: tr(E G ET) / tr(W G WT)."""
+    weight, gram = weight.detach().float(), gram.float()
+    rest = weight - new.float()
+    above, below = ((rest @ gram) * rest).sum(), ((weight @ gram) * weight).sum()
+    return float(above / below.clamp_min(1e-30))

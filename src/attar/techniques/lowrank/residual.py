@@ -1,0 +1,84 @@
+"""Thin factors for the strongest directions of a weight, and coarse codes for what they leave."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from pydantic import Field
+
+from attar.calibrate.install import install_split
+from attar.calibrate.rows import Calibrated, calibration
+from attar.calibrate.walk import BlockView, tell_errors, walk
+from attar.core.context import Context
+from attar.core.grid import Grid, GridName
+from attar.core.scope import ModuleFact, Scope
+from attar.core.step import Step
+from attar.core.traits import FLOAT, LOWRANK, MASKED, QUANTIZED
+from attar.models.model import Model, weight_of
+from attar.ops.gram import lost_share
+from attar.ops.residual import split
+
+
+class Residual(Calibrated, Step, kind="lowrank/residual"):
+    """W = UD + Q: factors on one grid, the residual on a coarser one, each fitted to the other.
+
+    In turns, as in CALDERA (arXiv 2405.18886): the factors take what is exact for the inputs'
+    gram of what the codes leave, nothing at first (as in SVDQuant, arXiv 2411.05007), and GPTQ
+    rounds what the factors leave. Block by block, each fed by the blocks already changed.
+    """
+
+    needs = frozenset({FLOAT})
+    removes = frozenset({FLOAT, MASKED})
+    adds = frozenset({QUANTIZED, LOWRANK})
+    promises = frozenset({"changed", "smaller"})
+
+    rank: int = Field(32, ge=1, description="the rank of the factors")
+    factors: GridName = Field("int8-channel", description="the grid of the factors")
+    grid: GridName = Field("int3-g64", description="the grid of what they leave")
+    rounds: int = Field(2, ge=1, description="times that each is fitted to the other")
+    scope: Scope = Field(Scope.linears(), description="the linears to change")
+
+    def check(self, modules: Sequence[ModuleFact]) -> Iterable[str]:
+        """Whether factors of this rank hold fewer weights than what they stand for."""
+        chosen = set(self.scope.select(modules))
+        for fact in modules:
+            if fact.name in chosen and not fact.linear:
+                yield f"{fact.name} is no linear. Narrow the scope, to `linears` for example"
+                return
+            if fact.name in chosen and self.rank >= min(fact.shape):
+                yield f"rank: {self.rank} is no less than a side of {fact.name}, {fact.shape}"
+                return
+
+    def reshape(self, modules: Sequence[ModuleFact]) -> Sequence[ModuleFact]:
+        """Three linears where there was one."""
+        chosen = set(self.scope.select(modules))
+        found: list[ModuleFact] = []
+        for fact in modules:
+            if fact.name not in chosen:
+                found.append(fact)
+                continue
+            rows, width = fact.shape
+            parts = {"down": (self.rank, width), "up": (rows, self.rank), "rest": (rows, width)}
+            for name, shape in parts.items():
+                found.append(replace(fact, name=f"{fact.name}.{name}", shape=shape, axes=("",)))
+        return found
+
+    def apply(self, model: Model, ctx: Context) -> Model:
+        """Walk the blocks; split the linears of each."""
+        thin, coarse = Grid.parse(self.factors), Grid.parse(self.grid)
+
+        def visit(view: BlockView) -> list[float]:
+            errors: list[float] = []
+            for names, gram in view.groups():
+                mean = gram.mean
+                for name in names:
+                    weight = weight_of(view.linears[name])
+                    found = split(weight, mean, self.rank, thin, coarse, self.rounds)
+                    new = install_split(model, name, found, thin, coarse)
+                    errors.append(lost_share(weight, new.weight, mean))
+            return errors
+
+        batches = calibration(self, model, ctx)
+        tell_errors(ctx, walk(model, batches, self.scope, ctx, visit, "residual"))
+        return model

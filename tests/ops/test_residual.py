@@ -1,0 +1,58 @@
+"""Factors and a coarse rest: never worse than the rest alone, and exact where they can be."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from attar.core.grid import Grid
+from attar.ops.gptq import solve
+from attar.ops.gram import lost_share
+from attar.ops.residual import Split, split
+from attar.ops.rounding import dequantize
+
+THIN, COARSE = Grid.parse("int8-channel"), Grid.parse("int3-g32")
+
+
+def drawn(rows: int, width: int, seed: int) -> Tensor:
+    return torch.randn(rows, width, generator=torch.Generator().manual_seed(seed))
+
+
+def gram_of(width: int) -> Tensor:
+    inputs = drawn(4 * width, width, 1) @ drawn(width, width, 2)
+    return inputs.t() @ inputs / len(inputs)
+
+
+def whole(found: Split, rank: int, width: int) -> Tensor:
+    up = dequantize(found.up, THIN.group_for(rank))
+    down = dequantize(found.down, THIN.group_for(width))
+    return up @ down + dequantize(found.rest, COARSE.group_for(width))
+
+
+@pytest.mark.parametrize(("rows", "width", "rank"), [(48, 64, 8), (64, 48, 4), (20, 100, 8)])
+def test_factors_win_back_what_coarse_codes_lose(rows: int, width: int, rank: int) -> None:
+    weight, gram = drawn(rows, width, 3), gram_of(width)
+    alone = dequantize(solve(weight, gram, COARSE), COARSE.group_for(width))
+    errors = [
+        lost_share(weight, whole(split(weight, gram, rank, THIN, COARSE, rounds), rank, width), gram)
+        for rounds in (1, 3)
+    ]
+    assert errors[0] < lost_share(weight, alone, gram)
+    assert errors[1] < errors[0] * 1.1
+
+
+def test_a_weight_of_low_rank_leaves_nothing_to_lose() -> None:
+    weight = drawn(48, 4, 4) @ drawn(4, 64, 5)
+    gram = gram_of(64)
+    alone = dequantize(solve(weight, gram, COARSE), 32)
+    found = whole(split(weight, gram, 4, THIN, COARSE, rounds=8), 4, 64)
+    assert lost_share(weight, found, gram) < lost_share(weight, alone, gram) / 4
+
+
+def test_lost_share_is_tokens_squared_errors_in_float64() -> None:
+    inputs, weight, new = drawn(30, 8, 6), drawn(5, 8, 7), drawn(5, 8, 8)
+    above = (inputs.double() @ (weight - new).double().t()).square().sum()
+    below = (inputs.double() @ weight.double().t()).square().sum()
+    found = lost_share(weight, new, inputs.t() @ inputs / 30)
+    assert found == pytest.approx(float(above / below), rel=1e-4)
