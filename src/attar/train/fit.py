@@ -71,7 +71,8 @@ def fit(
     step is a function of the settings, the seed and its number alone: a training that was
     killed goes on from its checkpoint in `ctx.scratch` and ends bit-equal to an undisturbed
     one. Under `accelerate launch` every process works on its own rows, and the gradient is
-    that of all rows together.
+    that of all rows together. Views that weights are seen through are renewed before each step,
+    and no state is kept as the best before they are final.
     """
     trackers.check(ctx)
     with ExitStack() as stack:
