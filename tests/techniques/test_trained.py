@@ -210,7 +210,7 @@ def test_the_codes_are_those_that_were_judged(family: str, grid: str, activation
 
 def judged(model: Model, ctx: Context) -> float:
     """The loss that training judges by."""
-    held = held_out_of("dev", model, Training(batch=2, length=16), ctx)
+    held = held_out_of("dev", model, Training.model_validate({"batch": 2, "length": 16}), ctx)
     mix = Mix(weight=1.0, task_weight=0.0)
     with torch.no_grad():
         return judge(Objective(model, ctx.model("original"), lambda _: mix), held, mix)()
@@ -220,7 +220,7 @@ def test_fixed_scales_are_those_of_rounding() -> None:
     grid = {"grid": "int3-g32"}
     plain = linears(once("quantize/rtn", **grid))
     for scales in ("fixed", "trained"):
-        rounded = applied("quantize/qat", tiny("llama"), scales=scales, **grid)
+        rounded = applied("quantize/qat", tiny("llama"), None, scales=scales, **grid)
         for name, linear in linears(rounded).items():
             same = torch.equal(linear.scales, plain[name].scales)  # type: ignore[arg-type]
             assert same == (scales == "fixed"), name
@@ -253,7 +253,7 @@ def test_a_ramp_that_falls_is_refused() -> None:
 
 
 def test_the_share_at_every_step() -> None:
-    settings = Ramp(sparsity=0.8, start=0.2, ramp=0.5)
+    settings = Ramp.model_validate({"sparsity": 0.8, "start": 0.2, "ramp": 0.5})
     for step in range(20):
         expected = 0.8 + (0.2 - 0.8) * (1 - min(step / 10, 1)) ** 3
         assert settings.share(step, 20) * 0.8 == pytest.approx(expected)

@@ -22,6 +22,7 @@ from attar.train.seen import View, final, kept_of, renew, seen_through, views_of
 from train.small import equal, weights
 
 Contexts = Callable[..., Context]
+SMALL: dict[str, Any] = {"batch": 4, "length": 16}
 NAME = {"llama": "model.layers.1.mlp.up_proj", "gpt2": "transformer.h.1.mlp.c_fc"}
 
 
@@ -107,7 +108,7 @@ def test_a_tied_weight_is_seen_alike_everywhere() -> None:
 def test_training_looks_at_every_step_and_ends_with_a_final_state(context: Contexts) -> None:
     views = {"model.layers.1.mlp.up_proj": Halved()}
     model, ctx = tiny_models.tiny("llama"), context()
-    settings: dict[str, Any] = {"batch": 4, "length": 16, "steps": 4, "evaluate_every": 1}
+    settings: dict[str, Any] = {**SMALL, "steps": 4, "evaluate_every": 1}
     with seen_through(model, views):
         assert not final(model.module, 2, 4)
         Full(**settings, learning_rate=1.0, clip=None).apply(model, ctx)  # the first is the best
@@ -132,7 +133,7 @@ def test_what_ends_in_the_model_is_what_was_judged(context: Contexts, precision:
     views = {name: Largest() for name in model.linears(Scope.linears())}
     given: list[Tensor] = []
     with trained(model, Scope.linears()), seen_through(model, views):
-        Full(batch=4, length=16, steps=3, accumulate=2, learning_rate=0.01).apply(model, ctx)
+        Full(**SMALL, steps=3, accumulate=2, learning_rate=0.01).apply(model, ctx)
         given.append(tiny_models.logits(model))
     assert torch.equal(tiny_models.logits(model), given[0])
     for linear in model.linears(Scope.linears()).values():

@@ -65,10 +65,12 @@ def seen_through(model: Model, views: Mapping[str, View]) -> Iterator[None]:
 
 def views_of(module: nn.Module) -> dict[View, nn.Parameter]:
     """The views inside a module, and the dense weight of each, as it is kept."""
-    lists = (part for part in module.modules() if isinstance(part, parametrize.ParametrizationList))
-    return {
-        part[0]: cast("nn.Parameter", part.original) for part in lists if isinstance(part[0], View)
-    }
+    found: dict[View, nn.Parameter] = {}
+    for part in module.modules():
+        view = part[0] if isinstance(part, parametrize.ParametrizationList) else None
+        if isinstance(view, View):
+            found[view] = cast("nn.Parameter", part.original)
+    return found
 
 
 def kept_of(module: nn.Module) -> dict[str, Tensor]:
