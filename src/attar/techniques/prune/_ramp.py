@@ -9,14 +9,17 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from attar.core.context import Context
+from attar.core.scope import Scope
 from attar.models.model import Model, weight_of
 from attar.ops.sparse import cubic, regrowing
 from attar.techniques.prune._sparsity import Sparsity, put, tell
-from attar.train.seen import View
+from attar.train.scoped import trained
+from attar.train.seen import View, seen_through
+from attar.train.taught import Taught
 
 
-class Ramp(Sparsity):
-    """How the share of zeros rises, mixed into a step.
+class Ramp(Sparsity, Taught):
+    """How the share of zeros rises while a teacher is followed, mixed into a step.
 
     Of a pattern such as 2:4 the share of the runs that have it rises.
     """
@@ -51,10 +54,14 @@ class Ramp(Sparsity):
         done = step / whole if step < whole else 1.0
         return cubic(self.start, sparsity, done) / sparsity
 
-    def finish(self, model: Model, names: list[str], ctx: Context) -> None:
-        """Mark the zeros, and tell of them."""
-        linears = {name: weight_of(model.module.get_submodule(name)).detach() for name in names}
-        tell(ctx, [put(model, name, weight) for name, weight in linears.items()])
+    def prune(self, model: Model, scope: Scope, ctx: Context, view: type[Mask]) -> Model:
+        """Train the scope, its linears seen through masks, and leave the zeros in the weights."""
+        linears = model.linears(scope)
+        views = {name: view(weight_of(linear), self) for name, linear in linears.items()}
+        with trained(model, scope), seen_through(model, views):
+            self.learn(model, ctx)
+        tell(ctx, [put(model, name, weight_of(linear)) for name, linear in linears.items()])
+        return model
 
 
 class Mask(View):

@@ -8,14 +8,11 @@ from attar.core.context import Context
 from attar.core.scope import Scope
 from attar.core.step import Step
 from attar.core.traits import FLOAT, MASKED
-from attar.models.model import Model, weight_of
+from attar.models.model import Model
 from attar.techniques.prune._ramp import Mask, Ramp
-from attar.train.scoped import trained
-from attar.train.seen import seen_through
-from attar.train.taught import Taught
 
 
-class Gradual(Ramp, Taught, Step, kind="prune/gradual"):
+class Gradual(Ramp, Step, kind="prune/gradual"):
     """Gradual magnitude pruning (Zhu and Gupta 2017, arXiv 1710.01878) under a teacher.
 
     Within each linear the smallest weights are masked, their share rising by a cubic schedule.
@@ -35,9 +32,4 @@ class Gradual(Ramp, Taught, Step, kind="prune/gradual"):
 
     def apply(self, model: Model, ctx: Context) -> Model:
         """Train under masks, and leave the zeros in the weights."""
-        linears = model.linears(self.scope)
-        views = {name: Mask(weight_of(linear), self) for name, linear in linears.items()}
-        with trained(model, self.scope), seen_through(model, views):
-            self.learn(model, ctx)
-        self.finish(model, list(views), ctx)
-        return model
+        return self.prune(model, self.scope, ctx, Mask)

@@ -10,15 +10,12 @@ from attar.core.context import Context
 from attar.core.scope import Scope
 from attar.core.step import ModelRef, Step
 from attar.core.traits import FLOAT, MASKED
-from attar.models.model import Model, weight_of
+from attar.models.model import Model
 from attar.ops.sparse import scored
 from attar.techniques.prune._ramp import Mask, Ramp
-from attar.train.scoped import trained
-from attar.train.seen import seen_through
-from attar.train.taught import Taught
 
 
-class Movement(Ramp, Taught, Step, kind="prune/movement"):
+class Movement(Ramp, Step, kind="prune/movement"):
     """Movement pruning while fine-tuning (Sanh et al. 2020, arXiv 2005.07683, hard).
 
     Every weight has a score that is trained with it, from zero, and the highest of each linear
@@ -52,12 +49,7 @@ class Movement(Ramp, Taught, Step, kind="prune/movement"):
 
     def apply(self, model: Model, ctx: Context) -> Model:
         """Train weights and scores, and leave the zeros in the weights."""
-        linears = model.linears(self.scope)
-        views = {name: _Scored(weight_of(linear), self) for name, linear in linears.items()}
-        with trained(model, self.scope), seen_through(model, views):
-            self.learn(model, ctx)
-        self.finish(model, list(views), ctx)
-        return model
+        return self.prune(model, self.scope, ctx, _Scored)
 
 
 class _Scored(Mask):
