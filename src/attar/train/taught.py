@@ -35,6 +35,7 @@ class Taught(Training):
         description="what both sides' logits are divided by in the divergence; 1 for language "
         "models and 2 for classifiers by default",
     )
+    learning_rate: float = Field(1e-4, gt=0, description="the highest learning rate")
     data: DataRef = Field("train", description="the dataset to learn on")
     held_out: DataRef | None = Field(
         "dev", description="the dataset that tells which state is best; none: the last is kept"
