@@ -21,8 +21,7 @@ class Movement(Ramp, Step, kind="prune/movement"):
     Every weight has a score that is trained with it, from zero, and the highest of each linear
     stay; their share falls by a cubic schedule. Only ranks count, so scores need no learning
     rate of their own. They take as much memory as the weights, with moments of their own: about
-    twice what prune/gradual takes. With few steps scores know little, and prune/gradual does
-    better.
+    twice what prune/gradual takes.
     """
 
     needs = frozenset({FLOAT})
