@@ -8,7 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from attar.ops.sparse import Pattern, refit, sparsegpt, wanda_scores
+from attar.ops.sparse import (
+    Pattern,
+    cubic,
+    refit,
+    regrowing,
+    scored,
+    sparsegpt,
+    wanda_scores,
+)
 
 HALF, TWO_OF_FOUR = Pattern(0.5), Pattern(0.5, 2, 4)
 
@@ -117,3 +125,75 @@ def test_dead_inputs_and_a_gram_that_is_not_definite() -> None:
     assert found.isfinite().all()
     assert (found[:, 7] == 0).all()
     assert sparsegpt(weight, torch.zeros(64, 64), HALF, refits=8).isfinite().all()
+
+
+@pytest.mark.parametrize("start", [0.0, 0.3])
+def test_the_cubic_schedule_is_the_papers(start: float) -> None:
+    """Equation 1: s_t = s_f + (s_i - s_f) (1 - (t - t_0) / (n dt))^3."""
+    for step in range(11):
+        expected = 0.9 + (start - 0.9) * (1 - step / 10) ** 3
+        assert cubic(start, 0.9, step / 10) == pytest.approx(expected, rel=1e-12)
+    assert cubic(start, 0.9, 0.0) == pytest.approx(start)
+    assert cubic(start, 0.9, 1.0) == cubic(start, 0.9, 1.5) == 0.9
+
+
+@pytest.mark.parametrize("levels", [1000, 3])
+def test_the_highest_of_equal_scores_are_the_first(levels: int) -> None:
+    scores = (drawn(4, 30) * levels / 3).round()
+    for sparsity in (0.0, 0.3, 0.5, 1.0):
+        order = scores.flatten().argsort(descending=True, stable=True)
+        stay = order[: 120 - round(120 * sparsity)].tolist()
+        expected = torch.zeros(120, dtype=torch.bool)
+        expected[stay] = True
+        assert torch.equal(Pattern(sparsity).together(scores).flatten(), expected)
+
+
+@pytest.mark.parametrize("width", [16, 18])
+def test_a_pattern_comes_run_by_run_the_cheapest_first(width: int) -> None:
+    scores = drawn(3, width)
+    runs = [(row, start) for row in range(3) for start in range(0, width, 4)]
+
+    def lost(run: tuple[int, int]) -> float:
+        row, start = run
+        own = sorted(scores[row, start : min(start + 4, width)].tolist())
+        return sum(own[: max(0, len(own) - 2)])
+
+    for share in (0.0, 0.4, 1.0):
+        keep = torch.ones(3, width, dtype=torch.bool)
+        for row, start in sorted(runs, key=lost)[: round(len(runs) * share)]:
+            order = scores[row, start : start + 4].argsort(descending=True)
+            keep[row, start + order[2:]] = False
+        assert torch.equal(TWO_OF_FOUR.partly(scores, share), keep)
+    assert torch.equal(TWO_OF_FOUR.partly(scores, 1.0), TWO_OF_FOUR.together(scores))
+
+
+def test_a_share_of_the_sparsity() -> None:
+    scores = drawn(10, 40)
+    assert torch.equal(HALF.partly(scores, 0.5), Pattern(0.25).together(scores))
+
+
+def test_masked_weights_learn_as_if_they_were_there() -> None:
+    weight, slope = drawn(4, 6).double().requires_grad_(), drawn(4, 6, 2).double()
+    keep = drawn(4, 6, 3) > 0
+    found = regrowing(weight, keep)
+    assert torch.equal(found, weight * keep)
+    found.backward(slope)
+    torch.testing.assert_close(weight.grad, slope, rtol=0, atol=0)
+
+
+def test_scores_learn_what_their_weights_would_be_worth() -> None:
+    """d(loss)/dS = d(loss)/dW' W, against the loss's change as the mask's entries change."""
+    weight, inputs = drawn(4, 6).double(), drawn(9, 6, 4).double()
+    keep, target = drawn(4, 6, 3) > 0, drawn(9, 4, 5).double()
+
+    def loss(seen: Tensor) -> Tensor:
+        return (inputs @ seen.t() - target).square().sum()
+
+    mask = keep.double().requires_grad_()
+    loss(weight * mask).backward()
+    given, scores = weight.clone().requires_grad_(), drawn(4, 6, 6).double().requires_grad_()
+    seen = scored(given, scores, keep)
+    assert torch.equal(seen, weight * keep)
+    loss(seen).backward()
+    torch.testing.assert_close(scores.grad, mask.grad, rtol=1e-12, atol=1e-12)
+    assert torch.equal(given.grad != 0, keep)

@@ -19,7 +19,8 @@ def context() -> Callable[..., Context]:
 
     def make(task: Task = "causal-lm", **more: Any) -> Context:
         data = {"train": dataset(), "dev": dataset("dev", 12)}
-        more.setdefault("model", lambda _: tiny_models.tiny("llama", seed=1))
+        family = "llama" if task == "causal-lm" else "bert"
+        more.setdefault("model", lambda _: tiny_models.tiny(family, task, seed=1))
         return Context(task, more.pop("data", data.__getitem__), **more)
 
     return make

@@ -15,6 +15,7 @@ import sys, torch
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 import tiny_models
+from attar.core import registry
 from attar.core.context import Context
 from attar.data.batches import Batch, Stream
 from attar.techniques.distill import logits
@@ -49,6 +50,14 @@ for task in ("masked-lm", "classification"):
         own = {{name: p.detach().clone() for name, p in model.module.named_parameters()}}
         save_file(own, Path(sys.argv[1]) / (task + ".safetensors"))
         print(task, ctx.notes["tokens"], ctx.curves["loss/dev"])
+model = tiny_models.tiny("bert", "masked-lm", **calm)
+ctx = Context("masked-lm", data.__getitem__, lambda _: tiny_models.tiny("bert", seed=1))
+step = registry.find("prune/gradual")
+step(batch=int(sys.argv[2]), steps=6, length=16, learning_rate=0.02, optimizer="sgd",
+     evaluate_every=1, every=2).apply(model, ctx)
+if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
+    own = {{name: p.detach().clone() for name, p in model.module.named_parameters()}}
+    save_file(own, Path(sys.argv[1]) / "gradual.safetensors")
 '''
 
 
@@ -74,9 +83,9 @@ def test_two_ranks_are_one_of_twice_the_batch(tmp_path: Path) -> None:
     assert [process.returncode for process in told] == [0, 0]
     tokens = [[line.split()[:2] for line in text.splitlines()] for text in outputs]
     assert tokens[0] == tokens[1]
-    for task in ("masked-lm", "classification"):
-        one = load_file(alone / f"{task}.safetensors")
-        two = load_file(both / f"{task}.safetensors")
+    for name in ("masked-lm", "classification", "gradual"):
+        one = load_file(alone / f"{name}.safetensors")
+        two = load_file(both / f"{name}.safetensors")
         assert one.keys() == two.keys()
-        for name, tensor in one.items():
-            torch.testing.assert_close(two[name], tensor, rtol=1e-4, atol=1e-5)
+        for weight, tensor in one.items():
+            torch.testing.assert_close(two[weight], tensor, rtol=1e-4, atol=1e-5)

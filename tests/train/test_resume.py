@@ -17,9 +17,9 @@ import torch
 from safetensors.torch import load_file
 
 import tiny_models
+from attar.core import registry
 from attar.core.context import Context
 from attar.errors import StoreError
-from attar.techniques.adapt.full import Full
 from attar.train import checkpoint
 from train.small import Weights, equal, folders, weights
 
@@ -38,9 +38,9 @@ class Killed(BaseException):
     """Stands for the end of the process."""
 
 
-def train(ctx: Context, **more: Any) -> Weights:
+def train(ctx: Context, kind: str = "adapt/full", **more: Any) -> Weights:
     model = tiny_models.tiny("bert", "masked-lm")
-    Full(**{**SETTINGS, **more}).apply(model, ctx)
+    registry.find(kind).model_validate({**SETTINGS, **more}).apply(model, ctx)
     return weights(model)
 
 
@@ -79,6 +79,27 @@ def test_resumed_is_bit_equal(
     assert resumed.curves == undisturbed.curves
     assert resumed.notes["best"] == undisturbed.notes["best"]
     assert resumed.notes["tokens"] == undisturbed.notes["tokens"]
+
+
+@pytest.mark.parametrize("steps", [1, 5, 7])
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("prune/gradual", {"every": 3}),
+        ("prune/movement", {"every": 3}),
+        ("quantize/qat", {"grid": "int2-g32"}),
+    ],
+)
+def test_what_weights_are_seen_through_is_resumed_too(
+    context: Contexts, tmp_path: Path, kind: str, settings: dict[str, Any], steps: int
+) -> None:
+    """Masks are chosen before steps 0, 3, 4 and 6: it dies between two of these, and after all."""
+    undisturbed = context("masked-lm")
+    expected = train(undisturbed, kind, **settings)
+    killed_after(context, tmp_path, steps, kind=kind, **settings)
+    resumed = context("masked-lm", scratch=tmp_path)
+    assert equal(train(resumed, kind, **settings), expected)
+    assert resumed.notes["best"] == undisturbed.notes["best"]
 
 
 @pytest.mark.parametrize("damage", ["short", "bit", "state", "gone"])

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from attar.ops.gram import inverse_factor
+from attar.ops.rounding import through
 
 _BLOCK = 128
 
@@ -43,6 +44,48 @@ class Pattern:
             return _in_runs(scores, self.kept, self.run)
         count = scores.numel() - round(scores.numel() * self.sparsity)
         return _highest(scores.reshape(1, -1), count).view_as(scores)
+
+    def partly(self, scores: Tensor, share: float) -> Tensor:
+        """A mask on the way to `together`, with this share of the zeros that it will have.
+
+        Where runs are asked for, that share of all runs have theirs already: those of which the
+        scores that go are the lowest, taken together.
+        """
+        if not self.run:
+            return Pattern(self.sparsity * share).together(scores)
+        keep = self.together(scores)
+        gone = functional.pad(scores * ~keep, (0, -scores.shape[1] % self.run))
+        lost = gone.reshape(len(scores), -1, self.run).sum(-1)
+        whole = Pattern(share).together(lost).repeat_interleave(self.run, 1)
+        return keep | whole[:, : scores.shape[1]]
+
+
+def cubic(start: float, end: float, done: float) -> float:
+    """The sparsity at a share of the way from `start` to `end`: fast at first, then ever slower.
+
+    Zhu and Gupta 2017, "To prune, or not to prune" (arXiv 1710.01878), equation 1. done: from 0
+    to 1; above 1 it is `end`.
+    """
+    return end + (start - end) * (1 - min(done, 1.0)) ** 3
+
+
+def regrowing(weight: Tensor, keep: Tensor) -> Tensor:
+    """The masked weight, whose gradient reaches the weights that are masked too.
+
+    They go on learning what they would be worth and may come back (dynamic pruning with
+    feedback: Lin et al. 2020, arXiv 2006.07253, section 3). weight, keep: [rows, width].
+    """
+    return through(weight, weight * keep)
+
+
+def scored(weight: Tensor, scores: Tensor, keep: Tensor) -> Tensor:
+    """The masked weight, whose gradient reaches the scores that the mask was chosen by.
+
+    Sanh, Wolf and Rush 2020, "Movement Pruning" (arXiv 2005.07683), section 3: with L the loss
+    and W' what is returned, dL/dW = dL/dW' * keep, and dL/dS = dL/dW' * W, straight through the
+    choice; so scores rise where weights move away from zero. All: [rows, width].
+    """
+    return weight * through(scores, keep)
 
 
 def wanda_scores(weight: Tensor, energy: Tensor) -> Tensor:
@@ -124,8 +167,12 @@ def refit(weight: Tensor, pruned: Tensor, keep: Tensor, gram: Tensor, steps: int
 
 def _highest(scores: Tensor, count: int) -> Tensor:
     """The `count` highest scores of each row, as a mask; of equal ones the first."""
-    order = scores.argsort(dim=1, descending=True, stable=True)[:, :count]
-    return torch.zeros_like(scores, dtype=torch.bool).scatter_(1, order, True)
+    if count == 0:
+        return torch.zeros_like(scores, dtype=torch.bool)
+    least = scores.kthvalue(scores.shape[1] - count + 1, dim=1, keepdim=True).values
+    above, level = scores > least, scores == least
+    room = count - above.sum(1, keepdim=True)
+    return above | (level & (level.cumsum(1) <= room))
 
 
 def _in_runs(scores: Tensor, kept: int, run: int) -> Tensor:

@@ -24,6 +24,7 @@ from attar.train.losses import Loss
 from attar.train.machine import Machine, Taken
 from attar.train.schedule import Training, rate_at, steps_of
 from attar.train.scoped import in_float32
+from attar.train.seen import final, renew
 
 POINTS = 200  # of a curve, about
 _MEMORY = 0.9  # how much of the running mean of the loss stays in a step
@@ -70,7 +71,8 @@ def fit(
     step is a function of the settings, the seed and its number alone: a training that was
     killed goes on from its checkpoint in `ctx.scratch` and ends bit-equal to an undisturbed
     one. Under `accelerate launch` every process works on its own rows, and the gradient is
-    that of all rows together.
+    that of all rows together. Views that weights are seen through are renewed before each step,
+    and no state is kept as the best before they are final.
     """
     trackers.check(ctx)
     with ExitStack() as stack:
@@ -169,6 +171,7 @@ class _Run:
             for index in range(count)
         ]
         rate = rate_at(self.schedule, step, self.steps)
+        renew(machine.model.module, step, self.steps)
         return machine.step(batches, step, rate, step / self.steps)
 
     def _follow(self, taken: Taken, bar: Bar) -> None:
@@ -187,12 +190,14 @@ class _Run:
         self.machine.log(followed, state.step)
 
     def _judge(self, evaluate: Callable[[], float]) -> None:
-        """Evaluate; keep the state where it is the best so far."""
+        """Evaluate; keep the state where it is the best so far of those that may be the end."""
         state, machine = self.state, self.machine
         with machine.judging(), inference(self.ctx.device, self.ctx.precision):
             score = machine.agree(evaluate())
         state.point("loss/dev", score)
         machine.log({"loss/dev": score}, state.step)
+        if not final(machine.model.module, state.step, self.steps):
+            return
         if math.isfinite(score) and (state.best is None or score < state.best):
             state.best, state.best_step, state.waited = score, state.step, 0
             # The last step's state is at hand when training ends, no need to write it.

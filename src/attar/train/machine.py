@@ -23,6 +23,7 @@ from attar.train import trackers
 from attar.train.checkpoint import Tensors
 from attar.train.losses import Loss
 from attar.train.schedule import Training
+from attar.train.seen import kept_of
 
 
 @dataclass(frozen=True)
@@ -65,12 +66,16 @@ class Machine:
             mixed_precision="bf16" if ctx.precision == "bf16" else "no",
             log_with=list(ctx.trackers) or None,
             project_dir=None if ctx.logs is None else str(ctx.logs),
-            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+            # Buffers are constants, or follow from the weights: no need to send them around
+            kwargs_handlers=[
+                DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
+            ],
         )
         self.named = {n: p for n, p in model.module.named_parameters() if p.requires_grad}
         self.optimizer = _optimizer(list(self.named.values()), schedule)
         trained = _Trained(model.module, loss)
         self.trained, self._prepared = self.accelerator.prepare(trained, self.optimizer)
+        self.kept = kept_of(model.module)
 
     def __enter__(self) -> Self:
         trackers.start(self.accelerator, self.ctx, self.schedule.model_dump())
@@ -127,8 +132,8 @@ class Machine:
         return Taken(mean, means, int(tokens), time.monotonic() - began, rate, norm)
 
     def weights(self) -> Tensors:
-        """The weights that are trained."""
-        return {name: parameter.detach() for name, parameter in self.named.items()}
+        """The weights that are trained, and what views keep beside them."""
+        return {name: tensor.detach() for name, tensor in (self.named | self.kept).items()}
 
     def parts(self) -> dict[str, Tensors]:
         """What a checkpoint holds: weights, and each kind of moment in a file of its own."""
@@ -152,15 +157,15 @@ class Machine:
 
     def put(self, weights: Tensors) -> None:
         """Put these weights into the model."""
-        with torch.no_grad():
-            for name, value in weights.items():
-                self.named[name].copy_(value)
+        own = self.weights()
+        for name, value in weights.items():
+            own[name].copy_(value)
 
     def share(self) -> None:
         """Give every process the first one's weights."""
         if self.world > 1:
-            for parameter in self.named.values():
-                broadcast(parameter.data)
+            for tensor in self.weights().values():
+                broadcast(tensor)
 
     @contextmanager
     def judging(self) -> Iterator[None]:
