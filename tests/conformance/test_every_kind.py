@@ -24,6 +24,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "adapt/full": {"steps": 2, "batch": 2, "length": 16},
     "distill/logits": {"steps": 2, "batch": 2, "length": 16},
     "heal/blockwise": {"sequences": 4, "batch": 1, "length": 16, "epochs": 2},
+    "heal/lora": {"steps": 2, "batch": 2, "length": 16, "learning_rate": 0.1},
     "heal/scales": {"steps": 2, "batch": 2, "length": 16},
     "lowrank/balanced": {"keep": 0.5, "sequences": 2, "measured": 2, "length": 16},
     "lowrank/fisher": {"keep": 0.5, "sequences": 2, "length": 16},

@@ -22,6 +22,8 @@ from tiny_models import logits, texts, tiny
 BLOCKWISE: dict[str, Any] = {"sequences": 32, "length": 16, "batch": 2, "learning_rate": 1e-3}
 SCALES: dict[str, Any] = {"steps": 30, "batch": 4, "length": 16, "learning_rate": 3e-3}
 
+LORA: dict[str, Any] = {"steps": 60, "batch": 4, "length": 16, "rank": 4, "learning_rate": 0.03}
+
 
 def context(model: Model, scratch: Path | None = None) -> Context:
     labels = model.labels or (None,)
@@ -50,25 +52,29 @@ def rounded(family: str = "llama", task: Any = None, grid: str = "int2-g32-zp") 
     ("family", "task"),
     [("llama", "causal-lm"), ("bert", "masked-lm"), ("bert", "classification"), ("gpt2", None)],
 )
-@pytest.mark.parametrize(("kind", "settings"), [("scales", SCALES), ("blockwise", BLOCKWISE)])
+@pytest.mark.parametrize(
+    ("kind", "settings", "kept"),
+    [("scales", SCALES, "codes"), ("blockwise", BLOCKWISE, "codes"), ("lora", LORA, "scales")],
+)
 def test_a_rounded_model_comes_nearer_to_the_original(
-    family: str, task: Any, kind: str, settings: dict[str, Any]
+    family: str, task: Any, kind: str, settings: dict[str, Any], kept: str
 ) -> None:
     model = rounded(family, task)
-    before, codes = distance(model), {n: b.clone() for n, b in model.module.named_buffers()}
+    before, buffers = distance(model), {n: b.clone() for n, b in model.module.named_buffers()}
     healed = step(f"heal/{kind}", model, settings)
     assert distance(healed) < before
     for name, part in healed.module.named_modules():
         if isinstance(part, QuantizedLinear):
-            assert torch.equal(part.codes, codes[f"{name}.codes"])
-            assert not hasattr(part, "gain")
+            assert torch.equal(getattr(part, kept), buffers[f"{name}.{kept}"])
+            assert not list(part.parameters(recurse=False)) or part.bias is not None
 
 
-def test_zeros_of_a_pruned_model_stay() -> None:
+@pytest.mark.parametrize(("kind", "settings"), [("blockwise", BLOCKWISE), ("lora", LORA)])
+def test_zeros_of_a_pruned_model_stay(kind: str, settings: dict[str, Any]) -> None:
     model = step("prune/magnitude", tiny("llama"), {"sparsity": 0.6})
     before, name = distance(model), "model.layers.1.mlp.up_proj"
     zeros = weight_of(model.module.get_submodule(name)) == 0
-    healed = step("heal/blockwise", model, BLOCKWISE)
+    healed = step(f"heal/{kind}", model, settings)
     assert distance(healed) < before
     assert torch.equal(weight_of(healed.module.get_submodule(name)) == 0, zeros)
 
@@ -127,7 +133,9 @@ def test_bfloat16_weights_are_trained_in_float32(tmp_path: Path) -> None:
     assert moved > 0.1  # steps of 1e-4 are lost on most numbers of bfloat16, one by one
 
 
-@pytest.mark.parametrize(("kind", "settings"), [("scales", SCALES), ("blockwise", BLOCKWISE)])
+@pytest.mark.parametrize(
+    ("kind", "settings"), [("scales", SCALES), ("blockwise", BLOCKWISE), ("lora", LORA)]
+)
 def test_zeros_on_a_grid_with_zero_points_stay(kind: str, settings: dict[str, Any]) -> None:
     model = step("prune/magnitude", tiny("llama"), {"sparsity": 0.6})
     model = step("quantize/gptq", model, {"grid": "int4-g32-zp", "sequences": 4, "length": 16})

@@ -107,22 +107,32 @@ class QuantizedLinear(_Quantized):
         self.drift = nn.Parameter(torch.zeros_like(self.zeros, dtype=torch.float32))
         return [*self.free_scales(), self.drift]
 
-    def free_codes(self, wanted: Tensor) -> list[nn.Parameter]:
-        """The same for codes, which are rounded from `wanted`, [rows, width], plus `nudge`."""
-        self.wanted = wanted
-        self.nudge = nn.Parameter(torch.zeros_like(wanted))
-        return [self.nudge]
+    def free_codes(
+        self, wanted: Tensor, rank: int = 0, held: Tensor | None = None
+    ) -> list[nn.Parameter]:
+        """The same for codes, which are rounded from `wanted`, [rows, width], plus a nudge.
+
+        The nudge is `nudge`, or of a rank the product of `nudge_up` and `nudge_down`; it starts
+        at zero, and stays there where `held` says so.
+        """
+        self.wanted, self.held = wanted, held
+        if not rank:
+            self.nudge = nn.Parameter(torch.zeros_like(wanted))
+            return [self.nudge]
+        self.nudge_up = nn.Parameter(wanted.new_zeros(self.rows, rank))
+        self.nudge_down = nn.Parameter(torch.randn_like(wanted[:1].expand(rank, -1)))
+        return [self.nudge_up, self.nudge_down]
 
     def settle(self) -> None:
         """Take the codes, scales and zero points that training has come to, and end it."""
         with torch.no_grad():
             self.fill(self.unpacked())
-        for name in ("gain", "drift", "nudge", "wanted"):
+        for name in ("gain", "drift", "nudge", "nudge_up", "nudge_down", "wanted", "held"):
             if hasattr(self, name):
                 delattr(self, name)
 
     def unpacked(self, rows: Tensor | None = None) -> Codes:
-        found = self._trained_codes(rows) if hasattr(self, "nudge") else super().unpacked(rows)
+        found = self._trained_codes(rows) if hasattr(self, "wanted") else super().unpacked(rows)
         if not hasattr(self, "gain"):
             return found
         scales = found.scales.float() * (1 + (self.gain if rows is None else self.gain[rows]))
@@ -134,7 +144,9 @@ class QuantizedLinear(_Quantized):
         return Codes(found.codes, scales, zeros)
 
     def _trained_codes(self, rows: Tensor | None) -> Codes:
-        exact = self.wanted + self.nudge
+        low_rank = hasattr(self, "nudge_up")
+        nudge = self.nudge_up @ self.nudge_down if low_rank else self.nudge
+        exact = self.wanted + (nudge if self.held is None else nudge.masked_fill(self.held, 0.0))
         codes = through(exact, exact.detach().round().clamp(self.grid.low, self.grid.high))
         if rows is None:
             return Codes(codes, self.scales, self.zeros)

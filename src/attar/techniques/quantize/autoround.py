@@ -71,11 +71,8 @@ class AutoRound(Calibrated, Embeddings, Step, kind="quantize/autoround"):
 
     def _rates(self, linear: QuantizedLinear, wanted: Tensor) -> dict[nn.Parameter, float]:
         """What is trained of a linear, and how far each of its steps may go."""
-        keep = weight_of(linear) != 0
-        (nudge,) = linear.free_codes(wanted)
-        if is_masked(linear):
-            nudge.register_hook(lambda gradient: gradient * keep)
-            scales = linear.free_scales()
-        else:
-            scales = linear.free()
+        masked = is_masked(linear)
+        (nudge,) = linear.free_codes(wanted, held=weight_of(linear) == 0 if masked else None)
+        # a moved zero point would make other numbers of the zeros of a pruned linear
+        scales = linear.free_scales() if masked else linear.free()
         return {nudge: 2.0 / self.steps} | dict.fromkeys(scales, 0.2 / self.steps)
