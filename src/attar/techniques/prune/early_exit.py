@@ -123,9 +123,10 @@ class EarlyExit(Training, Step, kind="prune/early-exit"):
         with frozen(model.module):
             exits.requires_grad_(True)
             fit(model, objective, stream, self, ctx, objective.judge(held) if held else None)
-        exits.threshold = self.threshold or 0.0
         if held:
             self._choose(exits, objective.survey(held, ctx), len(model.blocks), ctx)
+        else:
+            exits.threshold = self.threshold or 0.0
         return model
 
     def _candidates(self, modules: Sequence[ModuleFact]) -> list[int]:
@@ -164,7 +165,8 @@ class EarlyExit(Training, Step, kind="prune/early-exit"):
             chosen = leaving(held.unsure, held.agreed, self.threshold)
         exits.threshold = chosen.threshold
         curve = dict(sorted((each.mean(runs) / blocks, each.agreement) for each in found))
-        for share in list(curve)[:: -(-len(curve) // _POINTS)]:
+        every = -(-len(curve) // _POINTS)
+        for share in reversed(list(curve)[::-every]):  # the last is the whole model
             ctx.point(_CURVE, share, curve[share])
         _tell(chosen, runs, ctx)
 
