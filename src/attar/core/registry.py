@@ -42,7 +42,7 @@ def entries() -> list[Entry]:
     """Kinds with their summaries, read from the files and not imported."""
     found: list[Entry] = []
     for kind in kinds():
-        tree = ast.parse((_ROOT / f"{_path(kind)}.py").read_text("utf-8"))
+        tree = ast.parse((_ROOT / f"{file_of(kind)}.py").read_text("utf-8"))
         summary = (ast.get_docstring(tree) or "").partition("\n")[0]
         found.append(Entry(kind, summary))
     return found
@@ -55,14 +55,15 @@ def find(kind: str) -> type[Step]:
     if kind not in known:
         hint = nearest(kind, known) or "."
         raise UserError(f"no technique is called {kind!r}{hint} `attar list` shows them all")
-    module = importlib.import_module(f"attar.techniques.{_path(kind).replace('/', '.')}")
+    module = importlib.import_module(f"attar.techniques.{file_of(kind).replace('/', '.')}")
     for value in vars(module).values():
         if isinstance(value, type) and getattr(value, "kind", None) == kind:
             return cast("type[Step]", value)
-    raise RuntimeError(f"techniques/{_path(kind)}.py defines no Step of kind {kind!r}")
+    raise RuntimeError(f"techniques/{file_of(kind)}.py defines no Step of kind {kind!r}")
 
 
-def _path(kind: str) -> str:
+def file_of(kind: str) -> str:
+    """Where a kind is, under `techniques/` and without `.py`."""
     return kind.replace("-", "_")
 
 

@@ -24,7 +24,7 @@ from attar.ops.exits import leaves, uncertainty
 
 NAME = "exits"
 Pool = Literal["first", "last", "mean"]
-_LOCK = Lock()
+_LOCK = Lock()  # one for all: a lock of its own could not be copied with a model
 _ALL_BLOCKS = ("past_key_values", "use_cache", "output_hidden_states", "output_attentions")
 
 

@@ -3,7 +3,8 @@
 A threshold says how unsure a row may be and still leave, 0 to 1; at 0 no row leaves.
 """
 
-# pyright: reportUnknownMemberType=false
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownVariableType=false
 from __future__ import annotations
 
 import math
