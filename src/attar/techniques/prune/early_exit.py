@@ -36,12 +36,12 @@ _POINTS = 50  # of the curve, about
 class EarlyExit(Training, Step, kind="prune/early-exit"):
     """Exits on the way, and a threshold for how sure is sure.
 
-    As in FastBERT (Liu et al. 2020, arXiv 2004.02178). An exit is a small head on the hidden state that the model's own head reads. Exits learn the
-    model's own last answers, by KL and without labels; the model itself stays as it is, bit by
-    bit. A text leaves at the first exit whose answer has an entropy, as a share of the highest
-    there is, of at most `threshold`. The blocks after are given the other texts of the batch
-    alone, so time is saved in PyTorch, in evaluation mode and without gradients. What changes
-    the model's answers is best done before.
+    As in FastBERT (Liu et al. 2020, arXiv 2004.02178). An exit is a small head on the hidden
+    state that the model's own head reads. Exits learn the model's own last answers, by KL and
+    without labels; the model itself stays as it is, bit by bit. A text leaves at the first exit
+    whose answer has an entropy, as a share of the highest there is, of at most `threshold`. The
+    blocks after are given the other texts of the batch alone, so time is saved in PyTorch, in
+    evaluation mode and without gradients. What changes the model's answers is best done before.
     """
 
     needs = frozenset()
