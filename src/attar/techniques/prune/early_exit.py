@@ -72,7 +72,7 @@ class EarlyExit(Training, Step, kind="prune/early-exit"):
         description="the dataset that tells which state is best, and chooses the threshold; it "
         "needs no labels, and should not be the one that results are told on",
     )
-    learning_rate: float = Field(1e-3, gt=0, description="the highest learning rate")
+    learning_rate: float = Field(3e-3, gt=0, description="the highest learning rate")
     scope: Scope = Field(
         Scope.everything(),
         description="blocks to put exits after, such as blocks[2:]; the last one never has one",
