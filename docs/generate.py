@@ -58,7 +58,7 @@ def index() -> str:
 def page(entry: registry.Entry) -> str:
     """One technique: summary, traits, settings."""
     cls = registry.find(entry.kind)
-    tree = ast.parse((SOURCES / f"{entry.kind}.py").read_text("utf-8"))
+    tree = ast.parse((SOURCES / f"{registry.file_of(entry.kind)}.py").read_text("utf-8"))
     about = (ast.get_docstring(tree) or "").partition("\n")[2].strip()
     lines = [f"# `{entry.kind}`", "", entry.summary, ""]
     if about:

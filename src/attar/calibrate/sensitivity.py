@@ -12,7 +12,7 @@ from torch import Tensor
 from attar.core.context import Context
 from attar.core.scope import Scope
 from attar.data.batches import IGNORED, Batch
-from attar.layers import swap
+from attar.layers import all_blocks, swap
 from attar.models.blocks import after, recorded
 from attar.models.model import Model, inference
 from attar.ops.divergence import forward_kl
@@ -76,7 +76,7 @@ def divergences(
 def answers(model: Model, batch: Batch, ctx: Context) -> Tensor:
     """Logits [n, classes]: of texts; of what is masked; of one position in so many."""
     batch = batch.to(model.device)
-    with inference(model.device, ctx.precision):
+    with inference(model.device, ctx.precision), all_blocks(model.module):
         if model.task == "classification":
             return model.logits(batch)
         hidden = model.hidden(batch)

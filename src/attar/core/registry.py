@@ -1,4 +1,7 @@
-"""Finding techniques by kind: the kind is the path of the file under `techniques/`."""
+"""Finding techniques by kind: the kind is the path of the file under `techniques/`.
+
+A hyphen in a kind is an underscore in the file's name.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ class Entry:
 def kinds() -> list[str]:
     """Every kind there is, sorted."""
     return sorted(
-        f"{path.parent.name}/{path.stem}"
+        f"{path.parent.name}/{path.stem}".replace("_", "-")
         for path in _ROOT.glob("*/*.py")
         if not path.stem.startswith("_")
     )
@@ -39,7 +42,7 @@ def entries() -> list[Entry]:
     """Kinds with their summaries, read from the files and not imported."""
     found: list[Entry] = []
     for kind in kinds():
-        tree = ast.parse((_ROOT / f"{kind}.py").read_text("utf-8"))
+        tree = ast.parse((_ROOT / f"{file_of(kind)}.py").read_text("utf-8"))
         summary = (ast.get_docstring(tree) or "").partition("\n")[0]
         found.append(Entry(kind, summary))
     return found
@@ -52,11 +55,16 @@ def find(kind: str) -> type[Step]:
     if kind not in known:
         hint = nearest(kind, known) or "."
         raise UserError(f"no technique is called {kind!r}{hint} `attar list` shows them all")
-    module = importlib.import_module(f"attar.techniques.{kind.replace('/', '.')}")
+    module = importlib.import_module(f"attar.techniques.{file_of(kind).replace('/', '.')}")
     for value in vars(module).values():
         if isinstance(value, type) and getattr(value, "kind", None) == kind:
             return cast("type[Step]", value)
-    raise RuntimeError(f"techniques/{kind}.py defines no Step of kind {kind!r}")
+    raise RuntimeError(f"techniques/{file_of(kind)}.py defines no Step of kind {kind!r}")
+
+
+def file_of(kind: str) -> str:
+    """Where a kind is, under `techniques/` and without `.py`."""
+    return kind.replace("-", "_")
 
 
 def nearest(word: str, known: list[str]) -> str:

@@ -1,5 +1,6 @@
 """The modules that Attar installs in place of a model's own, and the one way to do so."""
 
+from attar.layers.exits import Exits, all_blocks
 from attar.layers.int8 import DynamicLinear, StaticLinear
 from attar.layers.lowrank import LowRank, LowRankResidual
 from attar.layers.quantized import QuantizedEmbedding, QuantizedLinear, TiedHead
@@ -7,6 +8,7 @@ from attar.layers.swap import Swap, build, spec_of, swap
 
 __all__ = [
     "DynamicLinear",
+    "Exits",
     "LowRank",
     "LowRankResidual",
     "QuantizedEmbedding",
@@ -14,6 +16,7 @@ __all__ = [
     "StaticLinear",
     "Swap",
     "TiedHead",
+    "all_blocks",
     "build",
     "spec_of",
     "swap",

@@ -24,6 +24,7 @@ from attar.core.recipe import ModelSource
 from attar.core.report import Figure
 from attar.core.step import Task
 from attar.errors import AttarError
+from attar.layers.exits import NAME, Exits
 from attar.models import Model, load
 from attar.models.model import inference
 
@@ -98,6 +99,10 @@ class _Timer:
             where = torch.cuda.get_device_name(self.device)
         held = str(next(model.module.parameters()).dtype).removeprefix("torch.")
         self.conditions = f"PyTorch, {where}, weights and arithmetic in {held}"
+        if isinstance(getattr(model.module, NAME, None), Exits):
+            self.conditions += (
+                "; tokens drawn at random, which may leave earlier or later than text"
+            )
         if getattr(model.config, "pad_token_id", None) is None:
             model.config.pad_token_id = 0  # decoders that classify look for the last real token
 

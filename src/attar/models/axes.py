@@ -131,6 +131,8 @@ def outside(name: str, kind: str, wide: bool) -> tuple[str, ...]:
     `kind` is `table`, `norm`, `head` or `linear`. `wide`: the tables are as wide as the hidden
     states, and not brought to that width by a linear.
     """
+    if name.startswith("exits."):
+        return ("",)
     table = "hidden" if wide else ""
     if kind in ("table", "head"):
         return "", table

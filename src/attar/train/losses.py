@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from attar.data.batches import Batch
+from attar.layers import all_blocks
 from attar.models.model import Model
 from attar.ops.divergence import IGNORED, Mix, Side, chunked
 
@@ -71,7 +72,8 @@ class Objective:
 def states(model: Model, batch: Batch) -> Tensor:
     """What the loss reads: [judged positions, hidden] of a language model, [rows, classes]."""
     if model.task == "classification":
-        return model.logits(batch)
+        with all_blocks(model.module):
+            return model.logits(batch)
     hidden = model.hidden(batch)
     labels = batch.labels
     if model.task == "causal-lm":

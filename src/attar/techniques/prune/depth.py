@@ -22,6 +22,7 @@ from attar.models.model import Model, inference
 from attar.models.resize import drop_blocks
 from attar.ops.divergence import forward_kl
 from attar.ops.importance import block_influence
+from attar.techniques.prune._exits import fixed_by_exits
 
 _WAYS = ("remove", "keep", "fraction", "blocks")
 
@@ -73,6 +74,7 @@ class Depth(Calibrated, Step, kind="prune/depth"):
 
     def check(self, modules: Sequence[ModuleFact]) -> Iterable[str]:
         """Whether there are blocks enough, and those that are named."""
+        yield from fixed_by_exits(modules)
         there = _blocks(modules)
         free = self._free(modules)
         removed = self._count(len(there))

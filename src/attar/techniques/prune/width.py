@@ -28,6 +28,7 @@ from attar.ops.importance import (
     strongest,
     strongest_heads,
 )
+from attar.techniques.prune._exits import fixed_by_exits
 from attar.techniques.prune._sizes import Wanted, choose, weights_in_blocks
 
 _SIZES = ("heads", "kv_heads", "neurons", "hidden")
@@ -74,6 +75,7 @@ class Width(Calibrated, Step, kind="prune/width"):
 
     def check(self, modules: Sequence[ModuleFact]) -> Iterable[str]:
         """Whether the architecture can have the sizes."""
+        yield from fixed_by_exits(modules)
         if len(self.scope.select(modules)) < len(modules):
             yield (
                 "it narrows all modules alike, so its scope cannot be a part of them; leave the "
