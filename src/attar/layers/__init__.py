@@ -3,6 +3,7 @@
 from attar.layers.int8 import DynamicLinear, StaticLinear
 from attar.layers.lowrank import LowRank
 from attar.layers.quantized import QuantizedEmbedding, QuantizedLinear, TiedHead
+from attar.layers.resized import Resized
 from attar.layers.swap import Swap, build, spec_of, swap
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "LowRank",
     "QuantizedEmbedding",
     "QuantizedLinear",
+    "Resized",
     "StaticLinear",
     "Swap",
     "TiedHead",
