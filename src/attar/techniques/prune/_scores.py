@@ -29,15 +29,18 @@ class Tap:
 def activations(
     model: Model, batches: Sequence[Batch], taps: Mapping[str, Tap], ctx: Context
 ) -> dict[str, Tensor]:
-    """The importance of every unit by its activity, in one pass without gradients."""
-    found: dict[str, list[Tensor]] = {name: [] for name in taps}
+    """The importance of every unit by its activity, in one pass without gradients.
+
+    What is not on the way to the last hidden states, such as a head's norm, has none.
+    """
+    found: dict[str, list[Tensor]] = {}
     mask = torch.empty(0)
 
     def hear(name: str, value: Tensor) -> Tensor:
         units = taps[name].units
         alone = units == value.shape[-1]
         own = activity(value, mask) if alone else head_activity(value, mask, units)
-        found[name].append(own.cpu())
+        found.setdefault(name, []).append(own.cpu())
         return value
 
     with ctx.progress.bar("activations", len(batches)) as bar, ExitStack() as stack:

@@ -125,7 +125,7 @@ class Width(Calibrated, Step, kind="prune/width"):
             found = activations(model, batches, taps, ctx)
         parts: dict[tuple[str, ...], list[Tensor]] = {}
         for fact in facts:
-            if fact.name in taps:
+            if fact.name in found:
                 parts.setdefault(fact.axes, []).append(found[fact.name])
         # Norms differ in size by orders: each has one voice
         channels = [own / own.norm().clamp_min(1e-12) for own in parts["hidden",]]
