@@ -119,7 +119,7 @@ def _filled(plain: Any, old: Resized) -> nn.Module:
     """The empty module with the weights of a resized one."""
     weight = old.weight.detach()
     plain.weight = nn.Parameter(weight.t().contiguous() if isinstance(plain, Conv1D) else weight)
-    plain.bias = old.bias
+    plain.register_parameter("bias", old.bias)
     return plain
 
 
