@@ -14,22 +14,24 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-_DAMPING = 0.01  # of the mean energy of an input; more data than inputs hardly feel it
+_DAMPING = 0.01  # of an input's energy, at the least
 
 
-def refit(weight: Tensor, gram: Tensor, kept: Sequence[int]) -> Tensor:
+def refit(weight: Tensor, gram: Tensor, kept: Sequence[int], tokens: int) -> Tensor:
     """Weights of the inputs that stay, [rows, kept], with the least error for what went.
 
     Least squares, as He, Zhang, Sun 2017, "Channel Pruning", arXiv:1707.06168, section 3.1 (ii),
     held to the weights that there were: W_K + W_R G_RK (G_KK + damping)^-1, K kept, R removed.
+    What least squares take from chance grows as inputs per token do, so the damping is that
+    share of each input's energy.
 
-    weight: [rows, width]; gram: [width, width].
+    weight: [rows, width]; gram: [width, width], the mean over so many tokens.
     """
     exact, inner = weight.double(), gram.double()
     stay, gone = _split(kept, len(gram), gram.device)
-    damping = (_DAMPING * inner.diagonal().mean()).clamp_min(1e-12)
     own = inner[stay][:, stay]
-    own.diagonal().add_(damping)
+    share = max(_DAMPING, len(stay) / max(tokens, 1))
+    own.diagonal().mul_(1 + share).clamp_min_(1e-12)
     missing = exact[:, gone] @ inner[gone][:, stay]
     more = torch.cholesky_solve(missing.t(), torch.linalg.cholesky(own)).t()
     return (exact[:, stay] + more).to(weight.dtype)

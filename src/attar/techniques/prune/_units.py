@@ -22,6 +22,7 @@ from attar.models.axes import ordinary
 from attar.models.masks import is_masked
 from attar.models.model import Model, set_weight, weight_of
 from attar.models.uneven import settle
+from attar.ops.gram import Gram
 from attar.ops.importance import strongest, strongest_overall
 from attar.ops.removal import costs_of_folding, fold, refit
 from attar.techniques.prune._scores import Tap, activations, sensitivities
@@ -199,7 +200,7 @@ class Units(Calibrated, Step):
             errors: list[float] = []
             for (name,), gram in view.groups():
                 own = kept[view.index]
-                errors.append(_make_up(view.linears[name], gram.mean, own, sizes[name], self.refit))
+                errors.append(_make_up(view.linears[name], gram, own, sizes[name], self.refit))
             if view.index in kept:
                 self.cut(model, view.index, kept[view.index])
             return errors
@@ -231,18 +232,18 @@ def _redundancies(
     return [torch.tensor(own, dtype=torch.float64) for found in blocks for own in found]
 
 
-def _make_up(linear: nn.Module, gram: Tensor, kept: list[int], size: int, by_all: bool) -> float:
+def _make_up(linear: nn.Module, statistic: Gram, kept: list[int], size: int, by_all: bool) -> float:
     """Let a linear do without the units that go; the relative squared error of its outputs.
 
     Their columns are zero then. By all that stay together, or each by one of them; a masked
     linear keeps its zeros, and so is left as it is.
     """
-    weight = weight_of(linear).detach()
+    weight, gram = weight_of(linear).detach(), statistic.mean
     columns = (torch.tensor(kept)[:, None] * size + torch.arange(size)).flatten().to(weight.device)
     if is_masked(linear):
         own = weight[:, columns]
     elif by_all:
-        own = refit(weight, gram, columns.tolist())
+        own = refit(weight, gram, columns.tolist(), statistic.count)
     else:
         own = fold(weight, gram, kept, size)
     new = torch.zeros_like(weight).index_copy(1, columns, own)
