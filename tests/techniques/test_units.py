@@ -372,10 +372,14 @@ def test_the_plan_refuses_what_needs_even_blocks() -> None:
     assert "but the original left" in problem
 
 
-def test_the_plan_refuses_units_of_factors() -> None:
-    steps = {"lowrank/svd": {"keep": 0.5}}, {"prune/neurons": {"scope": ["linears"]}}
-    problems = refusals(*steps, model=tiny("llama"))
-    assert any("needs weights that are not lowrank" in problem for problem in problems)
+@pytest.mark.parametrize("scope", ["linears", "*.up_proj"])
+def test_the_plan_refuses_what_is_in_two_factors(scope) -> None:
+    first = {"lowrank/svd": {"keep": 0.5, "scope": [scope]}}
+    second = {"prune/neurons": {"scope": ["linears"]}}
+    (problem,) = refusals(first, second, model=tiny("llama"))
+    assert "is one of two factors. Take neurons out before factorizing" in problem
+    (problem,) = refusals(first, {"prune/width": {"fraction": 0.5}}, model=tiny("llama"))
+    assert "is one of two factors; narrow a model before factorizing it" in problem
 
 
 def test_a_trait_is_there_only_where_the_config_is_wrong() -> None:

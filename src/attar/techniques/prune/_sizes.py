@@ -34,6 +34,9 @@ def weights_in_blocks(modules: Sequence[ModuleFact], sizes: Sizes) -> int:
 
 def choose(modules: Sequence[ModuleFact], wanted: Wanted) -> Sizes | str:
     """The sizes to narrow to, or what stands in their way."""
+    factors = [f.name for f in modules if f.linear and len(f.axes) < len(f.shape)]
+    if factors:
+        return f"{factors[0]} is one of two factors; narrow a model before factorizing it"
     old = sizes_of_facts(modules)
     if wanted.fraction is None:
         new = _asked(old, wanted)

@@ -15,7 +15,7 @@ from attar.calibrate.walk import BlockView, tell_errors, walk
 from attar.core.context import Context
 from attar.core.scope import ModuleFact, Scope
 from attar.core.step import Step
-from attar.core.traits import FLOAT, LOWRANK, UNEVEN
+from attar.core.traits import FLOAT, UNEVEN
 from attar.data.batches import Batch
 from attar.errors import UserError
 from attar.models.axes import ordinary
@@ -39,7 +39,6 @@ class Units(Calibrated, Step):
     """
 
     needs = frozenset({FLOAT})
-    forbids = frozenset({LOWRANK})
     adds = frozenset({UNEVEN})
     promises = frozenset({"changed", "smaller"})
     role: ClassVar[str]
@@ -80,6 +79,10 @@ class Units(Calibrated, Step):
     def check(self, modules: Sequence[ModuleFact]) -> Iterable[str]:
         """Whether whole parts of blocks are in scope, and something can go."""
         ends, chosen = self._ends(modules), set(self.scope.select(modules))
+        factors = [f.name for f in modules if f.role == self.role and len(f.axes) < len(f.shape)]
+        if chosen & set(factors):
+            yield f"{factors[0]} is one of two factors. Take {self.unit} out before factorizing"
+            return
         for end in ends:
             left = [f.name for f in _part(modules, end) if f.name not in chosen]
             if left:
@@ -94,7 +97,7 @@ class Units(Calibrated, Step):
             yield self._nothing(self.units_of(ends[0]))
 
     def reshape(self, modules: Sequence[ModuleFact]) -> Sequence[ModuleFact]:
-        """The same modules, smaller; an uneven share of a block is known once it is measured."""
+        """The same modules, smaller; shares that are uneven are known once they are measured."""
         ends = {end.block: end for end in self._ends(modules)}
         return [
             self._smaller(fact, ends[fact.block])
@@ -149,7 +152,7 @@ class Units(Calibrated, Step):
     def _smaller(self, fact: ModuleFact, end: ModuleFact) -> ModuleFact:
         units = self.units_of(end)
         kept = self._count(units)
-        pairs = zip(fact.axes, fact.shape, strict=True)
+        pairs = zip(fact.axes, fact.shape, strict=False)
         shape = tuple(n if axis in ("", "hidden") else n // units * kept for axis, n in pairs)
         heads = fact.heads
         if heads is not None:

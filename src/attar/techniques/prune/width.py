@@ -14,7 +14,7 @@ from attar.calibrate.rows import Calibrated, calibration
 from attar.core.context import Context
 from attar.core.scope import ModuleFact
 from attar.core.step import DataRef, Step
-from attar.core.traits import FLOAT, LOWRANK, UNEVEN
+from attar.core.traits import FLOAT, UNEVEN
 from attar.errors import UserError
 from attar.models.axes import Sizes, sizes_of_facts, widths
 from attar.models.model import Model
@@ -37,7 +37,7 @@ class Width(Calibrated, Step, kind="prune/width"):
     """
 
     needs = frozenset({FLOAT})
-    forbids = frozenset({LOWRANK, UNEVEN})
+    forbids = frozenset({UNEVEN})
     promises = frozenset({"changed", "smaller"})
 
     fraction: float | None = Field(
