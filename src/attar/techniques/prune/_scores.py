@@ -29,18 +29,15 @@ class Tap:
 def activations(
     model: Model, batches: Sequence[Batch], taps: Mapping[str, Tap], ctx: Context
 ) -> dict[str, Tensor]:
-    """The importance of every unit by its activity, in one pass without gradients.
-
-    What is not on the way to the last hidden states, such as a head's norm, has none.
-    """
-    found: dict[str, list[Tensor]] = {}
+    """The importance of every unit by its activity, in one pass without gradients."""
+    found: dict[str, list[Tensor]] = {name: [] for name in taps}
     mask = torch.empty(0)
 
     def hear(name: str, value: Tensor) -> Tensor:
         units = taps[name].units
         alone = units == value.shape[-1]
         own = activity(value, mask) if alone else head_activity(value, mask, units)
-        found.setdefault(name, []).append(own.cpu())
+        found[name].append(own.cpu())
         return value
 
     with ctx.progress.bar("activations", len(batches)) as bar, ExitStack() as stack:

@@ -116,7 +116,8 @@ class Width(Calibrated, Step, kind="prune/width"):
         )
 
     def _measure(self, model: Model, ctx: Context) -> _Scores:
-        batches, facts = calibration(self, model, ctx), model.facts()
+        batches = calibration(self, model, ctx)
+        facts = [fact for fact in model.facts() if not fact.name.startswith(model.family.head)]
         taps = {fact.name: tap for fact in facts if (tap := _tap(fact)) is not None}
         if self.score == "taylor":
             labeled(self.data, model, ctx)
@@ -125,7 +126,7 @@ class Width(Calibrated, Step, kind="prune/width"):
             found = activations(model, batches, taps, ctx)
         parts: dict[tuple[str, ...], list[Tensor]] = {}
         for fact in facts:
-            if fact.name in found:
+            if fact.name in taps:
                 parts.setdefault(fact.axes, []).append(found[fact.name])
         # Norms differ in size by orders: each has one voice
         channels = [own / own.norm().clamp_min(1e-12) for own in parts["hidden",]]
