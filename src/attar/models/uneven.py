@@ -83,8 +83,8 @@ def _keep(model: Model, index: int, rows: Mapping[str, Tensor]) -> None:
         kept = [rows.get(axis) for axis in fact.axes]
         weight = sliced(weight_of(old).detach(), kept)
         bias = None if old.bias is None else sliced(old.bias.detach(), kept[:1])
-        rows, width = weight.shape
-        new = Resized(width, rows, old.bias is not None, device="meta")
+        height, width = weight.shape
+        new = Resized(width, height, old.bias is not None, device="meta")
         _install(model, fact.name, new.fill(weight.contiguous(), bias))
 
 

@@ -64,9 +64,10 @@ def sensitivities(
     def hear(name: str, value: Tensor) -> Tensor:
         # With all weights frozen, the first that is heard begins the graph.
         own = value if value.requires_grad else value.detach().requires_grad_()
+        values = own.detach()  # a hook that held the tensor itself would never let it go
 
         def count(gradient: Tensor) -> None:
-            parts = taylor(own.detach(), gradient, taps[name].units).sum(0).cpu()
+            parts = taylor(values, gradient, taps[name].units).sum(0).cpu()
             found[name] = found[name] + parts if name in found else parts
 
         own.register_hook(count)
