@@ -49,7 +49,7 @@ class Units(Calibrated, Step):
     share: Literal["even", "uneven"] = Field(
         "even",
         description="the same share of every block, or the best of all blocks together, at least "
-        "one of each",
+        "one of each; `uneven` wants `score: taylor`, which alone weighs blocks by the loss",
     )
     score: Literal["activation", "taylor", "similarity"] = Field(
         "activation",
