@@ -66,7 +66,9 @@ def page(entry: registry.Entry) -> str:
     if cls.__doc__ and cls.__doc__.strip() not in (entry.summary, Step.__doc__):
         lines += [cls.__doc__.strip().replace("\n    ", "\n"), ""]
     lines += [
-        f"Tasks: {', '.join(cls.tasks)}. Needs: {words(cls.needs)}. Removes: "
+        f"Tasks: {', '.join(cls.tasks)}. Needs: {words(cls.needs)}"
+        + (f", not {words(cls.forbids)}" if cls.forbids else "")
+        + f". Removes: "
         f"{words(cls.removes)}. Adds: {words(cls.adds)}. Promises: {words(cls.promises)}."
         + (" Needs the whole model in memory." if cls.whole else ""),
         "",

@@ -9,7 +9,10 @@ import yaml
 from attar.cli.settings import settings_of
 from attar.core.recipe_file import parse, read
 from attar.core.registry import find, kinds
+from attar.models import save
+from attar.models.uneven import keep_groups, keep_neurons
 from cli.calling import Attar
+from tiny_models import tiny
 
 
 @pytest.mark.parametrize("kind", kinds())
@@ -86,6 +89,17 @@ def test_a_model(attar: Attar, model: Path, ran: Path) -> None:
     done = attar("show", ran / "runs" / "small" / "model")
     assert "int8-channel" in done.out
     assert "tied" in done.out
+
+
+def test_a_model_of_uneven_blocks(attar: Attar, tmp_path: Path) -> None:
+    model = tiny("llama")
+    keep_groups(model, 1, [0])
+    keep_neurons(model, 2, list(range(24)))
+    save(model, tmp_path / "uneven")
+    done = attar("show", tmp_path / "uneven")
+    assert done.code == 0
+    assert "2 to 4, 1 to 2 of keys and values" in done.out
+    assert "24 × 32" in done.out
 
 
 def test_a_model_that_is_none(attar: Attar, tmp_path: Path) -> None:

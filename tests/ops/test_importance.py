@@ -12,6 +12,8 @@ from attar.ops.importance import (
     importance,
     strongest,
     strongest_heads,
+    strongest_overall,
+    taylor,
 )
 
 FULL = torch.ones(2, 3, dtype=torch.bool)
@@ -63,3 +65,30 @@ def test_strongest_heads_go_by_group() -> None:
     assert strongest_heads(scores, 3, 2, 1) == [0, 5]
     assert strongest_heads(scores, 3, 3, 1) == [0, 2, 5]
     assert strongest_heads(scores, 6, 2, 1) == [0, 5]
+
+
+def test_taylor_is_exact_where_the_loss_is_linear() -> None:
+    values, slopes = torch.randn(2, 3, 8), torch.randn(2, 3, 8)
+    values.requires_grad_()
+    (values * slopes).sum().backward()
+    found = taylor(values.detach(), values.grad, 4)
+    for unit in range(4):
+        without = values.detach().clone()
+        without[..., 2 * unit : 2 * unit + 2] = 0
+        lost = ((values.detach() - without) * slopes).sum((1, 2))
+        torch.testing.assert_close(found[:, unit], lost.abs())
+
+
+def test_the_best_of_all_lists_stay() -> None:
+    scores = [torch.tensor([5.0, 1.0, 4.0]), torch.tensor([0.1, 0.3]), torch.tensor([2.0, 3.0])]
+    assert strongest_overall(scores, 5) == [[0, 2], [1], [0, 1]]
+    assert strongest_overall(scores, 1) == [[0], [1], [1]]  # one of each
+    assert strongest_overall(scores, 7) == [[0, 1, 2], [0, 1], [0, 1]]
+
+
+def test_lots_go_together() -> None:
+    first = torch.tensor([9.0, 0.0, 8.0, 7.0, 1.0])  # lots of 8.5, 4 and 0
+    second = torch.tensor([5.0, 5.0, 4.5, 4.5])  # 5 and 4.5
+    assert strongest_overall([first, second], 6, 2) == [[0, 2], [0, 1, 2, 3]]
+    assert strongest_overall([first, second], 8, 2) == [[0, 2, 3, 4], [0, 1, 2, 3]]
+    assert strongest_overall([first, second], 9, 2) == [[0, 1, 2, 3, 4], [0, 1, 2, 3]]

@@ -34,10 +34,8 @@ def whole(found: Split, rank: int, width: int) -> Tensor:
 def test_factors_win_back_what_coarse_codes_lose(rows: int, width: int, rank: int) -> None:
     weight, gram = drawn(rows, width, 3), gram_of(width)
     alone = dequantize(solve(weight, gram, COARSE), COARSE.group_for(width))
-    errors = [
-        lost_share(weight, whole(split(weight, gram, rank, THIN, COARSE, rounds), rank, width), gram)
-        for rounds in (1, 3)
-    ]
+    found = [split(weight, gram, rank, THIN, COARSE, rounds) for rounds in (1, 3)]
+    errors = [lost_share(weight, whole(each, rank, width), gram) for each in found]
     assert errors[0] < lost_share(weight, alone, gram)
     assert errors[1] < errors[0] * 1.1
 

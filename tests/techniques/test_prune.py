@@ -191,7 +191,8 @@ def test_half_a_model_in_one_step(family, task, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2", "bert", "modernbert", "phi3"])
-def test_what_is_silent_goes(family) -> None:
+@pytest.mark.parametrize("score", ["activation", "taylor"])
+def test_what_is_silent_goes(family, score) -> None:
     """Neurons that are never active are the ones to go, and the answers stay."""
     model = tiny(family)
     silent = [5, 17, 40, 63]
@@ -203,19 +204,20 @@ def test_what_is_silent_goes(family) -> None:
             if up.bias is not None:
                 up.bias[rows] = 0
     before = logits(model)
-    small, ctx = pressed(Width(neurons=60, **SMALL), model)
+    small, ctx = pressed(Width(neurons=60, score=score, **SMALL), model)
     assert ctx.notes["neurons"] == "60 of 64"
     torch.testing.assert_close(logits(small), before, atol=2e-5, rtol=2e-4)
 
 
-def test_heads_that_say_little_go() -> None:
+@pytest.mark.parametrize("score", ["activation", "taylor"])
+def test_heads_that_say_little_go(score) -> None:
     model = tiny("llama")
     size = model.sizes.head
     with torch.no_grad():
         for block in model.blocks:
             block.self_attn.v_proj.weight[:size] = 0
     before = logits(model)
-    small, ctx = pressed(Width(heads=2, **SMALL), model)
+    small, ctx = pressed(Width(heads=2, score=score, **SMALL), model)
     assert (ctx.notes["heads"], ctx.notes["kv_heads"]) == ("2 of 4", "1 of 2")
     torch.testing.assert_close(logits(small), before, atol=2e-5, rtol=2e-4)
 

@@ -67,8 +67,9 @@ class Folds:
         Each was seen to change nothing, in this block or in one that is built and scoped alike.
         """
         prefix = f"{view.model.blocks_name}.{view.index}."
+        own = [fact for fact in self.facts.values() if fact.name.startswith(prefix)]
         key = (
-            _inside(self.facts, prefix),
+            tuple((fact.name.removeprefix(prefix), fact.shape) for fact in own),
             tuple(_inside(names, prefix) for names in groups),
             frozenset(_inside(self.scope, prefix)),
         )

@@ -51,7 +51,9 @@ def install_factors(model: Model, name: str, factors: Factors) -> None:
     (rows, rank), width = factors.up.shape, factors.down.shape[1]
     dtype = weight_of(old).dtype
     new = LowRank(rows, width, rank, old.bias is not None)
-    swap(model.module, name, new.fill(factors.up.to(dtype), factors.down.to(dtype), old.bias))
+    # In a row, as files keep them: on others a product may round otherwise
+    up, down = factors.up.to(dtype).contiguous(), factors.down.to(dtype).contiguous()
+    swap(model.module, name, new.fill(up, down, old.bias))
 
 
 def install_split(model: Model, name: str, split: Split, thin: Grid, coarse: Grid) -> LowRank:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -73,12 +74,19 @@ def _facts(files: Files, model: Model, remark: str) -> dict[str, str]:
         "vocabulary": str(config.vocab_size),
         "parameters": count_text(model.parameters_count()),
     }
-    heads = next((fact.heads for fact in model.facts() if fact.heads is not None), None)
-    if heads is not None:
-        facts["heads"] = f"{heads.queries}, {heads.keys} of keys and values"
+    heads = [fact.heads for fact in model.facts() if fact.heads is not None]
+    if heads:
+        queries, keys = (_range(n) for n in zip(*((h.queries, h.keys) for h in heads), strict=True))
+        facts["heads"] = f"{queries}, {keys} of keys and values"
     if getattr(config, "tie_word_embeddings", False) and model.task != "classification":
         facts["tied"] = "the head shares the embedding's table"
     return facts
+
+
+def _range(numbers: Sequence[int]) -> str:
+    """One number, or the least and the most where blocks differ."""
+    least, most = min(numbers), max(numbers)
+    return f"{least}" if least == most else f"{least} to {most}"
 
 
 def kinds_of(model: Model) -> list[Kind]:

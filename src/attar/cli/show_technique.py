@@ -34,6 +34,7 @@ def show_technique(kind: str) -> None:
 def facts_of(technique: type[Step]) -> list[str]:
     """What it needs, leaves, works for and promises, a line each."""
     needs = ", ".join(sorted(technique.needs)) or "any"
+    needs += "".join(f", not {trait}" for trait in sorted(technique.forbids))
     left = (technique.needs - technique.removes) | technique.adds
     facts = [
         f"weights: needs {needs}; leaves {', '.join(sorted(left)) or 'any'}",

@@ -19,12 +19,14 @@ class Heads:
     """Attention heads of a block: `queries`, and `keys` (of keys and values alike).
 
     `rule` says what the architecture asks of their number: `free`; `divide`: it divides the
-    hidden size; `fill`: that many times a head's size is the hidden size.
+    hidden size; `fill`: that many times a head's size is the hidden size. `own`: a block may
+    have another number of them than its config says.
     """
 
     queries: int
     keys: int
     rule: Literal["free", "divide", "fill"]
+    own: bool = True
 
 
 @dataclass(frozen=True)

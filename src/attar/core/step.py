@@ -37,10 +37,11 @@ ModelRef = Annotated[str, Reads("model")]
 class Step(BaseModel):
     """Settings of one technique; subclasses state their kind, traits and `apply`.
 
-    `needs` are traits that every module in scope must have; `removes` and `adds` say how the
-    scope's traits change. `whole` says that the step trains end to end and needs the whole
-    model in memory. `promises` are held against the result by the guard: `changed` (weights
-    differ from the parent's), `smaller` (fewer bytes on disk).
+    `needs` are traits that every module in scope must have, `forbids` those that none may have;
+    `removes` and `adds` say how the traits of the `touched` modules change. `whole` says that
+    the step trains end to end and needs the whole model in memory. `promises` are held against
+    the result by the guard: `changed` (weights differ from the parent's), `smaller` (fewer
+    bytes on disk).
     """
 
     # Defaults are validated too, so that a default of `q4_0` and a written one are the same.
@@ -55,6 +56,7 @@ class Step(BaseModel):
     kind: ClassVar[str]
     version: ClassVar[int] = 1
     needs: ClassVar[frozenset[Trait]] = frozenset({FLOAT})
+    forbids: ClassVar[frozenset[Trait]] = frozenset()
     removes: ClassVar[frozenset[Trait]] = frozenset()
     adds: ClassVar[frozenset[Trait]] = frozenset()
     tasks: ClassVar[tuple[Task, ...]] = TASKS
@@ -84,6 +86,10 @@ class Step(BaseModel):
     def reshape(self, modules: Sequence[ModuleFact]) -> Sequence[ModuleFact]:
         """The modules that there will be after this step."""
         return modules
+
+    def touched(self, modules: Sequence[ModuleFact]) -> Sequence[str]:
+        """The modules whose traits change: those in scope, unless a step knows better."""
+        return self.scope.select(modules)
 
     def references(self, what: Literal["data", "model"]) -> Iterator[tuple[str, str]]:
         """Pairs of setting and the name it holds, for settings that read `what`."""

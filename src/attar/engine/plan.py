@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,7 @@ from attar.core.recipe import ModelSource, Recipe
 from attar.core.registry import nearest
 from attar.core.scope import ROLES, ModuleFact
 from attar.core.step import Step, Task
-from attar.core.traits import FLOAT, LOWRANK, MASKED, QUANTIZED, Trait
+from attar.core.traits import FLOAT, LOWRANK, MASKED, QUANTIZED, UNEVEN, Trait
 from attar.engine.inputs import Inputs
 from attar.engine.store import Store
 from attar.errors import PlanError, Problem
@@ -20,6 +20,7 @@ from attar.measure.machine import check_device, fast_bf16, free_memory
 from attar.models.load import config_of, skeleton
 from attar.models.masks import is_masked
 from attar.models.source import resolve
+from attar.models.uneven import uneven
 from attar.train import trackers
 
 _TRAINING_BYTES = 16  # weights, gradients and two moments of AdamW, in float32
@@ -87,6 +88,8 @@ def traits_of(module: Any, facts: Sequence[ModuleFact]) -> dict[str, set[Trait]]
             traits[fact.name].add(MASKED)
         if isinstance(module.get_submodule(fact.name.rpartition(".")[0]), LowRank):
             traits[fact.name].add(LOWRANK)
+    for name in uneven(module, facts):
+        traits[name].add(UNEVEN)
     return traits
 
 
@@ -112,23 +115,10 @@ def fold(
                 f"{_near(step, facts)} `attar show MODEL` prints the modules' names"
             )
         norms = {fact.name for fact in facts if fact.role == "norm"}  # float, whatever is done
-        for need in sorted(step.needs):
-            able = [module for module in chosen if need == FLOAT or module not in norms]
-            lost = [module for module in able if need not in traits.get(module, {FLOAT})]
-            if chosen and not able:
-                problems.append(
-                    f"{where} needs {need} weights, and its scope names norms only. Widen its scope"
-                )
-            if lost:
-                culprit = blame.get(lost[0], "the original")
-                problems.append(
-                    f"{where} needs {need} weights, but {culprit} left {lost[0]} "
-                    f"{'/'.join(sorted(traits[lost[0]]))}. Move {name!r} before it, or narrow "
-                    "its scope"
-                )
-                break
+        for text in _unmet(step, chosen, norms, traits, blame):
+            problems.append(f"{where} needs {text.format(name=repr(name))}")
         problems += [f"{where}: {text}" for text in step.check(facts)]
-        touched = set(chosen) - norms | set(_tables(step, facts))
+        touched = set(step.touched(facts)) - norms | set(_tables(step, facts))
         facts = step.reshape(facts)
         for fact in facts:
             whole = fact.name.rpartition(".")[0]  # what it was split from, if it was
@@ -138,6 +128,34 @@ def fold(
                 traits[fact.name] = (traits[fact.name] - step.removes) | step.adds
                 blame[fact.name] = where
     return problems
+
+
+def _unmet(
+    step: Step,
+    chosen: Sequence[str],
+    norms: set[str],
+    traits: dict[str, set[Trait]],
+    blame: dict[str, str],
+) -> Iterator[str]:
+    """What a step needs of its scope, and who left that otherwise; `{name}` is the step's own."""
+    for need in sorted(step.needs):
+        able = [module for module in chosen if need == FLOAT or module not in norms]
+        lost = [module for module in able if need not in traits.get(module, {FLOAT})]
+        if chosen and not able:
+            yield f"{need} weights, and its scope names norms only. Widen its scope"
+        if lost:
+            yield (
+                f"{need} weights, but {blame.get(lost[0], 'the original')} left {lost[0]} "
+                f"{'/'.join(sorted(traits[lost[0]]))}. Move {{name}} before it, or narrow its scope"
+            )
+            return
+    for trait in sorted(step.forbids):
+        left = [module for module in chosen if trait in traits.get(module, ())]
+        if left:
+            yield (
+                f"weights that are not {trait}, but {blame.get(left[0], 'the original')} left "
+                f"{left[0]} {'/'.join(sorted(traits[left[0]]))}. Move {{name}} before it"
+            )
 
 
 def _tables(step: Step, facts: Sequence[ModuleFact]) -> list[str]:

@@ -4,6 +4,7 @@ from attar.layers.exits import Exits, all_blocks
 from attar.layers.int8 import DynamicLinear, StaticLinear
 from attar.layers.lowrank import LowRank, LowRankResidual
 from attar.layers.quantized import QuantizedEmbedding, QuantizedLinear, TiedHead
+from attar.layers.resized import Resized
 from attar.layers.swap import Swap, build, spec_of, swap
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "LowRankResidual",
     "QuantizedEmbedding",
     "QuantizedLinear",
+    "Resized",
     "StaticLinear",
     "Swap",
     "TiedHead",

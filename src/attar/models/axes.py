@@ -93,10 +93,30 @@ def misfit(old: Sizes, new: Sizes, rule: str) -> str | None:
     return None
 
 
-def heads_of(config: Any, family: Family) -> Heads:
-    """The heads of every block, and what the architecture asks of their number."""
+def ordinary(facts: Sequence[ModuleFact], ending: tuple[str, str]) -> bool:
+    """Whether a config can say how large this part of the blocks is: all alike, and no misfit.
+
+    `ending` are the axes of the linear that ends the part: `hidden`, and `query` or `neurons`.
+    """
+    ends = [fact for fact in facts if fact.axes == ending]
+    whole = {fact.block for fact in ends} == {f.block for f in facts if f.block is not None}
+    if not whole or len({fact.shape for fact in ends}) > 1:
+        return False
+    (hidden, width), heads = ends[0].shape, ends[0].heads
+    if heads is None or heads.rule == "free":
+        return True
+    return width == hidden if heads.rule == "fill" else hidden % heads.queries == 0
+
+
+def heads_of(config: Any, family: Family, width: int | None = None) -> Heads:
+    """The heads of a block, and what the architecture asks of their number.
+
+    `width` is that of all its query heads; None stands for what the config says.
+    """
     sizes = sizes_of(config, family)
-    return Heads(sizes.queries, sizes.keys, _rule(config, family))
+    queries = sizes.queries if width is None else width // sizes.head
+    keys = queries * sizes.keys // sizes.queries
+    return Heads(queries, keys, _rule(config, family), not family.alike)
 
 
 def _rule(config: Any, family: Family) -> Any:

@@ -24,7 +24,8 @@ class Family:
 
     `free_heads`: the attention reads `head_dim` off the config, so the number of heads need
     not be the hidden size divided by the head size. `heads_divide`: the config is refused
-    unless the number of heads divides the hidden size, all the same.
+    unless the number of heads divides the hidden size, all the same. `alike`: the attention
+    splits what its linear puts out where the config says, so all blocks have as many heads.
     """
 
     qkv: tuple[str, ...]
@@ -39,6 +40,7 @@ class Family:
     head_norms: tuple[str, ...] = ()
     free_heads: bool = False
     heads_divide: bool = False
+    alike: bool = False
     first_block_differs: bool = False
 
     @property
@@ -84,7 +86,9 @@ FAMILIES: dict[str, Family] = {
         down="mlp.fc2",
         head_norms=(_SELF + "q_layernorm", _SELF + "k_layernorm"),
     ),
-    "phi3": replace(_LLAMA, qkv=(_SELF + "qkv_proj",), up=("mlp.gate_up_proj",), fused_up=True),
+    "phi3": replace(
+        _LLAMA, qkv=(_SELF + "qkv_proj",), up=("mlp.gate_up_proj",), fused_up=True, alike=True
+    ),
     "gpt2": Family(
         blocks="h",
         qkv=("attn.c_attn",),
@@ -92,6 +96,7 @@ FAMILIES: dict[str, Family] = {
         up=("mlp.c_fc",),
         down="mlp.c_proj",
         ffn="n_inner",
+        alike=True,
     ),
     "bert": _BERT,
     "roberta": replace(_BERT, head=("lm_head",)),

@@ -13,7 +13,7 @@ from transformers.pytorch_utils import Conv1D
 
 from attar.core.scope import ModuleFact, Scope
 from attar.core.step import Task
-from attar.layers import QuantizedEmbedding, QuantizedLinear, TiedHead
+from attar.layers import LowRank, QuantizedEmbedding, QuantizedLinear, TiedHead
 from attar.models.axes import Sizes, heads_of, sizes_of
 from attar.models.axes import in_block as axes_in_block
 from attar.models.axes import outside as axes_outside
@@ -78,6 +78,10 @@ class Model:
             self.module.get_input_embeddings(): "embedding",
         }
         facts: list[ModuleFact] = []
+        heads = [
+            heads_of(self.config, self.family, width_of(block.get_submodule(self.family.out)))
+            for block in self.blocks
+        ]
         for name, module in self.module.named_modules():
             kind = _kind(module)
             if not kind:
@@ -92,8 +96,8 @@ class Model:
             index, _, inner = name[len(start) :].partition(".")
             role = self._role(inner, kind)
             axes = axes_in_block(inner, kind, self.family)
-            heads = heads_of(self.config, self.family) if role == "attention" else None
-            facts.append(ModuleFact(name, role, linear, int(index), shape, axes, heads))
+            own = heads[int(index)] if role == "attention" else None
+            facts.append(ModuleFact(name, role, linear, int(index), shape, axes, own))
         return facts
 
     def _role(self, inner: str, kind: str) -> str:
@@ -172,6 +176,11 @@ def shape_of(module: nn.Module) -> tuple[int, ...]:
         return ()
     shape = tuple(weight.shape)
     return shape[::-1] if isinstance(module, Conv1D) else shape
+
+
+def width_of(linear: nn.Module) -> int:
+    """The inputs of a linear, of one in two factors too."""
+    return linear.in_features if isinstance(linear, LowRank) else shape_of(linear)[1]
 
 
 def weight_of(linear: nn.Module) -> Tensor:

@@ -20,6 +20,7 @@ from attar.core.scope import ModuleFact
 from attar.errors import UserError
 from attar.layers import spec_of, swap
 from attar.models.axes import Sizes, heads_of, misfit
+from attar.models.families import Family
 from attar.models.load import AUTO, quiet
 from attar.models.masks import is_masked, mark
 from attar.models.model import Model
@@ -37,13 +38,18 @@ def drop_blocks(model: Model, indices: Iterable[int]) -> None:
         for module in block.modules():
             if hasattr(module, "layer_idx"):
                 module.layer_idx = index  # pyright: ignore[reportArgumentType]
-    configs: dict[int, Any] = {
+    for config in configs_of(model):
+        _shorten(config, kept)
+
+
+def configs_of(model: Model) -> list[Any]:
+    """Every config that a part of the model holds."""
+    found: dict[int, Any] = {
         id(module.config): module.config
         for module in model.module.modules()
         if hasattr(module, "config")
     }
-    for config in configs.values():
-        _shorten(config, kept)
+    return list(found.values())
 
 
 def _check_blocks(model: Model, gone: list[int]) -> None:
@@ -154,7 +160,19 @@ def _keys_of(queries: Kept, old: Sizes) -> Kept:
 
 def _empty(model: Model, new: Sizes) -> Any:
     """The module of the new sizes: its computed buffers right, its weights unset."""
-    config, family = copy.deepcopy(model.config), model.family
+    config = copy.deepcopy(model.config)
+    write_sizes(config, model.family, new)
+    with quiet(), no_init_weights():
+        module = AUTO[model.task].from_config(
+            config, dtype=model.module.dtype, attn_implementation=config._attn_implementation
+        )
+    if hasattr(model.module, "generation_config"):
+        module.generation_config = model.module.generation_config
+    return module.to(model.device).eval()
+
+
+def write_sizes(config: Any, family: Family, new: Sizes) -> None:
+    """Let a config say these sizes."""
     config.hidden_size = new.hidden
     config.num_attention_heads = new.queries
     if hasattr(config, "num_key_value_heads"):
@@ -165,25 +183,20 @@ def _empty(model: Model, new: Sizes) -> Any:
     setattr(config, family.ffn, new.neurons)
     if family.embedding_width:
         setattr(config, family.embedding_width, new.embedding)
-    with quiet(), no_init_weights():
-        module = AUTO[model.task].from_config(
-            config, dtype=model.module.dtype, attn_implementation=config._attn_implementation
-        )
-    if hasattr(model.module, "generation_config"):
-        module.generation_config = model.module.generation_config
-    return module.to(model.device).eval()
 
 
 def _filled(model: Model, module: Any, cut: _Cut) -> Model:
     """Slice every weight by what its dimensions run over, and put it into the new module."""
-    size = model.sizes.head
-    per_block = [_rows(cut, block, size, model.sizes) for block in range(len(model.blocks))]
     channels = torch.tensor(cut.channels)
+    per_block = [
+        {"hidden": channels, **rows_of(queries, keys, neurons, model.sizes)}
+        for queries, keys, neurons in zip(cut.queries, cut.keys, cut.neurons, strict=True)
+    ]
     state: dict[str, Tensor] = dict(model.module.state_dict())
     for fact in model.facts():
         rows = {"hidden": channels} if fact.block is None else per_block[fact.block]
         for name, axes in _parameters(model.module.get_submodule(fact.name), fact):
-            state[name] = _sliced(state[name], [rows.get(axis) for axis in axes])
+            state[name] = sliced(state[name], [rows.get(axis) for axis in axes])
     wanted = module.state_dict()
     wrong = [name for name in chain(state, wanted) if not _same(state, wanted, name)]
     if wrong:
@@ -197,19 +210,19 @@ def _filled(model: Model, module: Any, cut: _Cut) -> Model:
     return new
 
 
-def _rows(cut: _Cut, block: int, size: int, old: Sizes) -> dict[str, Tensor]:
-    """For each axis, the indices that a block keeps."""
-    query, keys = (_spread(kept[block], size) for kept in (cut.queries, cut.keys))
-    neurons = torch.tensor(cut.neurons[block])
-    start = old.queries * size
-    values = start + old.keys * size
+def rows_of(
+    queries: Sequence[int], keys: Sequence[int], neurons: Sequence[int], old: Sizes
+) -> dict[str, Tensor]:
+    """For each axis of a block of the `old` sizes, the indices that belong to what is kept."""
+    query, key, inner = _spread(queries, old.head), _spread(keys, old.head), torch.tensor(neurons)
+    start = old.queries * old.head
+    values = start + old.keys * old.head
     return {
-        "hidden": torch.tensor(cut.channels),
         "query": query,
-        "keys": keys,
-        "qkv": torch.cat([query, start + keys, values + keys]),
-        "neurons": neurons,
-        "gated": torch.cat([neurons, old.neurons + neurons]),
+        "keys": key,
+        "qkv": torch.cat([query, start + key, values + key]),
+        "neurons": inner,
+        "gated": torch.cat([inner, old.neurons + inner]),
     }
 
 
@@ -224,7 +237,8 @@ def _parameters(module: nn.Module, fact: ModuleFact) -> list[tuple[str, tuple[st
     return [(f"{fact.name}.{name}", axes if name == "weight" else fact.axes[:1]) for name in found]
 
 
-def _sliced(value: Tensor, rows: list[Tensor | None]) -> Tensor:
+def sliced(value: Tensor, rows: Sequence[Tensor | None]) -> Tensor:
+    """A tensor with only these indices of each dimension; None keeps all of it."""
     for dimension, kept in enumerate(rows):
         if kept is not None:
             value = value.index_select(dimension, kept.to(value.device))

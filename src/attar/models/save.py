@@ -26,6 +26,8 @@ def save(model: Model, folder: Path) -> None:
     config.architectures, config.dtype = [type(module).__name__], module.dtype
     write_names(module)
     swaps = structure(module)
+    if hasattr(config, "quantization_config"):  # of what was loaded, and may have changed since
+        del config.quantization_config
     if swaps:
         config.quantization_config = {"quant_method": METHOD, "structure": swaps}
     config.save_pretrained(folder)

@@ -1,11 +1,13 @@
 """How much blocks, heads, neurons and channels matter, told from what passes through them.
 
-All are means and norms over tokens of a few calibration sequences; none needs a gradient.
+All are means and norms over a few calibration sequences; `taylor` alone needs gradients.
 """
 
 # pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
 # pyright: reportUnknownVariableType=false
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -42,6 +44,18 @@ def head_activity(values: Tensor, mask: Tensor, heads: int) -> Tensor:
     return activity(values.float().unflatten(-1, (heads, -1)).norm(dim=-1), mask)
 
 
+def taylor(values: Tensor, gradients: Tensor, units: int) -> Tensor:
+    """How much the loss would change were a unit zero, to first order, by sequence.
+
+    values: [batch, length, width], and the loss's gradients by them; a unit is `width / units`
+    values side by side -> [batch, units]: |sum over tokens and values of value * gradient|.
+    Molchanov et al. 2019, arXiv:1906.10771, section 3.1, equation 5; for heads Michel et al.
+    2019, arXiv:1905.10650, section 4.1.
+    """
+    change = (values.float() * gradients.float()).sum(1)
+    return change.unflatten(-1, (units, -1)).sum(-1).abs()
+
+
 def importance(activities: Tensor) -> Tensor:
     """The L2 norm over sequences, [sequences, n] -> [n]: a score to compare among the n."""
     return activities.float().norm(dim=0)
@@ -66,4 +80,29 @@ def strongest_heads(scores: Tensor, keys: int, kept_keys: int, each: int) -> lis
         key * size + query
         for key in strongest(best, kept_keys)
         for query in strongest(groups[key], each)
+    ]
+
+
+def strongest_overall(scores: Sequence[Tensor], count: int, lot: int = 1) -> list[list[int]]:
+    """The indices of the highest scores over several lists, about `count` in all, by list.
+
+    They are taken `lot` at a time, the highest of a list first, and a lot counts as its mean
+    does. Every list keeps at least its first lot.
+    """
+    lots = [torch.sort(part, descending=True, stable=True).indices.split(lot) for part in scores]
+    means = [
+        [float(part[each].mean()) for each in own] for part, own in zip(scores, lots, strict=True)
+    ]
+    taken = [1] * len(lots)
+    total = sum(len(own[0]) for own in lots)
+    rest = [
+        (-mean, place, index) for place, own in enumerate(means) for index, mean in enumerate(own)
+    ]
+    for _, place, index in sorted(entry for entry in rest if entry[2]):
+        size = len(lots[place][index])
+        if total + size / 2 > count:
+            break
+        taken[place], total = index + 1, total + size
+    return [
+        sorted(torch.cat(own[:number]).tolist()) for own, number in zip(lots, taken, strict=True)
     ]

@@ -34,6 +34,9 @@ def weights_in_blocks(modules: Sequence[ModuleFact], sizes: Sizes) -> int:
 
 def choose(modules: Sequence[ModuleFact], wanted: Wanted) -> Sizes | str:
     """The sizes to narrow to, or what stands in their way."""
+    factors = [f.name for f in modules if f.linear and len(f.axes) < len(f.shape)]
+    if factors:
+        return f"{factors[0]} is one of two factors; narrow a model before factorizing it"
     old = sizes_of_facts(modules)
     if wanted.fraction is None:
         new = _asked(old, wanted)
@@ -132,7 +135,7 @@ def _shrunk(
     target = fraction * weights_in_blocks(modules, old)
     fixed = weights_in_blocks(modules, replace(new, neurons=0))
     each = weights_in_blocks(modules, replace(new, neurons=1)) - fixed
-    return replace(new, neurons=_nearest((target - fixed) / each, multiple, old.neurons))
+    return replace(new, neurons=nearest((target - fixed) / each, multiple, old.neurons))
 
 
 def _with_hidden(
@@ -140,14 +143,14 @@ def _with_hidden(
 ) -> Iterator[Sizes]:
     """Sizes with these heads, at the two hidden sizes nearest to the share that are allowed."""
     step = multiple if rule == "free" else lcm(multiple, queries)
-    near = _nearest(share * old.hidden, step, old.hidden)
+    near = nearest(share * old.hidden, step, old.hidden)
     for hidden in (queries * old.head,) if rule == "fill" else (near, near - step):
         if 0 < hidden <= old.hidden:
             embedding = hidden if old.embedding == old.hidden else old.embedding
             yield replace(old, hidden=hidden, queries=queries, keys=keys, embedding=embedding)
 
 
-def _nearest(value: float, multiple: int, limit: int) -> int:
+def nearest(value: float, multiple: int, limit: int) -> int:
     """The multiple nearest to a value, at least one and within the limit; else the limit."""
     most = limit // multiple * multiple
     if most == 0 or value > (most + limit) / 2:

@@ -1,11 +1,10 @@
-"""Keep the heads, neurons and hidden channels that are most active; all blocks get one size."""
+"""Keep the heads, neurons and hidden channels that matter most; all blocks get one size."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Self
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -15,21 +14,17 @@ from attar.calibrate.rows import Calibrated, calibration
 from attar.core.context import Context
 from attar.core.scope import ModuleFact
 from attar.core.step import DataRef, Step
-from attar.core.traits import FLOAT
-from attar.data.batches import Batch
+from attar.core.traits import FLOAT, UNEVEN
 from attar.errors import UserError
 from attar.models.axes import Sizes, sizes_of_facts, widths
-from attar.models.model import Model, inference
+from attar.models.model import Model
 from attar.models.resize import narrow
-from attar.ops.importance import (
-    activity,
-    head_activity,
-    importance,
-    strongest,
-    strongest_heads,
-)
+from attar.models.uneven import NEURONS, QUERIES
+from attar.ops.importance import strongest, strongest_heads
+from attar.techniques.prune._scores import Tap, activations, sensitivities
 from attar.techniques.prune._exits import fixed_by_exits
 from attar.techniques.prune._sizes import Wanted, choose, weights_in_blocks
+from attar.train.rows import labeled
 
 _SIZES = ("heads", "kv_heads", "neurons", "hidden")
 
@@ -37,11 +32,13 @@ _SIZES = ("heads", "kv_heads", "neurons", "hidden")
 class Width(Calibrated, Step, kind="prune/width"):
     """Narrow every block alike; the result is an ordinary, narrower model that wants healing.
 
-    Scores are activations on calibration data (Minitron, arXiv 2407.14679). A head of keys and
-    values goes with all the query heads that share it, or some of each group's go.
+    By how active they are on calibration data (Minitron, arXiv 2407.14679), or by what the loss
+    would lose without them (Molchanov et al. 2019, arXiv 1906.10771). A head of keys and values
+    goes with all the query heads that share it, or some of each group's go.
     """
 
     needs = frozenset({FLOAT})
+    forbids = frozenset({UNEVEN})
     promises = frozenset({"changed", "smaller"})
 
     fraction: float | None = Field(
@@ -60,7 +57,12 @@ class Width(Calibrated, Step, kind="prune/width"):
     multiple: int = Field(
         32, ge=1, description="what `fraction` rounds neurons and the hidden size to"
     )
-    data: DataRef = Field("train", description="the dataset to measure activations on")
+    score: Literal["activation", "taylor"] = Field(
+        "activation",
+        description="what tells which matter: how active they are, or what the loss would lose "
+        "without them to first order",
+    )
+    data: DataRef = Field("train", description="the dataset to measure on")
     sequences: int = Field(16, ge=1, description="texts, or sequences of tokens, to measure on")
     length: int = Field(256, ge=8, description="tokens in a sequence")
 
@@ -91,7 +93,7 @@ class Width(Calibrated, Step, kind="prune/width"):
         return modules if isinstance(new, str) else [_narrower(fact, new) for fact in modules]
 
     def apply(self, model: Model, ctx: Context) -> Model:
-        """Measure activations, choose, and cut."""
+        """Measure, choose, and cut."""
         facts = model.facts()
         for problem in self.check(facts):
             raise UserError(f"{self.kind}: {problem}")
@@ -117,12 +119,20 @@ class Width(Calibrated, Step, kind="prune/width"):
 
     def _measure(self, model: Model, ctx: Context) -> _Scores:
         batches = calibration(self, model, ctx)
-        watch = _Watch(model)
-        with ctx.progress.bar("activations", len(batches)) as bar, watch.hooks():
-            for batch in batches:
-                watch.run(batch.to(model.device), ctx.precision)
-                bar.advance(1)
-        return watch.scores()
+        facts = [fact for fact in model.facts() if not fact.name.startswith(model.family.head)]
+        taps = {fact.name: tap for fact in facts if (tap := _tap(fact)) is not None}
+        if self.score == "taylor":
+            labeled(self.data, model, ctx)
+            found = sensitivities(model, batches, taps, ctx)
+        else:
+            found = activations(model, batches, taps, ctx)
+        parts: dict[tuple[str, ...], list[Tensor]] = {}
+        for fact in facts:
+            if fact.name in taps:
+                parts.setdefault(fact.axes, []).append(found[fact.name])
+        # Norms differ in size by orders: each has one voice
+        channels = [own / own.norm().clamp_min(1e-12) for own in parts["hidden",]]
+        return _Scores(parts[QUERIES], parts[NEURONS], torch.stack(channels).sum(0))
 
 
 @dataclass(frozen=True)
@@ -134,74 +144,14 @@ class _Scores:
     channels: Tensor
 
 
-@dataclass
-class _Watch:
-    """What flows through a model: the inputs of the linears that end a part, and norms' outputs."""
-
-    model: Model
-    seen: dict[str, list[Tensor]] = field(default_factory=dict[str, list[Tensor]])
-    mask: Any = None
-
-    def run(self, batch: Batch, precision: str) -> None:
-        """Let a batch through."""
-        self.mask = batch.attention_mask.bool()
-        with inference(self.model.device, precision):
-            self.model.hidden(batch)
-
-    @contextmanager
-    def hooks(self) -> Iterator[None]:
-        """Collect as long as the block lasts."""
-        handles: list[Any] = []
-        for fact in self.model.facts():
-            module = self.model.module.get_submodule(fact.name)
-            what = _measured(fact)
-            if what == "channels":
-                handles.append(module.register_forward_hook(self._outputs(fact.name)))
-            elif what:
-                handles.append(module.register_forward_pre_hook(self._inputs(fact.name, what)))
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def scores(self) -> _Scores:
-        """What was collected, as importance."""
-        scores = {name: importance(torch.cat(parts)) for name, parts in self.seen.items()}
-        found: dict[str, list[Tensor]] = {"heads": [], "neurons": [], "channels": []}
-        for fact in self.model.facts():
-            if fact.name in scores:
-                found[_measured(fact)].append(scores[fact.name])
-        # Norms differ in size by orders: each has one voice
-        channels = torch.stack(
-            [part / part.norm().clamp_min(1e-12) for part in found["channels"]]
-        ).sum(0)
-        return _Scores(found["heads"], found["neurons"], channels)
-
-    def _inputs(self, name: str, what: Literal["heads", "neurons"]) -> Callable[..., None]:
-        def collect(_: Any, inputs: tuple[Tensor, ...]) -> None:
-            if what == "neurons":
-                found = activity(inputs[0], self.mask)
-            else:
-                found = head_activity(inputs[0], self.mask, self.model.sizes.queries)
-            self.seen.setdefault(name, []).append(found.cpu())
-
-        return collect
-
-    def _outputs(self, name: str) -> Callable[..., None]:
-        def collect(_: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            self.seen.setdefault(name, []).append(activity(output, self.mask).cpu())
-
-        return collect
-
-
-def _measured(fact: ModuleFact) -> Any:
-    """What a module's activations tell about: `heads`, `neurons`, `channels`, or nothing."""
-    if fact.axes == ("hidden", "query"):
-        return "heads"
-    if fact.axes == ("hidden", "neurons"):
-        return "neurons"
-    return "channels" if fact.role == "norm" and fact.axes == ("hidden",) else ""
+def _tap(fact: ModuleFact) -> Tap | None:
+    """Where a module tells about heads, neurons or channels; None where it does not."""
+    if fact.axes == QUERIES and fact.heads is not None:
+        return Tap("inputs", fact.heads.queries)
+    if fact.axes == NEURONS:
+        return Tap("inputs", fact.shape[1])
+    channels = fact.role == "norm" and fact.axes == ("hidden",)
+    return Tap("outputs", fact.shape[0]) if channels else None
 
 
 def _cut(model: Model, new: Sizes, scores: _Scores) -> Model:

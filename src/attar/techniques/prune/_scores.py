@@ -1,0 +1,107 @@
+"""How much heads, neurons and channels matter, told from what a module is given or puts out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from attar.core.context import Context
+from attar.data.batches import Batch
+from attar.models.model import Model, autocast, inference
+from attar.ops.importance import activity, head_activity, importance, taylor
+from attar.train.losses import Objective
+from attar.train.scoped import frozen
+
+
+@dataclass(frozen=True)
+class Tap:
+    """Where a module is listened to: at its inputs or outputs, which make so many units."""
+
+    side: Literal["inputs", "outputs"]
+    units: int
+
+
+def activations(
+    model: Model, batches: Sequence[Batch], taps: Mapping[str, Tap], ctx: Context
+) -> dict[str, Tensor]:
+    """The importance of every unit by its activity, in one pass without gradients."""
+    found: dict[str, list[Tensor]] = {name: [] for name in taps}
+    mask = torch.empty(0)
+
+    def hear(name: str, value: Tensor) -> Tensor:
+        units = taps[name].units
+        alone = units == value.shape[-1]
+        own = activity(value, mask) if alone else head_activity(value, mask, units)
+        found[name].append(own.cpu())
+        return value
+
+    with ctx.progress.bar("activations", len(batches)) as bar, ExitStack() as stack:
+        _listen(model, taps, hear, stack)
+        for batch in batches:
+            batch = batch.to(model.device)
+            mask = batch.attention_mask.bool()
+            with inference(model.device, ctx.precision):
+                model.hidden(batch)
+            bar.advance(1)
+    return {name: importance(torch.cat(parts)) for name, parts in found.items()}
+
+
+def sensitivities(
+    model: Model, batches: Sequence[Batch], taps: Mapping[str, Tap], ctx: Context
+) -> dict[str, Tensor]:
+    """The importance of every unit by what the task's own loss would lose, to first order.
+
+    A pass of its own through the whole model, with gradients of what is heard and of no weight:
+    the values of one batch are in memory at a time.
+    """
+    found: dict[str, Tensor] = {}
+
+    def hear(name: str, value: Tensor) -> Tensor:
+        # With all weights frozen, the first that is heard begins the graph.
+        own = value if value.requires_grad else value.detach().requires_grad_()
+        values = own.detach()  # a hook that held the tensor itself would never let it go
+
+        def count(gradient: Tensor) -> None:
+            parts = taylor(values, gradient, taps[name].units).sum(0).cpu()
+            found[name] = found[name] + parts if name in found else parts
+
+        own.register_hook(count)
+        return own
+
+    objective, bars = Objective(model), ctx.progress.bar("gradients", len(batches))
+    with frozen(model.module), bars as bar, ExitStack() as stack:
+        _listen(model, taps, hear, stack)
+        for batch in batches:
+            with torch.enable_grad(), autocast(model.device, ctx.precision):
+                loss = objective(batch.to(model.device), 0.0)
+            loss.value.backward()
+            bar.advance(1)
+    return {name: total / sum(batch.size for batch in batches) for name, total in found.items()}
+
+
+def _listen(
+    model: Model,
+    taps: Mapping[str, Tap],
+    hear: Callable[[str, Tensor], Tensor],
+    stack: ExitStack,
+) -> None:
+    """Let `hear` see, and hand on, what passes every tap, as long as the stack lasts."""
+
+    def inputs(name: str) -> Callable[..., Any]:
+        return lambda _, given: (hear(name, given[0]), *given[1:])
+
+    def outputs(name: str) -> Callable[..., Any]:
+        return lambda _, given, made: hear(name, made)
+
+    for name, tap in taps.items():
+        module: nn.Module = model.module.get_submodule(name)
+        if tap.side == "inputs":
+            handle = module.register_forward_pre_hook(inputs(name))
+        else:
+            handle = module.register_forward_hook(outputs(name))
+        stack.callback(handle.remove)
