@@ -6,6 +6,7 @@ bytes of their grid on disk and in memory but are no faster here than float weig
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Self
 
 import torch
@@ -14,9 +15,18 @@ from torch.nn import functional
 
 from attar.core.grid import Grid
 from attar.layers.swap import swappable
-from attar.ops.rounding import Codes, dequantize, pack, packed_width, round_scale, through, unpack
+from attar.ops.rounding import (
+    Codes,
+    dequantize,
+    pack,
+    packed_width,
+    round_minimum,
+    round_scale,
+    through,
+    unpack,
+)
 
-_ZERO_STEPS = 16.0  # codes that a zero point moves where a gain would move by 1
+_STEPS = 16.0  # codes that a zero point or minimum moves by where a gain would move by 1
 
 
 class _Quantized(nn.Module):
@@ -26,6 +36,7 @@ class _Quantized(nn.Module):
     codes: Tensor
     scales: Tensor
     zeros: Tensor | None
+    minima: Tensor | None
 
     def __init__(self, rows: int, width: int, grid: Grid) -> None:
         super().__init__()
@@ -37,25 +48,26 @@ class _Quantized(nn.Module):
         self.register_buffer("scales", torch.ones((rows, groups), dtype=torch.bfloat16))
         zeros = torch.zeros((rows, groups), dtype=torch.uint8) if grid.zero_point else None
         self.register_buffer("zeros", zeros)
+        minima = torch.zeros((rows, groups), dtype=torch.bfloat16) if grid.minimum else None
+        self.register_buffer("minima", minima)
 
     def fill(self, result: Codes) -> Self:
-        """Take these codes, scales and zero points."""
+        """Take these codes, scales, and zero points or minima."""
         self.codes = pack(result.codes, self.grid)
         self.scales = result.scales.to(torch.bfloat16)
         self.zeros = None if result.zeros is None else result.zeros.to(torch.uint8)
+        self.minima = None if result.minima is None else result.minima.to(torch.bfloat16)
         return self
 
     def unpacked(self, rows: Tensor | None = None) -> Codes:
-        """The codes, scales and zero points, of all rows or of these."""
-        codes, scales, zeros = self.codes, self.scales, self.zeros
-        if rows is not None:
-            codes, scales = codes[rows], scales[rows]
-            zeros = None if zeros is None else zeros[rows]
-        return Codes(unpack(codes, self.grid, self.width), scales, zeros)
+        """The codes, scales, and zero points or minima, of all rows or of these."""
+        found = Codes(self.codes, self.scales, self.zeros, self.minima)
+        found = found if rows is None else found.rows(rows)
+        return replace(found, codes=unpack(found.codes, self.grid, self.width))
 
     def dequantized(self, dtype: torch.dtype, rows: Tensor | None = None) -> Tensor:
         """The weights that the codes stand for, [rows, width]."""
-        return dequantize(self.unpacked(rows), self.group, dtype)
+        return dequantize(self.unpacked(rows), self.grid, dtype)
 
     @property
     def weight(self) -> Tensor:
@@ -98,17 +110,17 @@ class QuantizedLinear(_Quantized):
         return [self.gain]
 
     def free(self) -> list[nn.Parameter]:
-        """The same for scales and zero points, which `drift` moves.
+        """The same for scales, and zero points or minima, which `drift` moves.
 
         It does so in steps that let one learning rate fit both.
         """
-        if self.zeros is None:
+        if self.grid.offset == "none":
             return self.free_scales()
-        self.drift = nn.Parameter(torch.zeros_like(self.zeros, dtype=torch.float32))
+        self.drift = nn.Parameter(torch.zeros_like(self.scales, dtype=torch.float32))
         return [*self.free_scales(), self.drift]
 
     def settle(self) -> None:
-        """Take the scales and zero points that training has come to, and end it."""
+        """Take what training has come to, and end it."""
         with torch.no_grad():
             self.fill(self.unpacked())
         del self.gain
@@ -119,13 +131,19 @@ class QuantizedLinear(_Quantized):
         found = super().unpacked(rows)
         if not hasattr(self, "gain"):
             return found
-        scales = found.scales.float() * (1 + (self.gain if rows is None else self.gain[rows]))
-        scales = through(scales, round_scale(scales.detach()))
-        zeros = found.zeros
-        if zeros is not None and hasattr(self, "drift"):
-            zeros = zeros + _ZERO_STEPS * (self.drift if rows is None else self.drift[rows])
-            zeros = through(zeros, zeros.detach().round().clamp(self.grid.low, self.grid.high))
-        return Codes(found.codes, scales, zeros)
+        before = found.scales.float()
+        scales = before * (1 + (self.gain if rows is None else self.gain[rows]))
+        scales = through(scales, round_scale(scales.detach(), self.grid.powers))
+        zeros, minima = found.zeros, found.minima
+        if hasattr(self, "drift"):
+            steps = _STEPS * (self.drift if rows is None else self.drift[rows])
+            if zeros is not None:
+                zeros = zeros + steps
+                zeros = through(zeros, zeros.detach().round().clamp(self.grid.low, self.grid.high))
+            if minima is not None:
+                minima = minima.float() + before * steps
+                minima = through(minima, round_minimum(minima.detach()))
+        return Codes(found.codes, scales, zeros, minima)
 
     def spec(self) -> dict[str, Any]:
         return {**super().spec(), "bias": self.bias is not None}
