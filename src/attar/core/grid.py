@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from difflib import get_close_matches
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
@@ -56,12 +56,12 @@ class Grid(BaseModel):
                 "mxfp4-g32; integers may end in -zp for a zero point, or in -min for a minimum. "
                 + ", ".join(f"{alias} is {full}" for alias, full in ALIASES.items())
             )
-        table, group = match["table"], match["group"]
+        numbers, group = cast("Numbers", match["table"] or "int"), match["group"]
         return cls(
-            bits=len(LEVELS[table]).bit_length() - 1 if table else int(match["bits"]),
+            bits=int(match["bits"] or len(LEVELS[numbers]).bit_length() - 1),
             group=int(group) if group else None,
             offset=next(kind for kind, end in _ENDINGS.items() if end == match["ending"]),
-            numbers=table or "int",
+            numbers=numbers,
         )
 
     @property
