@@ -1,11 +1,15 @@
 """The modules that Attar installs in place of a model's own, and the one way to do so."""
 
+from attar.layers.cache import CACHED, Cached, CacheGrid
 from attar.layers.int8 import DynamicLinear, StaticLinear
 from attar.layers.lowrank import LowRank
 from attar.layers.quantized import QuantizedEmbedding, QuantizedLinear, TiedHead
 from attar.layers.swap import Swap, build, spec_of, swap
 
 __all__ = [
+    "CACHED",
+    "CacheGrid",
+    "Cached",
     "DynamicLinear",
     "LowRank",
     "QuantizedEmbedding",
