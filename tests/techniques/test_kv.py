@@ -39,7 +39,8 @@ def cached(model: Model, ids: Tensor) -> list[tuple[Tensor, Tensor]]:
     cache = DynamicCache(config=model.config)
     with torch.no_grad():
         model.module(input_ids=ids, past_key_values=cache, use_cache=True)
-    return [(layer.keys, layer.values) for layer in cache.layers]
+    layers: list[Any] = cache.layers
+    return [(layer.keys, layer.values) for layer in layers]
 
 
 @pytest.mark.parametrize("cache", ["fp8-e4m3", "int8"])
