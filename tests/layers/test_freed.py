@@ -7,9 +7,10 @@ import torch
 
 from attar.core.grid import Grid
 from attar.layers import QuantizedLinear
-from attar.ops.rounding import fit_scales, grouped, quantize, unpack
+from attar.ops.levels import levels_of
+from attar.ops.rounding import decode, fit_scales, grouped, quantize, unpack
 
-GRIDS = ("int4-g32", "int3-g64-zp", "int8-channel")
+GRIDS = ("int4-g32", "int3-g64-zp", "int8-channel", "q4_1", "nf4", "fp8-e4m3", "mxfp4")
 
 
 def linear(grid_name: str) -> QuantizedLinear:
@@ -35,7 +36,7 @@ def test_what_was_computed_with_is_what_is_left(grid: str) -> None:
     codes = layer.codes.clone()
     with torch.no_grad():
         for parameter in layer.free():
-            parameter += 0.05 * torch.randn_like(parameter)
+            parameter += 0.5 * torch.randn_like(parameter)  # enough for powers of two
         trained = layer(inputs)
     layer.settle()
     assert torch.equal(layer(inputs), trained)
@@ -49,32 +50,39 @@ def test_gradients_are_those_of_the_plain_formula_in_float64(grid: str) -> None:
     inputs = torch.randn(5, 96, generator=torch.Generator().manual_seed(1))
     parameters = layer.free()
     layer(inputs).square().sum().backward()
-    codes = grouped(unpack(layer.codes, layer.grid, 96).double(), layer.group)
+    codes = unpack(layer.codes, layer.grid, 96)
+    levels = grouped(levels_of(codes, layer.grid).double(), layer.group)
     scales = layer.scales.double()
     zeros = torch.zeros_like(scales) if layer.zeros is None else layer.zeros.double()
-    scales.requires_grad_(True)
-    zeros.requires_grad_(True)
-    weight = ((codes - zeros[..., None]) * scales[..., None]).reshape(6, -1)[:, :96]
+    minima = torch.zeros_like(scales) if layer.minima is None else layer.minima.double()
+    for values in (scales, zeros, minima):
+        values.requires_grad_(True)
+    weight = (levels - zeros[..., None]) * scales[..., None] + minima[..., None]
+    weight = weight.reshape(6, -1)[:, :96]
     (inputs.double() @ weight.t()).square().sum().backward()
-    wanted = [scales.grad * scales.detach(), zeros.grad * 16.0]  # type: ignore[operator]
+    size = scales.detach()
+    moved = zeros.grad if layer.minima is None else minima.grad * size  # type: ignore[operator]
+    wanted = [scales.grad * size, moved * 16.0]  # type: ignore[operator]
     for parameter, gradient in zip(parameters, wanted, strict=False):
         torch.testing.assert_close(parameter.grad.double(), gradient, rtol=1e-4, atol=1e-3)
 
 
-@pytest.mark.parametrize("grid", GRIDS)
-def test_codes_that_were_trained_are_left_as_they_were_computed_with(grid: str) -> None:
+@pytest.mark.parametrize("grid", [*GRIDS, "int4-g32-min", "nf4-g32", "mxfp4"])
+@pytest.mark.parametrize("rank", [0, 2])
+def test_codes_that_were_trained_are_left_as_they_were_computed_with(grid: str, rank: int) -> None:
     layer, inputs = linear(grid), torch.randn(5, 96, generator=torch.Generator().manual_seed(1))
-    before = layer.unpacked().codes
-    wanted = before + 0.4 * torch.rand(6, 96, generator=torch.Generator().manual_seed(2)) - 0.2
-    (nudge,) = layer.free_codes(wanted)
-    assert torch.equal(layer.unpacked().codes.short(), before)
+    before, held = layer.weight, torch.rand(6, 96) < 0.2
+    levels = decode(layer.unpacked(), layer.grid)
+    parameters = layer.free_codes(levels, rank, held)
+    assert torch.equal(layer.weight, before)
     layer(inputs).square().sum().backward()
-    assert nudge.grad is not None
+    assert parameters[0].grad is not None
     with torch.no_grad():
-        nudge += 0.5
+        parameters[0] += 1.0
         trained = layer(inputs)
     layer.settle()
     assert torch.equal(layer(inputs), trained)
-    after = (wanted + 0.5).round().clamp(layer.grid.low, layer.grid.high)
-    assert torch.equal(layer.unpacked().codes.float(), after)
+    moved = layer.weight != before
+    assert moved.any()
+    assert not moved[held].any()
     assert not list(layer.parameters())

@@ -24,7 +24,7 @@ def error(weight: torch.Tensor, inputs: torch.Tensor, scales: torch.Tensor) -> f
     """What the outputs lose, as a layer would compute them."""
     gram = inputs.t() @ inputs / len(inputs) / scales / scales[:, None]
     codes = nearest(weight * scales, GRID, gram.diagonal())
-    rounded = dequantize(codes, 32) / scales
+    rounded = dequantize(codes, GRID) / scales
     return float((inputs.double() @ (weight - rounded).double().t()).square().sum())
 
 

@@ -61,5 +61,5 @@ def test_what_is_seen_is_what_the_codes_stand_for() -> None:
     grid, weight = Grid.parse("int3-g32"), drawn(5, 96)
     fitted = fit_scales(weight, grid)
     seen = lsq(weight, fitted, grid)
-    assert torch.equal(seen, dequantize(quantize(weight, fitted, grid), 32))
+    assert torch.equal(seen, dequantize(quantize(weight, fitted, grid), grid))
     assert torch.equal(quantize(seen, fitted, grid).codes, quantize(weight, fitted, grid).codes)

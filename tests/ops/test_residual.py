@@ -24,18 +24,18 @@ def gram_of(width: int) -> Tensor:
     return inputs.t() @ inputs / len(inputs)
 
 
-def whole(found: Split, rank: int, width: int) -> Tensor:
-    up = dequantize(found.up, THIN.group_for(rank))
-    down = dequantize(found.down, THIN.group_for(width))
-    return up @ down + dequantize(found.rest, COARSE.group_for(width))
+def whole(found: Split) -> Tensor:
+    return dequantize(found.up, THIN) @ dequantize(found.down, THIN) + dequantize(
+        found.rest, COARSE
+    )
 
 
 @pytest.mark.parametrize(("rows", "width", "rank"), [(48, 64, 8), (64, 48, 4), (20, 100, 8)])
 def test_factors_win_back_what_coarse_codes_lose(rows: int, width: int, rank: int) -> None:
     weight, gram = drawn(rows, width, 3), gram_of(width)
-    alone = dequantize(solve(weight, gram, COARSE), COARSE.group_for(width))
+    alone = dequantize(solve(weight, gram, COARSE), COARSE)
     found = [split(weight, gram, rank, THIN, COARSE, rounds) for rounds in (1, 3)]
-    errors = [lost_share(weight, whole(each, rank, width), gram) for each in found]
+    errors = [lost_share(weight, whole(each), gram) for each in found]
     assert errors[0] < lost_share(weight, alone, gram)
     assert errors[1] < errors[0] * 1.1
 
@@ -43,8 +43,8 @@ def test_factors_win_back_what_coarse_codes_lose(rows: int, width: int, rank: in
 def test_a_weight_of_low_rank_leaves_nothing_to_lose() -> None:
     weight = drawn(48, 4, 4) @ drawn(4, 64, 5)
     gram = gram_of(64)
-    alone = dequantize(solve(weight, gram, COARSE), 32)
-    found = whole(split(weight, gram, 4, THIN, COARSE, rounds=8), 4, 64)
+    alone = dequantize(solve(weight, gram, COARSE), COARSE)
+    found = whole(split(weight, gram, 4, THIN, COARSE, rounds=8))
     assert lost_share(weight, found, gram) < lost_share(weight, alone, gram) / 4
 
 

@@ -5,7 +5,15 @@ from __future__ import annotations
 from typing import TypeVar
 
 from attar.core.grid import Grid
-from attar.layers import LowRank, LowRankResidual, QuantizedEmbedding, QuantizedLinear, TiedHead, swap
+from attar.errors import UserError
+from attar.layers import (
+    LowRank,
+    LowRankResidual,
+    QuantizedEmbedding,
+    QuantizedLinear,
+    TiedHead,
+    swap,
+)
 from attar.models.masks import is_masked, mark
 from attar.models.model import Model, weight_of
 from attar.models.structure import untie
@@ -19,8 +27,17 @@ L = TypeVar("L", bound=QuantizedLinear)
 def install_linear(
     model: Model, name: str, codes: Codes, grid: Grid, cls: type[L] = QuantizedLinear
 ) -> L:
-    """Put a quantized linear with these codes where the linear called `name` is."""
+    """Put a quantized linear with these codes where the linear called `name` is.
+
+    Raises UserError where the zeros of a pruned linear would not stay zeros.
+    """
     old = model.module.get_submodule(name)
+    if is_masked(old) and grid.minimum:
+        whole = grid.model_copy(update={"offset": "zero"})
+        raise UserError(
+            f"{name} was pruned, and its zeros are no numbers of the grid {grid.name}, which adds "
+            f"a minimum to all. Take {whole.name}, which holds zero"
+        )
     rows, width = codes.codes.shape
     new = cls(rows, width, grid, old.bias).fill(codes)
     if is_masked(old):

@@ -53,8 +53,8 @@ class Context:
     `data(name)` gives the named dataset; `model(name)` the model named `original`, a stage's
     id, or an artifact's path, ready for inference. `precision` is `bf16` or `float32`.
     `scratch` is a folder of this step's own that outlives a crash, None when not wanted.
-    `memory` is how many bytes it may take, None for what is free. `device` is a torch device string. `trackers` are names that Accelerate knows; they write
-    below the folder `logs`.
+    `memory` is how many bytes it may take, None for what is free. `device` is a torch device
+    string. `trackers` are names that Accelerate knows; they write below the folder `logs`.
     """
 
     task: Task

@@ -1,5 +1,6 @@
 """The modules that Attar installs in place of a model's own, and the one way to do so."""
 
+from attar.layers.cache import CACHED, Cached, CacheGrid
 from attar.layers.exits import Exits, all_blocks
 from attar.layers.int8 import DynamicLinear, StaticLinear
 from attar.layers.lowrank import LowRank, LowRankResidual
@@ -8,6 +9,9 @@ from attar.layers.resized import Resized
 from attar.layers.swap import Swap, build, spec_of, swap
 
 __all__ = [
+    "CACHED",
+    "CacheGrid",
+    "Cached",
     "DynamicLinear",
     "Exits",
     "LowRank",

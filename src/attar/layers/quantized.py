@@ -6,6 +6,7 @@ bytes of their grid on disk and in memory but are no faster here than float weig
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Self
 
 import torch
@@ -14,9 +15,23 @@ from torch.nn import functional
 
 from attar.core.grid import Grid
 from attar.layers.swap import swappable
-from attar.ops.rounding import Codes, dequantize, pack, packed_width, round_scale, through, unpack
+from attar.ops.levels import snap
+from attar.ops.rounding import (
+    Codes,
+    Scales,
+    dequantize,
+    encode,
+    pack,
+    packed_width,
+    round_minimum,
+    round_scale,
+    spread,
+    through,
+    unpack,
+    weights_of,
+)
 
-_ZERO_STEPS = 16.0  # codes that a zero point moves where a gain would move by 1
+_STEPS = 16.0  # codes that a zero point or minimum moves by where a gain would move by 1
 
 
 class _Quantized(nn.Module):
@@ -26,6 +41,7 @@ class _Quantized(nn.Module):
     codes: Tensor
     scales: Tensor
     zeros: Tensor | None
+    minima: Tensor | None
 
     def __init__(self, rows: int, width: int, grid: Grid) -> None:
         super().__init__()
@@ -37,25 +53,26 @@ class _Quantized(nn.Module):
         self.register_buffer("scales", torch.ones((rows, groups), dtype=torch.bfloat16))
         zeros = torch.zeros((rows, groups), dtype=torch.uint8) if grid.zero_point else None
         self.register_buffer("zeros", zeros)
+        minima = torch.zeros((rows, groups), dtype=torch.bfloat16) if grid.minimum else None
+        self.register_buffer("minima", minima)
 
     def fill(self, result: Codes) -> Self:
-        """Take these codes, scales and zero points."""
+        """Take these codes, scales, and zero points or minima."""
         self.codes = pack(result.codes, self.grid)
         self.scales = result.scales.to(torch.bfloat16)
         self.zeros = None if result.zeros is None else result.zeros.to(torch.uint8)
+        self.minima = None if result.minima is None else result.minima.to(torch.bfloat16)
         return self
 
     def unpacked(self, rows: Tensor | None = None) -> Codes:
-        """The codes, scales and zero points, of all rows or of these."""
-        codes, scales, zeros = self.codes, self.scales, self.zeros
-        if rows is not None:
-            codes, scales = codes[rows], scales[rows]
-            zeros = None if zeros is None else zeros[rows]
-        return Codes(unpack(codes, self.grid, self.width), scales, zeros)
+        """The codes, scales, and zero points or minima, of all rows or of these."""
+        found = Codes(self.codes, self.scales, self.zeros, self.minima)
+        found = found if rows is None else found.rows(rows)
+        return replace(found, codes=unpack(found.codes, self.grid, self.width))
 
     def dequantized(self, dtype: torch.dtype, rows: Tensor | None = None) -> Tensor:
         """The weights that the codes stand for, [rows, width]."""
-        return dequantize(self.unpacked(rows), self.group, dtype)
+        return dequantize(self.unpacked(rows), self.grid, dtype)
 
     @property
     def weight(self) -> Tensor:
@@ -98,22 +115,22 @@ class QuantizedLinear(_Quantized):
         return [self.gain]
 
     def free(self) -> list[nn.Parameter]:
-        """The same for scales and zero points, which `drift` moves.
+        """The same for scales, and zero points or minima, which `drift` moves.
 
         It does so in steps that let one learning rate fit both.
         """
-        if self.zeros is None:
+        if self.grid.offset == "none":
             return self.free_scales()
-        self.drift = nn.Parameter(torch.zeros_like(self.zeros, dtype=torch.float32))
+        self.drift = nn.Parameter(torch.zeros_like(self.scales, dtype=torch.float32))
         return [*self.free_scales(), self.drift]
 
     def free_codes(
         self, wanted: Tensor, rank: int = 0, held: Tensor | None = None
     ) -> list[nn.Parameter]:
-        """The same for codes, which are rounded from `wanted`, [rows, width], plus a nudge.
+        """The same for codes: levels are rounded from `wanted`, [rows, width], plus a nudge.
 
         The nudge is `nudge`, or of a rank the product of `nudge_up` and `nudge_down`; it starts
-        at zero, and stays there where `held` says so.
+        at zero, and stays there where `held` says so. Levels have no zero points in them.
         """
         self.wanted, self.held = wanted, held
         if not rank:
@@ -124,34 +141,53 @@ class QuantizedLinear(_Quantized):
         return [self.nudge_up, self.nudge_down]
 
     def settle(self) -> None:
-        """Take the codes, scales and zero points that training has come to, and end it."""
+        """Take what training has come to, and end it."""
         with torch.no_grad():
             self.fill(self.unpacked())
         for name in ("gain", "drift", "nudge", "nudge_up", "nudge_down", "wanted", "held"):
             if hasattr(self, name):
                 delattr(self, name)
 
-    def unpacked(self, rows: Tensor | None = None) -> Codes:
-        found = self._trained_codes(rows) if hasattr(self, "wanted") else super().unpacked(rows)
-        if not hasattr(self, "gain"):
-            return found
-        scales = found.scales.float() * (1 + (self.gain if rows is None else self.gain[rows]))
-        scales = through(scales, round_scale(scales.detach()))
-        zeros = found.zeros
-        if zeros is not None and hasattr(self, "drift"):
-            zeros = zeros + _ZERO_STEPS * (self.drift if rows is None else self.drift[rows])
-            zeros = through(zeros, zeros.detach().round().clamp(self.grid.low, self.grid.high))
-        return Codes(found.codes, scales, zeros)
+    def dequantized(self, dtype: torch.dtype, rows: Tensor | None = None) -> Tensor:
+        if not hasattr(self, "wanted"):
+            return super().dequantized(dtype, rows)
+        weight = weights_of(self._levels(), self._fitted(), self.grid, dtype)
+        return weight if rows is None else weight[rows]
 
-    def _trained_codes(self, rows: Tensor | None) -> Codes:
+    def unpacked(self, rows: Tensor | None = None) -> Codes:
+        if hasattr(self, "wanted"):
+            found = encode(self._levels(), self._fitted(), self.grid)
+            return found if rows is None else found.rows(rows)
+        found, fitted = super().unpacked(rows), self._fitted(rows)
+        return Codes(found.codes, fitted.scales, fitted.zeros, fitted.minima)
+
+    def _levels(self) -> Tensor:
+        """The levels as training has moved them."""
         low_rank = hasattr(self, "nudge_up")
         nudge = self.nudge_up @ self.nudge_down if low_rank else self.nudge
         exact = self.wanted + (nudge if self.held is None else nudge.masked_fill(self.held, 0.0))
-        codes = through(exact, exact.detach().round().clamp(self.grid.low, self.grid.high))
-        if rows is None:
-            return Codes(codes, self.scales, self.zeros)
-        zeros = None if self.zeros is None else self.zeros[rows]
-        return Codes(codes[rows], self.scales[rows], zeros)
+        zeros = None if self.zeros is None else spread(self.zeros, self.group, self.width)
+        return through(exact, snap(exact.detach().clone(), self.grid, zeros))
+
+    def _fitted(self, rows: Tensor | None = None) -> Scales:
+        """Scales, zero points and minima as training has moved them, of all rows or of these."""
+        kept = Codes(self.codes, self.scales, self.zeros, self.minima)
+        kept = kept if rows is None else kept.rows(rows)
+        scales, zeros, minima = kept.scales, kept.zeros, kept.minima
+        if not hasattr(self, "gain"):
+            return Scales(scales, zeros, minima)
+        before = scales.float()
+        scales = before * (1 + (self.gain if rows is None else self.gain[rows]))
+        scales = through(scales, round_scale(scales.detach(), self.grid.powers))
+        if hasattr(self, "drift"):
+            steps = _STEPS * (self.drift if rows is None else self.drift[rows])
+            if zeros is not None:
+                zeros = zeros + steps
+                zeros = through(zeros, zeros.detach().round().clamp(self.grid.low, self.grid.high))
+            if minima is not None:
+                minima = minima.float() + before * steps
+                minima = through(minima, round_minimum(minima.detach()))
+        return Scales(scales, zeros, minima)
 
     def spec(self) -> dict[str, Any]:
         return {**super().spec(), "bias": self.bias is not None}

@@ -24,6 +24,15 @@ class Swap(Protocol):
         ...
 
 
+@runtime_checkable
+class Attached(Protocol):
+    """A module that needs to tell the one that it is put into."""
+
+    def attach(self, owner: nn.Module) -> None:
+        """Do so."""
+        ...
+
+
 def swappable(cls: type[T]) -> type[T]:
     """Register a class of modules under its name, so that files can name it."""
     _KINDS[cls.__name__] = cast("type[Swap]", cls)
@@ -31,11 +40,13 @@ def swappable(cls: type[T]) -> type[T]:
 
 
 def swap(model: nn.Module, name: str, new: nn.Module) -> None:
-    """Put `new` where the module called `name` is."""
+    """Put `new` where the module called `name` is, or where there is none yet."""
     parent, _, leaf = name.rpartition(".")
     owner = model.get_submodule(parent)
     new.train(owner.training)
     setattr(owner, leaf, new)
+    if isinstance(new, Attached):
+        new.attach(owner)
 
 
 def spec_of(module: nn.Module) -> dict[str, Any] | None:

@@ -49,6 +49,11 @@ class Family:
         return (*self.qkv, self.out)
 
     @property
+    def attention_name(self) -> str:
+        """The path of the module that the attention's linears are in."""
+        return self.qkv[0].rpartition(".")[0]
+
+    @property
     def mlp(self) -> tuple[str, ...]:
         """The linears of the feed-forward part."""
         return (*self.up, self.down)

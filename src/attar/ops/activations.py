@@ -9,7 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attar.ops.rounding import through
+from attar.core.grid import Grid
+from attar.ops.levels import snap
+from attar.ops.rounding import round_scale, through
 
 _NUMBERS = 1 << 16  # of bfloat16: a grid of 256 numbers is far coarser
 _SHRINK = tuple(1.0 - 0.02 * step for step in range(36))
@@ -44,23 +46,21 @@ def rounded(inputs: Tensor, scale: Tensor | float, zero: Tensor | float) -> Tens
 
 
 class Range:
-    """Where a linear's inputs lie: how many there are of every bfloat16 number."""
+    """Where numbers lie, a linear's inputs say: how many there are of every bfloat16 number."""
 
-    def __init__(self, width: int, device: Device = "cpu") -> None:
+    def __init__(self, width: int = 1, device: Device = "cpu") -> None:
         self._counts = torch.zeros(_NUMBERS, dtype=torch.int64, device=device)
         self.count = 0
 
     def add(self, inputs: Tensor) -> None:
         """Count these inputs in: [..., width]."""
         bits = inputs.detach().bfloat16().reshape(-1).view(torch.int16).int() & (_NUMBERS - 1)
-        self._counts += bits.bincount(minlength=_NUMBERS)
+        self._counts += bits.bincount(minlength=_NUMBERS).to(self._counts.device)
         self.count += inputs.numel() // inputs.shape[-1]
 
     def fit(self) -> InputGrid:
         """The grid that leaves the least squared error, its ends drawn in or not."""
-        there = self._counts.nonzero().squeeze(-1)
-        values = there.to(torch.int16).view(torch.bfloat16).float()
-        counts = self._counts[there]
+        values, counts = self._seen()
         ends = min(0.0, float(values.min())), max(0.0, float(values.max()))
         best, least = InputGrid(1.0, 0), float("inf")
         for low, high in (pair for s in _SHRINK for pair in ((s, s), (s, 1.0), (1.0, s))):
@@ -70,6 +70,25 @@ class Range:
             if error < least:
                 best, least = grid, error
         return best
+
+    def scale(self, grid: Grid) -> Tensor:
+        """The scale, one for all, of least squared error on a grid without an offset: []."""
+        values, counts = self._seen()
+        peak = values.abs().max() / grid.ends[1]
+        best, least = round_scale(peak), float("inf")
+        for shrink in _SHRINK:
+            scale = round_scale(peak * shrink, grid.powers)
+            squares = (snap(values / scale, grid) * scale - values).double().square()
+            error = float((squares * counts).sum())
+            if error < least:
+                best, least = scale, error
+        return best
+
+    def _seen(self) -> tuple[Tensor, Tensor]:
+        """The numbers that there were, and how many of each."""
+        there = self._counts.nonzero().squeeze(-1)
+        values = there.to(torch.int16).view(torch.bfloat16).float()
+        return values, self._counts[there]
 
 
 class Peaks:

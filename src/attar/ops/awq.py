@@ -51,4 +51,4 @@ def search(
 def _error(weight: Tensor, gram: Tensor, grid: Grid) -> float:
     """The relative error of rounding to nearest."""
     codes = quantize(weight, fit_scales(weight, grid, gram.diagonal()), grid)
-    return error_of(weight, codes, gram, grid.group_for(weight.shape[1]))
+    return error_of(weight, codes, gram, grid)

@@ -14,10 +14,23 @@ from torch import Tensor
 
 from attar.core.grid import Grid
 from attar.ops.gram import inverse_factor, lost_share
-from attar.ops.rounding import Codes, Scales, dequantize, fit_scales, quantize, round_scale
+from attar.ops.levels import snap
+from attar.ops.rounding import (
+    Codes,
+    Scales,
+    decode,
+    dequantize,
+    encode,
+    fit_scales,
+    quantize,
+    round_minimum,
+    round_scale,
+    spread,
+)
 
 _BLOCK = 64
 _ROWS = 64
+_NEARER = 8  # times that a wanted level is brought nearer to its code's
 
 
 def solve(
@@ -27,9 +40,10 @@ def solve(
 
     gram: [width, width], the sum or mean of x xT over calibration tokens, float32 or better.
     Scales are fitted to the weights (weighted by the inputs' energy), the columns are rounded
-    by GPTQ, then `sweeps` times the scales are refitted to the codes in closed form under the
-    gram and every code is moved to where it is best given all others. Where `keep` [rows,
-    width] is False, the rounded weight is zero, and the others make up for it.
+    by GPTQ, then `sweeps` times the scales, and minima after them, are refitted to the codes in
+    closed form under the gram and every code is moved to where it is best given all others.
+    Where `keep` [rows, width] is False, the rounded weight is zero, and the others make up for
+    it; a grid with a minimum has no zero.
 
     Inputs that were never active do not matter to the error, and are rounded to nearest.
     """
@@ -57,93 +71,98 @@ def _columns(
 ) -> Codes:
     """The loop over columns; everything is kept transposed, so that a column is contiguous."""
     width = weight.shape[1]
-    group = grid.group_for(width)
+    if fitted.minima is not None:
+        weight = weight - spread(fitted.minima, grid.group_for(width), width)
     rest = weight.t()[order].contiguous()
-    scales = fitted.scales.float().repeat_interleave(group, 1)[:, :width].t()[order].contiguous()
+    scales = _by_column(fitted.scales, grid, width)[order].contiguous()
     zeros = None
     if fitted.zeros is not None:
-        zeros = fitted.zeros.float().repeat_interleave(group, 1)[:, :width].t()[order].contiguous()
+        zeros = _by_column(fitted.zeros, grid, width)[order].contiguous()
     gone = None if keep is None else ~keep.t()[order]
     reciprocal = scales.reciprocal()
-    codes = torch.empty_like(rest)
+    levels = torch.empty_like(rest)
     for start in range(0, width, _BLOCK):
         stop = min(start + _BLOCK, width)
         errors = torch.empty(stop - start, rest.shape[1], device=rest.device)
         for column in range(start, stop):
             value = rest[column]
-            code = value * reciprocal[column]
-            if zeros is not None:
-                code += zeros[column]
-            code.round_().clamp_(grid.low, grid.high)
+            level = snap(value * reciprocal[column], grid, None if zeros is None else zeros[column])
             if gone is not None:
-                code = torch.where(gone[column], 0.0 if zeros is None else zeros[column], code)
-            codes[column] = code
-            back = code if zeros is None else code - zeros[column]
-            error = (value - back * scales[column]).div_(inverse[column, column])
+                level = level.masked_fill(gone[column], 0.0)
+            levels[column] = level
+            error = (value - level * scales[column]).div_(inverse[column, column])
             errors[column - start] = error
             if column + 1 < stop:
                 rest[column + 1 : stop].addr_(inverse[column, column + 1 : stop], error, alpha=-1)
         if stop < width:
             rest[stop:].addmm_(inverse[start:stop, stop:].t(), errors, alpha=-1)
-    back = torch.empty_like(codes)
-    back[order] = codes
-    return Codes(back.t().to(torch.int16).contiguous(), fitted.scales, fitted.zeros)
+    back = torch.empty_like(levels)
+    back[order] = levels
+    return encode(back.t().contiguous(), fitted, grid)
+
+
+def _by_column(values: Tensor, grid: Grid, width: int) -> Tensor:
+    """What is kept for each group, for each weight and transposed: [width, rows]."""
+    return spread(values, grid.group_for(width), width).t()
 
 
 def _sweep(weight: Tensor, codes: Codes, gram: Tensor, grid: Grid, keep: Tensor | None) -> Codes:
-    """Refit the scales to the codes, then move every code to its best."""
-    error = (weight - dequantize(codes, grid.group_for(weight.shape[1]))) @ gram
-    scales = _refit(codes, error, gram, grid)
-    return _descend(scales, error, gram, grid, keep)
+    """Refit the scales and minima to the codes, then move every code to its best."""
+    error = (weight - dequantize(codes, grid)) @ gram
+    levels = decode(codes, grid)
+    fitted = _refit(levels, codes, error, gram, grid)
+    return encode(_descend(levels, fitted, error, gram, grid, keep), fitted, grid)
 
 
-def _refit(codes: Codes, error: Tensor, gram: Tensor, grid: Grid) -> Codes:
-    """Scales that are best for the codes under the gram, group after group.
+def _refit(levels: Tensor, codes: Codes, error: Tensor, gram: Tensor, grid: Grid) -> Scales:
+    """Scales and minima that are best for the levels under the gram, group after group.
 
-    error: (W - Q) gram, [rows, width], which is kept up to date.
+    levels: [rows, width]; error: (W - Q) gram, [rows, width], which is kept up to date.
     """
     width = error.shape[1]
     group = grid.group_for(width)
     scales = codes.scales.float().clone()
-    plain = _shifted(codes, group)
+    minima = None if codes.minima is None else codes.minima.float().clone()
     for index, start in enumerate(range(0, width, group)):
         stop = min(start + group, width)
-        block = plain[:, start:stop]
+        block = levels[:, start:stop]
         moved = block @ gram[start:stop]
         above = (block * error[:, start:stop]).sum(1)
         below = (block * moved[:, start:stop]).sum(1)
-        new = round_scale(scales[:, index] + torch.where(below > 0, above / below, 0.0))
-        delta = new - scales[:, index]
-        # rounding the scale may undo the gain; keep what is better for each row
-        gain = 2 * delta * above - delta.square() * below
-        delta = torch.where(gain > 0, delta, 0.0)
+        best = scales[:, index] + torch.where(below > 0, above / below, 0.0)
+        delta = _worth(round_scale(best, grid.powers), scales[:, index], above, below)
         scales[:, index] += delta
         error.addcmul_(delta[:, None], moved, value=-1)
-    return Codes(codes.codes, scales, codes.zeros)
+        if minima is not None:
+            moved = gram[start:stop].sum(0)
+            above, below = error[:, start:stop].sum(1), moved[start:stop].sum()
+            best = minima[:, index] + torch.where(below > 0, above / below, 0.0)
+            delta = _worth(round_minimum(best), minima[:, index], above, below)
+            minima[:, index] += delta
+            error.addr_(delta, moved, alpha=-1)
+    return Scales(scales, codes.zeros, minima)
 
 
-def _shifted(codes: Codes, group: int) -> Tensor:
-    """Codes less their zero points, in float32."""
-    plain = codes.codes.float()
-    if codes.zeros is not None:
-        plain -= codes.zeros.float().repeat_interleave(group, 1)[:, : plain.shape[1]]
-    return plain
+def _worth(new: Tensor, old: Tensor, above: Tensor, below: Tensor) -> Tensor:
+    """How far to move a number of each row: not at all where rounding it undoes the gain."""
+    delta = new - old
+    gain = 2 * delta * above - delta.square() * below
+    return torch.where(gain > 0, delta, 0.0)
 
 
-def _descend(codes: Codes, error: Tensor, gram: Tensor, grid: Grid, keep: Tensor | None) -> Codes:
-    """Move every code to where it is best given all the others, column after column.
+def _descend(
+    levels: Tensor, fitted: Scales, error: Tensor, gram: Tensor, grid: Grid, keep: Tensor | None
+) -> Tensor:
+    """Move every level to where it is best given all the others, column after column.
 
-    error: (W - Q) gram, [rows, width].
+    levels: [rows, width]; error: (W - Q) gram, [rows, width].
     """
     width = error.shape[1]
-    group = grid.group_for(width)
-    scales = codes.scales.float().repeat_interleave(group, 1)[:, :width].t().contiguous()
-    plain = _shifted(codes, group).t().contiguous()
-    low, high = float(grid.low), float(grid.high)
-    if codes.zeros is not None:
-        zeros = codes.zeros.float().repeat_interleave(group, 1)[:, :width].t().contiguous()
-    else:
-        zeros = None
+    scales = _by_column(fitted.scales, grid, width).contiguous()
+    plain = levels.t().contiguous()
+    zeros = None
+    if fitted.zeros is not None:
+        zeros = _by_column(fitted.zeros, grid, width).contiguous()
     stays = None if keep is None else keep.t().float().contiguous()
     product = error.t().neg()  # kept transposed, so that a column is contiguous
     diagonal = gram.diagonal().clamp_min(1e-30)
@@ -152,10 +171,7 @@ def _descend(codes: Codes, error: Tensor, gram: Tensor, grid: Grid, keep: Tensor
         moves = torch.zeros(stop - start, plain.shape[1], device=plain.device)
         for column in range(start, stop):
             wanted = plain[column] - product[column] / (diagonal[column] * scales[column])
-            if zeros is None:
-                new = wanted.round_().clamp_(low, high)
-            else:
-                new = (wanted + zeros[column]).round_().clamp_(low, high) - zeros[column]
+            new = snap(wanted, grid, None if zeros is None else zeros[column])
             if stays is not None:
                 new = new * stays[column]
             move = (new - plain[column]) * scales[column]
@@ -165,31 +181,31 @@ def _descend(codes: Codes, error: Tensor, gram: Tensor, grid: Grid, keep: Tensor
                 product[column + 1 : stop].addr_(gram[column, column + 1 : stop], move)
         product[:start].addmm_(gram[:start, start:stop], moves)
         product[stop:].addmm_(gram[stop:, start:stop], moves)
-    back = plain if zeros is None else plain + zeros
-    return Codes(back.t().round().to(torch.int16).contiguous(), codes.scales, codes.zeros)
+    return plain.t().contiguous()
 
 
-def wanted_codes(weight: Tensor, codes: Codes, gram: Tensor, grid: Grid) -> Tensor:
-    """Where each code would be best given all the others, before it is rounded: [rows, width].
+def wanted_levels(weight: Tensor, codes: Codes, gram: Tensor, grid: Grid) -> Tensor:
+    """Where each level would be best given all the others, before it is rounded: [rows, width].
 
-    In codes, and within the half on either side of the code that it rounds to. That of an input
-    that was never active is its code.
+    As near to that as still rounds to the code's own level. That of an input that was never
+    active is its level.
     """
     width = weight.shape[1]
-    group = grid.group_for(width)
-    error = (weight.detach().float() - dequantize(codes, group)) @ gram.float()
-    scales = codes.scales.float().repeat_interleave(group, 1)[:, :width]
-    diagonal = gram.diagonal().float()
+    error = (weight.detach().float() - dequantize(codes, grid)) @ gram.float()
+    scales = spread(codes.scales, grid.group_for(width), width)
+    zeros = None if codes.zeros is None else spread(codes.zeros, grid.group_for(width), width)
+    levels, diagonal = decode(codes, grid), gram.diagonal().float()
     move = torch.where(diagonal > 0, error / (diagonal.clamp_min(1e-30) * scales), 0.0)
-    return codes.codes + move.clamp(-0.49, 0.49)
+    for _ in range(_NEARER):
+        left = snap(levels + move, grid, zeros) != levels
+        move = torch.where(left, move * 0.75, move)
+    return levels + move.masked_fill(snap(levels + move, grid, zeros) != levels, 0.0)
 
 
-def error_of(weight: Tensor, codes: Codes, gram: Tensor, group: int) -> float:
+def error_of(weight: Tensor, codes: Codes, gram: Tensor, grid: Grid) -> float:
     """The `lost_share` of codes; of tall weights estimated from a few rows at even distances."""
     few = slice(None, None, max(1, len(weight) // _ROWS))
-    zeros = None if codes.zeros is None else codes.zeros[few]
-    codes = Codes(codes.codes[few], codes.scales[few], zeros)
-    return lost_share(weight[few], dequantize(codes, group), gram)
+    return lost_share(weight[few], dequantize(codes.rows(few), grid), gram)
 
 
 def nearest(weight: Tensor, grid: Grid, importance: Tensor | None = None) -> Codes:

@@ -8,7 +8,7 @@ every group of a row in place of one for a layer.
 # pyright: reportUnknownVariableType=false
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -20,13 +20,15 @@ from attar.ops.rounding import Scales, dequantize, grouped, quantize
 def lsq(weight: Tensor, scales: Scales, grid: Grid) -> Tensor:
     """The weights that the nearest codes stand for, [rows, width], in the dtype of `weight`.
 
-    With v = weight / scale, and q the number that stands for it at a scale of 1: the gradient
-    passes straight through to the weight where v lies within the grid, and that of a scale is
-    (section 2.1, equation 3) the sum over its group of q - v there and of q, the grid's end,
-    elsewhere. It is multiplied by 1 / sqrt(group * the grid's largest code) (section 2.2), so
-    that scales move by about the same share of themselves as weights. Zero points have none.
+    With v = weight / scale, its minimum taken off before, and q the level that stands for it:
+    the gradient passes straight through to the weight where v lies within the grid, and that of
+    a scale is (section 2.1, equation 3) the sum over its group of q - v there and of q, the
+    grid's end, elsewhere. It is multiplied by 1 / sqrt(group * the grid's largest level)
+    (section 2.2), so that scales move by about the same share of themselves as weights. Zero
+    points and minima have none.
     """
-    return _Lsq.apply(weight, scales.scales, scales.zeros, grid)  # pyright: ignore[reportReturnType]
+    found = _Lsq.apply(weight, scales.scales, scales.zeros, scales.minima, grid)
+    return cast("Tensor", found)
 
 
 class _Lsq(torch.autograd.Function):
@@ -34,12 +36,17 @@ class _Lsq(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, weight: Tensor, scales: Tensor, zeros: Tensor | None, grid: Grid
+        ctx: Any,
+        weight: Tensor,
+        scales: Tensor,
+        zeros: Tensor | None,
+        minima: Tensor | None,
+        grid: Grid,
     ) -> Tensor:
-        group = grid.group_for(weight.shape[1])
-        rounded = dequantize(quantize(weight, Scales(scales, zeros), grid), group, weight.dtype)
-        ctx.grid, ctx.group = grid, group
-        ctx.save_for_backward(weight, scales, zeros, rounded)
+        codes = quantize(weight, Scales(scales, zeros, minima), grid)
+        rounded = dequantize(codes, grid, weight.dtype)
+        ctx.grid = grid
+        ctx.save_for_backward(weight, scales, zeros, minima, rounded)
         return rounded
 
     @staticmethod
@@ -47,15 +54,17 @@ class _Lsq(torch.autograd.Function):
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, slope: Tensor
     ) -> tuple[Tensor | None, ...]:
-        weight, scales, zeros, rounded = ctx.saved_tensors
-        grid, group, width = ctx.grid, ctx.group, weight.shape[1]
-        scale = scales[..., None]
-        exact = grouped(weight, group) / scale
+        weight, scales, zeros, minima, rounded = ctx.saved_tensors
+        grid, width = ctx.grid, weight.shape[1]
+        group = grid.group_for(width)
+        scale, minimum = scales[..., None], 0.0 if minima is None else minima[..., None]
+        exact = (grouped(weight, group) - minimum) / scale
         zero = 0.0 if zeros is None else zeros[..., None]
-        within = (exact > grid.low - zero) & (exact < grid.high - zero)
+        low, high = grid.ends
+        within = (exact > low - zero) & (exact < high - zero)
         slopes = grouped(slope, group)
         found = None
         if ctx.needs_input_grad[1]:
-            each = grouped(rounded, group) / scale - exact * within
-            found = (slopes * each).sum(-1) / (group * grid.high) ** 0.5
-        return (slopes * within).reshape(len(weight), -1)[:, :width], found, None, None
+            each = (grouped(rounded, group) - minimum) / scale - exact * within
+            found = (slopes * each).sum(-1) / (group * high) ** 0.5
+        return (slopes * within).reshape(len(weight), -1)[:, :width], found, None, None, None

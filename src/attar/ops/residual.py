@@ -34,13 +34,12 @@ def split(
     weight: [rows, width]; gram: [width, width], the mean of x xT over calibration tokens.
     """
     weight = weight.detach().float()
-    group, width = coarse.group_for(weight.shape[1]), weight.shape[1]
     rest, found = torch.zeros_like(weight), list[Split]()
     for _ in range(rounds):
         factors = whitened(weight - rest, gram, rank)
         up, down = nearest(factors.up, thin), nearest(factors.down, thin)
-        product = dequantize(up, thin.group_for(rank)) @ dequantize(down, thin.group_for(width))
+        product = dequantize(up, thin) @ dequantize(down, thin)
         codes = solve(weight - product, gram, coarse)
-        rest = dequantize(codes, group)
+        rest = dequantize(codes, coarse)
         found.append(Split(up, down, codes))
     return found[-1]

@@ -16,6 +16,7 @@ from attar.core.step import ModelRef, Step
 from attar.layers import QuantizedLinear
 from attar.models.masks import is_masked
 from attar.models.model import Model, weight_of
+from attar.ops.rounding import decode
 from attar.train.scoped import frozen
 from attar.train.seen import View, seen_through
 from attar.train.taught import Taught
@@ -85,4 +86,4 @@ class _Adapted(View):
 def _adapt(linear: QuantizedLinear, rank: int) -> None:
     """Free the codes of a quantized linear, but for the zeros of a pruned one."""
     held = weight_of(linear) == 0 if is_masked(linear) else None
-    linear.free_codes(linear.unpacked().codes.float(), rank, held)
+    linear.free_codes(decode(linear.unpacked(), linear.grid), rank, held)

@@ -21,8 +21,8 @@ from attar.models.model import Model
 from attar.models.resize import narrow
 from attar.models.uneven import NEURONS, QUERIES
 from attar.ops.importance import strongest, strongest_heads
-from attar.techniques.prune._scores import Tap, activations, sensitivities
 from attar.techniques.prune._exits import fixed_by_exits
+from attar.techniques.prune._scores import Tap, activations, sensitivities
 from attar.techniques.prune._sizes import Wanted, choose, weights_in_blocks
 from attar.train.rows import labeled
 

@@ -15,7 +15,6 @@ from attar.layers import QuantizedLinear
 from attar.models.masks import is_masked
 from attar.models.model import Model, weight_of
 from attar.ops.gptq import error_of, nearest, solve
-from attar.ops.rounding import Codes
 
 
 class Embeddings(BaseModel):
@@ -71,9 +70,8 @@ def solve_group(
     errors: list[float] = []
     start = 0
     for name, weight in zip(names, weights, strict=True):
-        rows = slice(start, start + len(weight))
-        codes = Codes(tall.codes[rows], tall.scales[rows], _rows(tall.zeros, rows))
-        errors.append(error_of(weight, codes, gram, grid.group_for(weight.shape[1])))
+        codes = tall.rows(slice(start, start + len(weight)))
+        errors.append(error_of(weight, codes, gram, grid))
         install_linear(view.model, name, codes, grid)
         start += len(weight)
     return errors
@@ -83,7 +81,3 @@ def _kept(linear: nn.Module) -> Tensor:
     """Where a linear's weights may be other than zero."""
     weight = weight_of(linear).detach()
     return weight != 0 if is_masked(linear) else torch.ones_like(weight, dtype=torch.bool)
-
-
-def _rows(tensor: Tensor | None, rows: slice) -> Tensor | None:
-    return None if tensor is None else tensor[rows]

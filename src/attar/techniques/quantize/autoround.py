@@ -18,7 +18,7 @@ from attar.core.traits import FLOAT, QUANTIZED
 from attar.layers import QuantizedLinear
 from attar.models.masks import is_masked
 from attar.models.model import Model, weight_of
-from attar.ops.gptq import wanted_codes
+from attar.ops.gptq import wanted_levels
 from attar.techniques.quantize._solving import Embeddings, solve_group
 from attar.train.scoped import frozen
 
@@ -54,7 +54,7 @@ class AutoRound(Calibrated, Embeddings, Step, kind="quantize/autoround"):
                 solve_group(view, names, mean, grid, 1)
                 for name, weight in weights.items():
                     codes = model.module.get_submodule(name).unpacked()
-                    wanted[name] = wanted_codes(weight, codes, mean, grid)
+                    wanted[name] = wanted_levels(weight, codes, mean, grid)
             view.outputs = None  # those of GPTQ's codes
             with frozen(model.module), ExitStack() as stack:
                 rates: dict[nn.Parameter, float] = {}
@@ -73,6 +73,6 @@ class AutoRound(Calibrated, Embeddings, Step, kind="quantize/autoround"):
         """What is trained of a linear, and how far each of its steps may go."""
         masked = is_masked(linear)
         (nudge,) = linear.free_codes(wanted, held=weight_of(linear) == 0 if masked else None)
-        # a moved zero point would make other numbers of the zeros of a pruned linear
-        scales = linear.free_scales() if masked else linear.free()
+        # minima too, but no zero points: levels move by themselves
+        scales = linear.free() if linear.grid.minimum else linear.free_scales()
         return {nudge: 2.0 / self.steps} | dict.fromkeys(scales, 0.2 / self.steps)

@@ -68,4 +68,4 @@ def _round(model: Model, name: str, gram: Tensor, scales: Tensor | None, grid: G
     weight = weight_of(model.module.get_submodule(name))
     codes = nearest(weight, grid, gram.diagonal())
     install_linear(model, name, codes, grid)
-    return error_of(weight, codes, gram, grid.group_for(weight.shape[1]))
+    return error_of(weight, codes, gram, grid)

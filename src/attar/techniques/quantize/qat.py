@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -84,12 +85,14 @@ class _Rounded(View):
 
     scales: Tensor
     zeros: Tensor | None
+    minima: Tensor | None
 
     def __init__(self, weight: Tensor, grid: Grid, trained: bool) -> None:
         super().__init__()
         self.grid, fitted = grid, fit_scales(weight, grid)
         self.register_buffer("scales", fitted.scales)
         self.register_buffer("zeros", fitted.zeros)
+        self.register_buffer("minima", fitted.minima)
         self.gain = nn.Parameter(torch.zeros_like(fitted.scales)) if trained else None
 
     def seen(self, weight: Tensor) -> Tensor:
@@ -98,14 +101,15 @@ class _Rounded(View):
     def fitted(self) -> Scales:
         """The scales as training has moved them, rounded as they will be kept."""
         if self.gain is None:
-            return Scales(self.scales, self.zeros)
+            return Scales(self.scales, self.zeros, self.minima)
         scales = self.scales * (1 + _FASTER * self.gain)
-        return Scales(through(scales, round_scale(scales.detach())), self.zeros)
+        scales = through(scales, round_scale(scales.detach(), self.grid.powers))
+        return Scales(scales, self.zeros, self.minima)
 
     def codes(self, seen: Tensor) -> Codes:
         """The codes of what is seen of a weight."""
-        fitted = self.fitted()
-        return quantize(seen.detach(), Scales(fitted.scales.detach(), fitted.zeros), self.grid)
+        fitted = replace(self.fitted(), scales=self.fitted().scales.detach())
+        return quantize(seen.detach(), fitted, self.grid)
 
 
 @contextmanager
