@@ -19,12 +19,15 @@ from tiny_models import logits, texts, tiny
 
 DATA: dict[str, Any] = {"sequences": 4, "length": 16, "batch": 2}
 KINDS: dict[str, dict[str, Any]] = {
+    "lowrank/balanced": {**DATA, "keep": 0.5, "measured": 2},
     "lowrank/fisher": {**DATA, "keep": 0.5},
+    "lowrank/residual": {**DATA, "rank": 4, "grid": "int3-g32"},
     "lowrank/svd": {"keep": 0.5},
     "lowrank/whitened": {**DATA, "keep": 0.5},
     "prune/magnitude": {},
     "prune/sparsegpt": {**DATA, "pattern": "2:4"},
     "prune/wanda": DATA,
+    "quantize/autoround": {**DATA, "batch": 1, "steps": 2},
     "quantize/awq": DATA,
     "quantize/dynamic": {},
     "quantize/gptq": {**DATA, "grid": "int4-g32-zp"},
@@ -45,7 +48,8 @@ def test_nothing_is_made_elsewhere(kind: str, monkeypatch: pytest.MonkeyPatch) -
     if hasattr(step, "data"):
         batches = attar.calibrate.rows.calibration(step, model, ctx)  # data is made on the CPU
         module: Any = __import__(f"attar.techniques.{kind.replace('/', '.')}", fromlist=["_"])
-        monkeypatch.setattr(module, "calibration", lambda *_: batches)
+        name = next(name for name in vars(module) if name.startswith("calibration"))
+        monkeypatch.setattr(module, name, lambda *_: batches)
     with torch.device("meta"):
         pressed = step.apply(model, ctx)
     tensors = [*pressed.module.parameters(), *pressed.module.buffers()]

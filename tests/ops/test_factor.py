@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from attar.ops.factor import Factors, rank_for, truncated, weighted, whitened
+from attar.ops.factor import Factors, factored, rank_for, ranks_below, spectrum, truncated, weighted, whitened
 
 
 def drawn(rows: int, width: int, seed: int = 1) -> Tensor:
@@ -96,3 +96,29 @@ def test_ranks_hold_the_share_asked_for() -> None:
         assert 0.8 * rows * width - 8 * (rows + width) < rank * (rows + width) <= 0.8 * rows * width
     assert rank_for(32, 32, 0.3) == 4
     assert rank_for(4, 4, 0.01) == 1
+
+
+def test_ranks_below_hold_fewer_weights_than_the_whole() -> None:
+    for rows, width in ((576, 576), (192, 576), (4, 4), (2, 1)):
+        ranks = ranks_below(rows, width)
+        assert ranks[0] == 1
+        assert ranks == sorted(set(ranks))
+        assert all(rank * (rows + width) < rows * width for rank in ranks) or ranks == [1]
+    assert ranks_below(576, 576)[-1] == 280
+
+
+@pytest.mark.parametrize(("rows", "width"), [(24, 40), (40, 24)])
+def test_a_spectrum_tells_what_every_rank_loses(rows: int, width: int) -> None:
+    weight, gram = drawn(rows, width), correlated(width)
+    importance = drawn(rows, 1, seed=9).square().flatten()
+    found = spectrum(weight, gram, importance)
+    assert len(found) == min(rows, width)
+    for rank in (1, 5, 20):
+        factors = factored(weight, rank, gram, importance)
+        rest = (weight - factors.up @ factors.down).double() * importance.double().sqrt()[:, None]
+        cost = float(((rest @ gram.double()) * rest).sum())
+        assert cost == pytest.approx(float(found[rank:].sum()), rel=1e-3)
+        assert factors.error == pytest.approx(float(found[rank:].sum() / found.sum()), rel=1e-6)
+        for other in (truncated(weight, rank), whitened(weight, gram, rank)):
+            rest = (weight - other.up @ other.down).double() * importance.double().sqrt()[:, None]
+            assert cost <= float(((rest @ gram.double()) * rest).sum())

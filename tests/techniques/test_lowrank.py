@@ -17,6 +17,7 @@ from attar.engine.plan import traits_of
 from attar.layers import LowRank
 from attar.models import Model, load, save
 from attar.models.load import config_of, skeleton
+from attar.models.model import weight_of
 from attar.models.source import Files
 from tiny_models import PAIRS, logits, texts, tiny
 
@@ -106,3 +107,28 @@ def test_a_dead_input_and_a_bias_are_no_trouble() -> None:
     assert all(
         module.bias is not None for module in small.module.modules() if isinstance(module, LowRank)
     )
+
+
+@pytest.mark.parametrize(("family", "task"), PAIRS)
+def test_ranks_are_shared_out_over_the_model(family: str, task: str, tmp_path: Path) -> None:
+    model = tiny(family, task)
+    labels = model.labels or (None,)
+    rows = [Example(t, labels[n % len(labels)]) for n, t in enumerate(texts(count=40, length=16))]
+    data = Dataset("train", rows, "", tuple(model.labels))
+    ctx = Context(model.task, lambda _: data, lambda _: None)
+    before = sum(weight_of(part).numel() for part in model.linears(Scope.linears()).values())
+    step = find("lowrank/balanced").model_validate({**DATA, "keep": 0.6, "measured": 4})
+    small = step.apply(model, ctx)
+    after = sum(weight_of(part).numel() for part in small.linears(Scope.linears()).values())
+    assert 0.5 * before < after <= 0.6 * before
+    ranks = {part.rank for part in small.module.modules() if isinstance(part, LowRank)}
+    assert len(ranks) > 1
+    assert ctx.notes["foreseen divergence"] > 0
+    save(small, tmp_path / "saved")
+    assert torch.equal(logits(attar.load(tmp_path / "saved")), logits(small))
+
+
+def test_ranks_that_no_factors_are_thin_enough_for_are_refused() -> None:
+    step = find("lowrank/balanced").model_validate({"keep": 0.01})
+    (problem,) = step.check(tiny("llama").facts())
+    assert "below what factors of rank 1 hold" in problem

@@ -108,7 +108,7 @@ def _order(taught: list[int], steps: int, seed: int, block: int) -> list[int]:
     generator = torch.Generator().manual_seed(seed_of(seed, "block", block))
     order: list[int] = []
     while len(order) < steps:
-        order += torch.randperm(len(taught), generator=generator).tolist()
+        order += torch.randperm(len(taught), generator=generator, device="cpu").tolist()
     return [taught[place] for place in order[:steps]]
 
 

@@ -34,10 +34,10 @@ def rank_for(rows: int, width: int, keep: float) -> int:
     return max(1, rank if rank < 8 else rank - rank % 8)
 
 
-def ranks_up_to(rows: int, width: int) -> list[int]:
-    """Ranks at which two factors hold fewer weights than the whole: eights, or 1 and up."""
-    most = (rows * width - 1) // (rows + width)
-    return list(range(8, most + 1, 8)) or list(range(1, most + 1))
+def ranks_below(rows: int, width: int) -> list[int]:
+    """Ranks at which two factors hold fewer weights than the whole: 1, 2, 4, and eights."""
+    most = max(1, (rows * width - 1) // (rows + width))
+    return [rank for rank in (1, 2, 4, *range(8, most + 1, 8)) if rank <= most]
 
 
 def truncated(weight: Tensor, rank: int) -> Factors:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from pydantic import Field
@@ -12,12 +13,13 @@ from attar.calibrate.install import install_factors
 from attar.calibrate.rows import Calibrated, calibration
 from attar.calibrate.walk import BlockView, tell_errors, walk
 from attar.core.context import Context
+from attar.core.scope import ModuleFact
 from attar.core.step import Step
 from attar.core.traits import FLOAT, LOWRANK, MASKED
 from attar.data.batches import Batch
 from attar.models.model import Model, weight_of
 from attar.ops.allocate import share_out
-from attar.ops.factor import factored, ranks_up_to, spectrum
+from attar.ops.factor import factored, ranks_below, spectrum
 from attar.techniques.lowrank._rank import Ranks, tell
 
 
@@ -37,6 +39,18 @@ class Balanced(Ranks, Calibrated, Step, kind="lowrank/balanced"):
 
     measured: int = Field(16, ge=1, description="of these, sequences to take gradients of")
 
+    def check(self, modules: Sequence[ModuleFact]) -> Iterable[str]:
+        """Whether any ranks are that thin."""
+        yield from super().check(modules)
+        chosen = set(self.scope.select(modules))
+        shapes = [fact.shape for fact in modules if fact.name in chosen and fact.linear]
+        whole, least = sum(rows * width for rows, width in shapes), sum(map(sum, shapes))
+        if least > self.keep * whole:
+            yield (
+                f"keep: {self.keep:g} is below what factors of rank 1 hold, {least / whole:.3f} of "
+                "the weights"
+            )
+
     def apply(self, model: Model, ctx: Context) -> Model:
         """Measure gradients and spectra, share out the ranks, and walk the blocks."""
         batches = calibration(self, model, ctx)
@@ -47,9 +61,10 @@ class Balanced(Ranks, Calibrated, Step, kind="lowrank/balanced"):
         def visit(view: BlockView) -> list[float]:
             errors: list[float] = []
             for names, gram in view.groups():
-                for name in (name for name in names if ranks[name]):
+                mean = gram.mean
+                for name in names:
                     weight = weight_of(view.linears[name])
-                    factors = factored(weight, ranks[name], gram.mean, felt[name])
+                    factors = factored(weight, ranks[name], mean, felt[name])
                     install_factors(model, name, factors)
                     errors.append(factors.error)
             return errors
@@ -62,7 +77,7 @@ class Balanced(Ranks, Calibrated, Step, kind="lowrank/balanced"):
     def _ranks(
         self, model: Model, batches: list[Batch], felt: dict[str, Tensor], ctx: Context
     ) -> dict[str, int]:
-        """The rank of each linear; 0 where it stays whole."""
+        """The rank of each linear."""
         sizes: dict[str, tuple[int, int]] = {}
         spectra: dict[str, Tensor] = {}
 
@@ -76,25 +91,12 @@ class Balanced(Ranks, Calibrated, Step, kind="lowrank/balanced"):
 
         # Without a scratch folder: nothing is changed that would be worth keeping.
         walk(model, batches, self.scope, replace(ctx, scratch=None), visit, "spectra")
-        ranks = {name: [*ranks_up_to(*size), 0] for name, size in sizes.items()}
-        losses = [[_lost(spectra[name], rank) for rank in ranks[name]] for name in sizes]
-        costs = [[_weights(size, rank) for rank in ranks[name]] for name, size in sizes.items()]
-        whole = sum(cost[-1] for cost in costs)
-        chosen = share_out(losses, costs, self.keep * whole)
-        held = sum(cost[at] for cost, at in zip(costs, chosen, strict=True))
+        ranks = {name: ranks_below(*size) for name, size in sizes.items()}
+        # half of what the answers feel of an error is what it costs them, in nats
+        losses = [[float(spectra[name][rank:].sum()) / 2 for rank in ranks[name]] for name in sizes]
+        costs = [[float(rank * sum(size)) for rank in ranks[name]] for name, size in sizes.items()]
+        budget = self.keep * sum(rows * width for rows, width in sizes.values())
+        chosen = share_out(losses, costs, budget)
         lost = sum(loss[at] for loss, at in zip(losses, chosen, strict=True))
-        ctx.note("share of the linears' weights", round(held / whole, 4))
         ctx.note("foreseen divergence", round(lost, 4))
-        found = {name: ranks[name][at] for name, at in zip(sizes, chosen, strict=True)}
-        ctx.note("linears left whole", sum(not rank for rank in found.values()))
-        return found
-
-
-def _lost(spectrum: Tensor, rank: int) -> float:
-    """What a rank costs the answers, in nats; 0 stands for the whole."""
-    return float(spectrum[rank:].sum()) / 2 if rank else 0.0
-
-
-def _weights(size: tuple[int, int], rank: int) -> float:
-    """How many weights a rank takes; 0 stands for the whole."""
-    return float(rank * sum(size) if rank else size[0] * size[1])
+        return {name: ranks[name][at] for name, at in zip(sizes, chosen, strict=True)}
