@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from attar.ops.chunked import Losses, Mix, Side, chunked
 from attar.ops.divergence import (
     IGNORED,
     Divergence,
-    Losses,
-    Mix,
-    Side,
-    chunked,
     cross_entropy,
     forward_kl,
     hard_targets,
+    measured,
     reverse_kl,
 )
 
@@ -114,6 +113,14 @@ MIXES = [
     Mix("reverse", 1.0, 0.4, 0.6),
     Mix("reverse", 3.0, 1.0, 0.0),
     Mix("hard", 1.0, 0.5, 0.5),
+    Mix("jensen-shannon", 1.0, 1.0, 0.0, 0.5),
+    Mix("jensen-shannon", 2.0, 0.6, 0.4, 0.1),
+    Mix("skewed", 1.0, 1.0, 0.0, 0.1),
+    Mix("skewed", 2.0, 0.5, 0.5, 0.9),
+    Mix("skewed-reverse", 1.5, 0.7, 0.3, 0.1),
+    Mix("total-variation", 1.0, 1.0, 0.0),
+    Mix("total-variation", 3.0, 0.3, 0.7),
+    Mix("logits", 1.0, 0.2, 0.8),
     Mix("forward", 1.0, 0.0, 1.0),
 ]
 
@@ -122,10 +129,34 @@ def expected_losses(
     student: Tensor, teacher: Tensor, labels: Tensor, mix: Mix
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Total, divergence and task loss in float64."""
+
+    def apart() -> Tensor:
+        return softmax(teacher / mix.temperature) - softmax(student / mix.temperature)
+
+    def between(pairs: Callable[..., tuple[Tensor, ...]], turned: bool = False) -> Tensor:
+        """share KL(one || other) + (1 - share) KL(third || fourth), with m the mixture."""
+        p, q = softmax(teacher / mix.temperature), softmax(student / mix.temperature)
+        own = mix.share * (q if turned else p) + (1 - mix.share) * (p if turned else q)
+        one, other, third, fourth = pairs(p, q, own)
+        first = (one * (one.log() - other.log())).sum(-1)
+        second = (third * (third.log() - fourth.log())).sum(-1)
+        return mix.temperature**2 * (mix.share * first + (1 - mix.share) * second)
+
     each: dict[Divergence, Callable[[], Tensor]] = {
         "forward": lambda: kl(teacher, student, mix.temperature),
         "reverse": lambda: kl(student, teacher, mix.temperature),
         "hard": lambda: surprise(student, teacher.argmax(-1)),
+        "logits": lambda: (student.double() - teacher.double()).square().mean(-1),
+        "jensen-shannon": lambda: between(lambda p, q, m: (p, m, q, m)),
+        "skewed": lambda: between(lambda p, q, m: (p, m, q, q)) / mix.share,
+        "skewed-reverse": lambda: between(lambda p, q, m: (q, m, p, p), turned=True) / mix.share,
+        "total-variation": lambda: (
+            mix.temperature**2
+            * (softmax(teacher / mix.temperature) - softmax(student / mix.temperature))
+            .abs()
+            .sum(-1)
+            / 2
+        ),
     }
     divergence, task = each[mix.divergence](), surprise(student, labels)
     total = (mix.weight * divergence + mix.task_weight * task).mean()
@@ -223,3 +254,16 @@ def test_chunked_never_holds_all_logits() -> None:
     chunked(Side(head, hidden), Side(head, hidden), labels, Mix("forward", 1.0, 1.0), 10)
     assert max(seen) == 10
     assert sum(seen) == 2 * POSITIONS
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_the_ends_of_mixtures_are_the_two_directions(share: float) -> None:
+    student, teacher, _ = (part.double() for part in draw(scale=0.5))
+    forward = measured(student, teacher, "forward").each
+    assert torch.allclose(measured(student, teacher, "skewed", share=0.0).each, forward)
+    small = measured(student, teacher, "jensen-shannon", share=1e-4).each / 1e-4
+    assert torch.allclose(small, forward, rtol=0.02)
+    one = measured(student, teacher, "jensen-shannon", share=share).each
+    other = measured(teacher, student, "jensen-shannon", share=1 - share).each
+    assert torch.allclose(one, other, atol=1e-5)
+    assert one.max() <= -(share * np.log(share) + (1 - share) * np.log(1 - share)) + 1e-6

@@ -6,7 +6,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from attar.ops.factor import Factors, factored, rank_for, ranks_below, spectrum, truncated, weighted, whitened
+from attar.ops.factor import (
+    Factors,
+    factored,
+    rank_for,
+    ranks_below,
+    spectrum,
+    truncated,
+    weighted,
+    whitened,
+)
 
 
 def drawn(rows: int, width: int, seed: int = 1) -> Tensor:

@@ -14,7 +14,7 @@ from attar.core.step import Task
 from attar.data.batches import Batch
 from attar.errors import DataError, UserError
 from attar.models.model import Model
-from attar.ops.divergence import Mix
+from attar.ops.chunked import Mix
 from attar.techniques.adapt.full import Full
 from attar.techniques.distill.logits import Logits
 from attar.train.losses import Objective, judge
@@ -60,6 +60,11 @@ def test_comes_nearer_to_the_teacher(model_type: str, task: Task) -> None:
     "settings",
     [
         {"divergence": "reverse"},
+        {"divergence": "jensen-shannon", "share": 0.3},
+        {"divergence": "skewed"},
+        {"divergence": "skewed-reverse"},
+        {"divergence": "total-variation"},
+        {"divergence": "logits"},
         {"targets": "hard"},
         {"temperature": 3.0},
         {"weight": 1.0, "weight_end": 0.0},
@@ -72,6 +77,11 @@ def test_every_variant_comes_nearer(settings: dict[str, Any]) -> None:
     before = apart(student, teacher, direction)
     Logits(**{**SHORT, "steps": 24, **settings}).apply(student, context(teacher))
     assert apart(student, teacher, direction) < before
+
+
+def test_a_share_of_no_mixture_is_refused() -> None:
+    with pytest.raises(ValueError, match="`share` says nothing of reverse"):
+        Logits(divergence="reverse", share=0.5)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])

@@ -21,7 +21,7 @@ from attar.models import Model, load, save
 from attar.models.masks import is_masked, mark
 from attar.models.model import weight_of
 from attar.models.source import Files
-from attar.ops.divergence import Mix
+from attar.ops.chunked import Mix
 from attar.ops.sparse import Pattern
 from attar.techniques.prune._ramp import Mask, Ramp
 from attar.train.losses import Objective, judge

@@ -13,7 +13,7 @@ from attar.core.context import Context
 from attar.core.keys import seed_of
 from attar.data.batches import Batch
 from attar.models.model import Model, autocast, outputs_first
-from attar.ops.divergence import Mix, chunked, drawn
+from attar.ops.chunked import Mix, chunked, drawn
 from attar.train.losses import Objective, side, states
 from attar.train.scoped import frozen
 

@@ -1,4 +1,4 @@
-"""How far a student's distribution is from its teacher's, and the chunked loss over a large head.
+"""How far a student's distribution is from its teacher's, and which way is nearer.
 
 Logits are [..., classes]: classes are the vocabulary of a language model or the classes of a
 classifier. Divergences are in nats, summed in float32 (float64 where the logits are) whatever
@@ -11,18 +11,27 @@ multiplied by T^2, so that its gradient keeps its size when T changes (Hinton, V
 # pyright: reportUnknownArgumentType=false
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from math import log, log1p
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 IGNORED = -100  # the label of a position that is not judged, as in torch's cross-entropy
-Divergence = Literal["forward", "reverse", "hard"]
+Divergence = Literal[
+    "forward",
+    "reverse",
+    "jensen-shannon",
+    "skewed",
+    "skewed-reverse",
+    "total-variation",
+    "logits",
+    "hard",
+]
 _FLOOR = -1e4  # of log-probabilities: exp of it is 0, and 0 times it is not NaN as 0 times -inf is
-_CACHED = 1 << 20  # logits handled at once by what is not a matrix product: 4 MB stay in cache
 
 
 def forward_kl(
@@ -33,7 +42,7 @@ def forward_kl(
     student, teacher: [..., classes]; mask: [...], or None for all positions. No position: 0.
     The student must cover all that the teacher finds likely (Hinton et al. 2015).
     """
-    own, other = _log_probabilities(student, temperature), _log_probabilities(teacher, temperature)
+    own, other = log_probabilities(student, temperature), log_probabilities(teacher, temperature)
     return _mean((other.exp() * (other - own)).sum(-1), mask) * temperature**2
 
 
@@ -45,7 +54,7 @@ def reverse_kl(
     Shapes as in `forward_kl`. The student must stay where the teacher finds likely, and may
     leave out the rest (Gu et al. 2024, "MiniLLM", arXiv:2306.08543).
     """
-    own, other = _log_probabilities(student, temperature), _log_probabilities(teacher, temperature)
+    own, other = log_probabilities(student, temperature), log_probabilities(teacher, temperature)
     return _mean((own.exp() * (own - other)).sum(-1), mask) * temperature**2
 
 
@@ -54,7 +63,7 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
     logits: [..., classes]; labels: [...], integers. No position judged: 0, with gradient 0.
     """
-    own = _log_probabilities(logits, 1.0)
+    own = log_probabilities(logits, 1.0)
     picked = own.gather(-1, labels.clamp_min(0).unsqueeze(-1)).squeeze(-1)
     return _mean(-picked, labels != IGNORED)
 
@@ -70,213 +79,129 @@ def hard_targets(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -
 
 
 @dataclass(frozen=True)
-class Side:
-    """One model at its head: what reads hidden states, and the states that it reads.
+class Found:
+    """The divergence of each position, [positions], and its slope in the student's logits.
 
-    head: [n, width] -> logits [n, classes]; hidden: [positions, width]; weights: the tensors
-    inside `head` that want a gradient (none for a teacher).
+    slope: [positions, classes], or None where it was not asked for.
     """
 
-    head: Callable[[Tensor], Tensor]
-    hidden: Tensor
-    weights: Sequence[Tensor] = ()
+    each: Tensor
+    slope: Tensor | None
 
 
-@dataclass(frozen=True)
-class Mix:
-    """What a position adds to the loss: weight x divergence + task_weight x cross-entropy."""
+def measured(
+    student: Tensor,
+    teacher: Tensor,
+    divergence: Divergence,
+    temperature: float = 1.0,
+    share: float = 0.5,
+    slope: bool = False,
+) -> Found:
+    """A divergence by name, of every position, with its slope in the student's logits.
 
-    divergence: Divergence = "forward"
-    temperature: float = 1.0
-    weight: float = 0.0
-    task_weight: float = 1.0
+    student, teacher: [positions, classes]. With p and q the teacher's and the student's
+    softmax(logits / T), each times T^2:
 
-
-@dataclass(frozen=True)
-class Losses:
-    """What the chunks add up to, in nats; only `total` has a gradient.
-
-    total: the mix over all positions, divided by their number, so that a position without a
-    label adds its divergence alone; divergence: mean over all positions; task: mean
-    cross-entropy over the positions with a label.
+    - `forward`: KL(p || q). `reverse`: KL(q || p).
+    - `jensen-shannon`: share KL(p || m) + (1 - share) KL(q || m), m = share p + (1 - share) q
+      (Agarwal et al. 2024, GKD, arXiv:2306.13649, equation 1).
+    - `skewed`: KL(p || share p + (1 - share) q); `skewed-reverse`: KL(q || share q + (1 - share)
+      p) (Ko et al. 2024, DistiLLM, arXiv:2402.03898, section 3.1).
+    - `total-variation`: half the sum of |p - q| (Wen et al. 2023, arXiv:2307.15190).
+    - `logits`: the mean square of what the logits differ by, without T (Kim et al. 2021,
+      arXiv:2105.08919).
+    - `hard`: -log q of the teacher's likeliest class at T = 1.
     """
-
-    total: Tensor
-    divergence: Tensor
-    task: Tensor
-
-
-def chunked(
-    student: Side, teacher: Side | None, labels: Tensor, mix: Mix, chunk: int = 512
-) -> Losses:
-    """The mix of divergence and cross-entropy, its logits never in memory all at once.
-
-    labels: [positions], IGNORED where there is none; chunk: positions whose logits exist at a
-    time. The gradient is worked out chunk by chunk on the way forward, where the logits are at
-    hand, so that the head is computed once and not again on the way back (Liger Kernel,
-    arXiv:2410.10989, does the same). A head tied to the embedding gets its share of the
-    gradient through `weights`. Without gradients enabled only values are computed.
-    """
-    wanted = [weight for weight in student.weights if weight.requires_grad]
-    # Asked here: inside an autograd.Function gradients are always disabled.
-    slopes = torch.is_grad_enabled() and (bool(wanted) or student.hidden.requires_grad)
-    work = _Work(student, teacher, labels, mix, chunk, slopes)
-    total, divergence, task = cast(
-        "tuple[Tensor, Tensor, Tensor]", _Chunked.apply(work, student.hidden, *wanted)
-    )
-    return Losses(total, divergence, task)
-
-
-@torch.no_grad()
-def drawn(side: Side, generator: torch.Generator, chunk: int = 512) -> Tensor:
-    """A label for every position, drawn from the model's own answer to it: [positions]."""
-    labels = [
-        torch.multinomial(side.head(part).float().softmax(-1).cpu(), 1, generator=generator)
-        for part in side.hidden.detach().split(chunk)
-    ]
-    return torch.cat(labels).flatten().to(side.hidden.device)
-
-
-@dataclass(frozen=True)
-class _Work:
-    """The arguments of `chunked` that autograd does not look at, with the sum over chunks."""
-
-    student: Side
-    teacher: Side | None
-    labels: Tensor
-    mix: Mix
-    chunk: int
-    slopes: bool
-
-    def run(self, weights: Sequence[Tensor], grads: list[Tensor]) -> Tensor:
-        """Sums of divergence and cross-entropy; adds to `grads` (hidden, then weights) if any."""
-        sums = torch.zeros(2, dtype=_wide(self.student.hidden), device=self.labels.device)
-        positions = len(self.labels)
-        for start in range(0, positions, self.chunk):
-            part = slice(start, start + self.chunk)
-            hidden = self.student.hidden[part].detach()
-            with torch.set_grad_enabled(bool(grads)):
-                logits = self.student.head(hidden.requires_grad_(bool(grads)))
-            theirs = None
-            if self.teacher is not None:
-                with torch.no_grad():
-                    theirs = self.teacher.head(self.teacher.hidden[part])
-            own = logits.detach()
-            slope = torch.empty_like(own) if grads else None
-            sums += _over_rows(own, theirs, self.labels[part], self.mix, slope)
-            if slope is not None:
-                found = torch.autograd.grad(
-                    logits, (hidden, *weights), slope, materialize_grads=True
-                )
-                del logits, own, slope
-                grads[0][part] = found[0]
-                for total, more in zip(grads[1:], found[1:], strict=True):
-                    total += more
-        return sums
-
-
-class _Chunked(torch.autograd.Function):
-    """Autograd's view of `chunked`: a scalar whose gradient is known once its value is."""
-
-    @staticmethod
-    def forward(ctx: Any, work: _Work, hidden: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
-        count = max(len(work.labels), 1)
-        grads = [torch.zeros_like(t) for t in (hidden, *weights)] if work.slopes else []
-        sums = work.run(weights, grads)
-        for grad in grads:
-            grad /= count
-        ctx.save_for_backward(*grads)
-        labeled = (work.labels != IGNORED).sum().clamp_min(1)
-        total = (sums * sums.new_tensor([work.mix.weight, work.mix.task_weight])).sum() / count
-        parts = sums[0] / count, sums[1] / labeled
-        ctx.mark_non_differentiable(*parts)
-        return total, *parts
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, *slopes: Tensor
-    ) -> tuple[Tensor | None, ...]:
-        grads = [grad * slopes[0].to(grad.dtype) for grad in ctx.saved_tensors]
-        wanted = iter(grads)
-        given = [next(wanted) if need else None for need in ctx.needs_input_grad[1:]]
-        return None, *given
-
-
-def _over_rows(
-    student: Tensor, teacher: Tensor | None, labels: Tensor, mix: Mix, slope: Tensor | None
-) -> Tensor:
-    """Sums of divergence and cross-entropy of one chunk; fills `slope` with d(mix)/d(logits).
-
-    A few rows at a time, so that the dozen passes over them stay in the processor's cache.
-    """
-    rows = max(1, _CACHED // student.shape[-1]) if student.device.type == "cpu" else len(student)
-    sums: list[Tensor] = []
-    for start in range(0, len(student), rows):
-        part = slice(start, start + rows)
-        out = None if slope is None else slope[part]
-        theirs = None if teacher is None else teacher[part]
-        sums.append(_rows(student[part], theirs, labels[part], mix, out))
-    return torch.stack(sums).sum(0)
-
-
-def _rows(
-    student: Tensor, teacher: Tensor | None, labels: Tensor, mix: Mix, slope: Tensor | None
-) -> Tensor:
-    own = _log_probabilities(student, 1.0)
-    judged = labels != IGNORED
-    picked = own.gather(-1, labels.clamp_min(0).unsqueeze(-1)).squeeze(-1)
-    task = -(picked * judged).sum()
-    if teacher is None:
-        if slope is not None:
-            slope.copy_(_toward(own.exp_(), labels, judged * mix.task_weight))
-        return torch.stack([torch.zeros_like(task), task])
-    if mix.divergence == "hard":
+    if divergence == "logits":
+        rest = student.to(_wide(student)) - teacher.to(_wide(teacher))
+        each = rest.square().mean(-1)
+        return Found(each, rest.mul_(2 / rest.shape[-1]) if slope else None)
+    if divergence == "hard":
+        own = log_probabilities(student, 1.0)
         best = teacher.argmax(-1)
-        divergence = -own.gather(-1, best.unsqueeze(-1)).sum()
-        if slope is not None:
-            here = torch.full_like(picked, mix.weight)
-            pull = _toward(own.exp(), best, here)
-            slope.copy_(pull.add_(_toward(own.exp_(), labels, judged * mix.task_weight)))
-        return torch.stack([divergence, task])
-    divergence, pull = _kl_and_slope(student, teacher, own, mix, slope is not None)
-    if slope is not None:
-        if mix.task_weight:
-            pull.add_(_toward(own.exp_(), labels, judged * mix.task_weight))
-        slope.copy_(pull)
-    return torch.stack([divergence, task])
+        each = -own.gather(-1, best.unsqueeze(-1)).squeeze(-1)
+        return Found(each, toward(own.exp_(), best, torch.ones_like(each)) if slope else None)
+    own = log_probabilities(student, temperature)
+    other = log_probabilities(teacher, temperature)
+    found = _BY_NAME[divergence](own, other, share, slope)
+    pull = None if found.slope is None else found.slope.mul_(temperature)
+    return Found(found.each * temperature**2, pull)
 
 
-def _kl_and_slope(
-    student: Tensor, teacher: Tensor, at_one: Tensor, mix: Mix, wanted: bool
-) -> tuple[Tensor, Tensor]:
-    """T^2 times the sum of the divergences, and `mix.weight` times its slope in the logits.
-
-    d T^2 KL(t||s) / d logits = T (s - t); d T^2 KL(s||t) / d logits = T s (log s/t - KL).
-    """
-    scale = mix.temperature
-    own = at_one if scale == 1.0 else _log_probabilities(student, scale)
-    other = _log_probabilities(teacher, scale)
-    if mix.divergence == "forward":
-        theirs = other.exp()
-        each = torch.linalg.vecdot(theirs, other.sub_(own))
-        pull = torch.exp(own, out=other).sub_(theirs) if wanted else other
-    else:
-        mine = own.exp()
-        ratio = torch.sub(own, other, out=other)
-        each = torch.linalg.vecdot(mine, ratio)
-        pull = ratio.sub_(each.unsqueeze(-1)).mul_(mine)
-    return each.sum() * scale**2, pull.mul_(scale * mix.weight)
+def _forward(own: Tensor, other: Tensor, _: float, slope: bool) -> Found:
+    theirs = other.exp()
+    each = torch.linalg.vecdot(theirs, other.sub_(own))
+    return Found(each, torch.exp(own, out=other).sub_(theirs) if slope else None)
 
 
-def _toward(probabilities: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+def _reverse(own: Tensor, other: Tensor, _: float, slope: bool) -> Found:
+    mine = own.exp()
+    ratio = torch.sub(own, other, out=other)
+    each = torch.linalg.vecdot(mine, ratio)
+    return Found(each, ratio.sub_(each.unsqueeze(-1)).mul_(mine) if slope else None)
+
+
+def _jensen_shannon(own: Tensor, other: Tensor, share: float, slope: bool) -> Found:
+    mine, middle = own.exp(), _mixed(other, own, share)
+    above = own - middle
+    each = share * torch.linalg.vecdot(other.exp(), other - middle)
+    each = each + (1 - share) * torch.linalg.vecdot(mine, above)
+    return Found(each, _pulled(mine, above.mul_(1 - share)) if slope else None)
+
+
+def _skewed(own: Tensor, other: Tensor, share: float, slope: bool) -> Found:
+    middle = _mixed(other, own, share)
+    each = torch.linalg.vecdot(other.exp(), other - middle)
+    if not slope:
+        return Found(each, None)
+    return Found(each, _pulled(own.exp(), (other - middle).exp_().mul_(share - 1)))
+
+
+def _skewed_reverse(own: Tensor, other: Tensor, share: float, slope: bool) -> Found:
+    mine, ratio = own.exp(), own - _mixed(own, other, share)
+    each = torch.linalg.vecdot(mine, ratio)
+    return Found(each, _pulled(mine, ratio - share * ratio.exp()) if slope else None)
+
+
+def _total_variation(own: Tensor, other: Tensor, _: float, slope: bool) -> Found:
+    mine = own.exp()
+    rest = mine - other.exp()
+    each = rest.abs().sum(-1) / 2
+    return Found(each, _pulled(mine, rest.sign_().mul_(0.5)) if slope else None)
+
+
+_BY_NAME: dict[str, Callable[[Tensor, Tensor, float, bool], Found]] = {
+    "forward": _forward,
+    "reverse": _reverse,
+    "jensen-shannon": _jensen_shannon,
+    "skewed": _skewed,
+    "skewed-reverse": _skewed_reverse,
+    "total-variation": _total_variation,
+}
+
+
+def _mixed(first: Tensor, second: Tensor, share: float) -> Tensor:
+    """The logarithm of a mixture of which the first has this share, from 0 up to 1 without it."""
+    if share == 0:
+        return second
+    return torch.logaddexp(first + log(share), second + log1p(-share))
+
+
+def _pulled(probabilities: Tensor, slopes: Tensor) -> Tensor:
+    """The slope in logits, from that in the probabilities that they make: may write into it."""
+    mean = torch.linalg.vecdot(probabilities, slopes)
+    return slopes.sub_(mean.unsqueeze(-1)).mul_(probabilities)
+
+
+def toward(probabilities: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
     """Weights x (probabilities - one at the label), in place: the slope of cross-entropy."""
     where = labels.clamp_min(0).unsqueeze(-1)
     minus = -torch.ones_like(where, dtype=probabilities.dtype)
     return probabilities.scatter_add_(-1, where, minus).mul_(weights.unsqueeze(-1))
 
 
-def _log_probabilities(logits: Tensor, temperature: float) -> Tensor:
+def log_probabilities(logits: Tensor, temperature: float) -> Tensor:
+    """Log softmax(logits / temperature), in float32 or better, nowhere minus infinity."""
     scaled = logits.to(_wide(logits))
     if temperature != 1.0:
         scaled = scaled / temperature

@@ -11,7 +11,8 @@ from torch import Tensor
 from attar.data.batches import Batch
 from attar.layers import all_blocks
 from attar.models.model import Model
-from attar.ops.divergence import IGNORED, Mix, Side, chunked
+from attar.ops.chunked import Mix, Side, chunked
+from attar.ops.divergence import IGNORED
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pydantic import Field
 from attar.core.context import Context
 from attar.core.step import DataRef, ModelRef
 from attar.models.model import Model
-from attar.ops.divergence import Mix
+from attar.ops.chunked import Mix
 from attar.train.fit import fit
 from attar.train.losses import Objective, judge
 from attar.train.rows import held_out_of, labeled, stream_of

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from attar.core.context import Context
 from attar.core.step import DataRef, ModelRef, Step
 from attar.core.traits import FLOAT
 from attar.models.model import Model
-from attar.ops.divergence import Mix
+from attar.ops.chunked import Mix
 from attar.train.fit import fit
 from attar.train.losses import Objective, judge
 from attar.train.rows import held_out_of, stream_of
 from attar.train.schedule import Training
 from attar.train.scoped import trained
 from attar.train.teacher import ready
+
+_SHARES = {"jensen-shannon": 0.5, "skewed": 0.1, "skewed-reverse": 0.1}
 
 
 class Logits(Training, Step, kind="distill/logits"):
@@ -35,10 +37,28 @@ class Logits(Training, Step, kind="distill/logits"):
     teacher: ModelRef = Field(
         "original", description="whom to learn from: the original, an earlier stage, or a path"
     )
-    divergence: Literal["forward", "reverse"] = Field(
+    divergence: Literal[
+        "forward",
+        "reverse",
+        "jensen-shannon",
+        "skewed",
+        "skewed-reverse",
+        "total-variation",
+        "logits",
+    ] = Field(
         "forward",
         description="forward: KL(teacher || student), which covers all that the teacher finds "
-        "likely; reverse: KL(student || teacher), which keeps to what it finds likeliest",
+        "likely; reverse: KL(student || teacher), which keeps to what it finds likeliest; "
+        "jensen-shannon: between the two (GKD); skewed, skewed-reverse: either, from a mixture of "
+        "both (DistiLLM); total-variation: half the sum of what probabilities differ by; logits: "
+        "the mean square of what logits differ by",
+    )
+    share: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="of jensen-shannon, the teacher's share of the mixture, 0.5 by default; of "
+        "skewed and skewed-reverse, the share of the first of the two, 0.1 by default",
     )
     targets: Literal["soft", "hard"] = Field(
         "soft",
@@ -62,6 +82,14 @@ class Logits(Training, Step, kind="distill/logits"):
         "dev", description="the dataset that tells which state is best; none: the last is kept"
     )
 
+    @model_validator(mode="after")
+    def _of_mixtures(self) -> Self:
+        if self.share is not None and self.divergence not in _SHARES:
+            raise ValueError(
+                f"`share` says nothing of {self.divergence}; it is for {', '.join(_SHARES)}"
+            )
+        return self
+
     def apply(self, model: Model, ctx: Context) -> Model:
         """Train the student, and leave the best state in it."""
         stream = stream_of(ctx.data(self.data), model, self, ctx)
@@ -79,4 +107,5 @@ class Logits(Training, Step, kind="distill/logits"):
         weight = self.weight + (end - self.weight) * progress
         default = 2.0 if model.task == "classification" else 1.0
         divergence = "hard" if self.targets == "hard" else self.divergence
-        return Mix(divergence, self.temperature or default, weight, 1 - weight)
+        share = self.share or _SHARES.get(self.divergence, 0.5)
+        return Mix(divergence, self.temperature or default, weight, 1 - weight, share)
