@@ -35,11 +35,11 @@ def rounding(bits: int) -> dict[str, Method]:
         "rtn": own(("quantize/rtn", {"grid": grid})),
         "gptq": own(("quantize/gptq", {"grid": grid})),
         "awq": own(("quantize/awq", {"grid": grid})),
-        "autoround": own(("quantize/autoround", {"grid": grid})),
+        "autoround": own(("quantize/autoround", {"grid": grid, "batch": 4})),
         "gptq of llm-compressor": peer("llm-compressor", _peers.llm_compressor(gptq)),
         "awq of llm-compressor": peer("llm-compressor", _peers.llm_compressor(awq)),
         "gptq of gptqmodel": peer("gptqmodel", _peers.gptqmodel(bits, 64)),
-        "auto-round": peer("auto-round", _peers.auto_round(bits, 64, 200)),
+        "auto-round, 60 iterations": peer("auto-round", _peers.auto_round(bits, 64, 60)),
     }
 
 

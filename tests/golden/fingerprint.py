@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from attar.core import registry
-from attar.layers import LowRank, QuantizedEmbedding, QuantizedLinear, StaticLinear
+from attar.layers import CacheGrid, LowRank, QuantizedEmbedding, QuantizedLinear, StaticLinear
 from attar.models import Model
 from conformance.test_every_kind import SMALL, press, start
 
@@ -28,7 +28,8 @@ def golden() -> dict[str, Any]:
 
 def entry(kind: str, folder: Path) -> dict[str, Any]:
     """What golden.json holds of a kind: its version, what it began with, what it made."""
-    model = start(kind, "llama", "causal-lm")
+    tasks = registry.find(kind).tasks
+    model = start(kind, "llama", "causal-lm" if "causal-lm" in tasks else tasks[0])
     before = _weights(model)
     pressed = press(kind, model, folder)
     return {
@@ -80,7 +81,7 @@ def _signs(name: str, weight: Tensor) -> Tensor:
 
 
 def _of_codes(model: Model) -> dict[str, float]:
-    """The codes, scales and zero points of quantized modules, and the grids of their inputs."""
+    """Codes, scales and offsets of quantized modules, the grids of their inputs and of caches."""
     parts = [part for part in model.module.modules() if isinstance(part, QuantizedLinear)]
     codes = [part.unpacked() for part in parts]
     static = [part for part in parts if isinstance(part, StaticLinear)]
@@ -88,6 +89,13 @@ def _of_codes(model: Model) -> dict[str, float]:
         "codes": [one.codes for one in codes],
         "scales": [one.scales for one in codes],
         "zeros": [one.zeros for one in codes if one.zeros is not None],
+        "minima": [one.minima for one in codes if one.minima is not None],
+        "cache scales": [
+            scale
+            for part in model.module.modules()
+            if isinstance(part, CacheGrid)
+            for scale in part.buffers()
+        ],
         "input scales": [part.input_scale for part in static],
         "input zeros": [part.input_zero for part in static],
     }

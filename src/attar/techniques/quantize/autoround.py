@@ -37,7 +37,7 @@ class AutoRound(Calibrated, Embeddings, Step, kind="quantize/autoround"):
     promises = frozenset({"changed", "smaller"})
 
     grid: GridName = Field("int4-g64", description="the numbers a weight may take")
-    steps: int = Field(100, ge=1, description="signed steps at each block")
+    steps: int = Field(50, ge=1, description="signed steps at each block")
     sequences: int = Field(64, ge=2, description="sequences to learn on, one in eight held out")
     batch: int = Field(4, ge=1, description="sequences at a time")
     scope: Scope = Field(Scope.linears(), description="the linears to quantize")
