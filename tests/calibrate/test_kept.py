@@ -19,11 +19,15 @@ from tiny_models import texts, tiny
 
 SMALL: dict[str, Any] = {"sequences": 4, "length": 16, "batch": 2}
 KINDS: dict[str, dict[str, Any]] = {
+    "lowrank/balanced": {"keep": 0.5, "measured": 2},
+    "lowrank/residual": {"rank": 4, "grid": "int3-g32"},
     "lowrank/whitened": {"keep": 0.5},
     "prune/sparsegpt": {"pattern": "2:4"},
     "prune/wanda": {},
+    "quantize/autoround": {"grid": "int4-g32", "batch": 1, "steps": 4},
     "quantize/awq": {"grid": "int4-g32"},  # changes norms too
     "quantize/gptq": {"grid": "int4-g32-zp", "embeddings": "int8-channel"},
+    "quantize/mixed": {"bits": 3.5, "measured": 2},
     "quantize/smoothquant": {},
     "quantize/static": {},
 }
@@ -33,10 +37,12 @@ class Killed(Exception):
     """Stands for a kill."""
 
 
-def press(kind: str, scratch: Path | None, stop_at: int | None = None) -> tuple[Any, Context, int]:
+def press(
+    kind: str, scratch: Path | None, stop_at: int | None = None, memory: float | None = None
+) -> tuple[Any, Context, int]:
     """A tiny model after one step; how many blocks were visited."""
     data = Dataset("train", [Example(text, None) for text in texts(count=40, length=20)], "", ())
-    ctx = Context("causal-lm", lambda _: data, lambda _: None, scratch=scratch)
+    ctx = Context("causal-lm", lambda _: data, lambda _: None, scratch=scratch, memory=memory)
     model, visited = tiny("llama"), 0
     groups = BlockView.groups
 
@@ -57,12 +63,17 @@ def press(kind: str, scratch: Path | None, stop_at: int | None = None) -> tuple[
     return model, ctx, visited
 
 
+@pytest.mark.parametrize("memory", [None, 1.0])  # with a byte, states are on disk
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_walk_that_was_killed_goes_on_and_ends_bit_equal(kind: str, tmp_path: Path) -> None:
+def test_a_walk_that_was_killed_goes_on_and_ends_bit_equal(
+    kind: str, memory: float | None, tmp_path: Path
+) -> None:
     calm, calm_ctx, blocks = press(kind, None)
-    press(kind, tmp_path, stop_at=2)
-    resumed, ctx, visited = press(kind, tmp_path)
-    assert (blocks, visited) == (3, 1)
+    press(kind, tmp_path, stop_at=2, memory=memory)
+    resumed, ctx, visited = press(kind, tmp_path, memory=memory)
+    walks = 2 if kind == "lowrank/balanced" else 1
+    assert (blocks, visited) == (3 * walks, 3 * walks - 2)
+    assert not list(tmp_path.rglob("states"))
     wanted, found = calm.module.state_dict(), resumed.module.state_dict()
     assert wanted.keys() == found.keys()
     assert all(torch.equal(wanted[name], found[name]) for name in wanted)

@@ -185,3 +185,19 @@ def test_the_level_of_a_dead_input_wants_nothing_else():
     codes = gptq.solve(weight, gram, grid)
     wanted = gptq.wanted_levels(weight, codes, gram, grid)
     assert torch.equal(wanted[:, 5], decode(codes, grid)[:, 5])
+
+
+def test_dead_inputs_are_no_louder_than_the_others():
+    """Where those that are active are faint, a dead one must not decide about the damping."""
+    grid, faint = Grid.parse("int3-g32"), correlated(64) * 1e-6
+    weight = torch.randn(8, 64, generator=torch.Generator().manual_seed(9))
+    calm = gptq.solve(weight, faint, grid, sweeps=0)
+    dead = torch.zeros(66, 66)
+    dead[:64, :64] = faint
+    wider = torch.cat([weight, torch.zeros(8, 2)], 1)
+    found = gptq.solve(wider, dead, Grid(bits=3, group=32), sweeps=0)
+    ours, theirs = (
+        objective(weight, dataclasses.replace(one, codes=one.codes[:, :64]), faint, grid)
+        for one in (dataclasses.replace(found, scales=found.scales[:, :2]), calm)
+    )
+    assert ours <= theirs * 1.2

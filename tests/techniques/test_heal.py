@@ -116,8 +116,10 @@ def test_a_teacher_of_another_depth_is_refused() -> None:
 
 
 def test_a_single_batch_is_refused() -> None:
-    with pytest.raises(UserError, match="leaves none to hold out: lower `batch` below 4"):
-        step("heal/blockwise", rounded(), {**BLOCKWISE, "sequences": 4, "batch": 4})
+    with pytest.raises(ValueError, match="make one batch of 4, which leaves none to hold out"):
+        registry.find("heal/blockwise").model_validate({"sequences": 4, "batch": 4})
+    with pytest.raises(UserError, match="leaves none to hold out: lower `batch` below 200"):
+        step("heal/blockwise", rounded(), {"sequences": 300, "length": 16, "batch": 200})
 
 
 def test_bfloat16_weights_are_trained_in_float32(tmp_path: Path) -> None:

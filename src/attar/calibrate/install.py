@@ -18,7 +18,7 @@ from attar.models.masks import is_masked, mark
 from attar.models.model import Model, weight_of
 from attar.models.structure import untie
 from attar.ops.factor import Factors
-from attar.ops.residual import Split
+from attar.ops.residual import Parts
 from attar.ops.rounding import Codes, fit_scales, quantize
 
 L = TypeVar("L", bound=QuantizedLinear)
@@ -73,13 +73,13 @@ def install_factors(model: Model, name: str, factors: Factors) -> None:
     swap(model.module, name, new.fill(up, down, old.bias))
 
 
-def install_split(model: Model, name: str, split: Split, thin: Grid, coarse: Grid) -> LowRank:
+def install_parts(model: Model, name: str, parts: Parts, thin: Grid, coarse: Grid) -> LowRank:
     """Put two thin linears and the one that they leave where the linear called `name` is."""
     old = model.module.get_submodule(name)
-    (rows, rank), width = split.up.codes.shape, split.down.codes.shape[1]
+    (rows, rank), width = parts.up.codes.shape, parts.down.codes.shape[1]
     new = LowRankResidual(rows, width, rank, old.bias is not None)
-    new.down = QuantizedLinear(rank, width, thin).fill(split.down)  # type: ignore[assignment]
-    new.up = QuantizedLinear(rows, rank, thin, old.bias).fill(split.up)  # type: ignore[assignment]
-    new.rest = QuantizedLinear(rows, width, coarse).fill(split.rest)
+    new.down = QuantizedLinear(rank, width, thin).fill(parts.down)  # type: ignore[assignment]
+    new.up = QuantizedLinear(rows, rank, thin, old.bias).fill(parts.up)  # type: ignore[assignment]
+    new.rest = QuantizedLinear(rows, width, coarse).fill(parts.rest)
     swap(model.module, name, new)
     return new

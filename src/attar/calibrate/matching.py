@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
+from pydantic import model_validator
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_map
@@ -48,7 +49,7 @@ def match(
     """
     with in_float32(view.model.blocks[view.index]):
         exact = _exact(view)
-        taught, held = split(len(exact.inputs))
+        taught, held = taught_and_held(len(exact.inputs))
         before = _judge(exact, held)
         if not rates:
             return Matched(before, before)
@@ -64,7 +65,20 @@ def match(
         return Matched(before, after)
 
 
-def calibration_to_match(step: Calibrated, model: Model, ctx: Context) -> list[Batch]:
+class Matching(Calibrated):
+    """How much to train on, mixed into a step: two batches or more, for one is held out."""
+
+    @model_validator(mode="after")
+    def _some_held_out(self) -> Self:
+        if self.sequences <= self.batch:
+            raise ValueError(
+                f"sequences: {self.sequences} make one batch of {self.batch}, which leaves none to "
+                "hold out. Lower `batch`, or take more sequences"
+            )
+        return self
+
+
+def calibration_to_match(step: Matching, model: Model, ctx: Context) -> list[Batch]:
     """The step's calibration, which must be two batches or more."""
     batches = calibration(step, model, ctx)
     if len(batches) < 2:
@@ -97,7 +111,7 @@ class SignDescent(Optimizer):
                     parameter.sub_(parameter.grad.sign(), alpha=group["lr"])
 
 
-def split(count: int) -> tuple[list[int], list[int]]:
+def taught_and_held(count: int) -> tuple[list[int], list[int]]:
     """Batches to train on, and those held out."""
     held = [i for i in range(count) if i % _HELD == _HELD - 1] or [count - 1]
     return [i for i in range(count) if i not in held], held

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import overload
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -56,8 +57,13 @@ class States(Sequence[Tensor]):
 def place(first: Sequence[Tensor], ctx: Context) -> Path | None:
     """The folder for states like these where memory does not hold them, halted in a block."""
     size = sum(tensor.numel() * tensor.element_size() for tensor in first)
-    if ctx.scratch is None or size * _HALTED <= _SHARE * (ctx.memory or free_memory()):
+    if ctx.scratch is None or size * _HALTED <= _SHARE * (ctx.memory or _free(first[0].device)):
         return None
     folder = ctx.scratch / "states"
     shutil.rmtree(folder, ignore_errors=True)  # what a killed process left
     return folder
+
+
+def _free(device: torch.device) -> int:
+    """Bytes that can still be taken where states are computed."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()

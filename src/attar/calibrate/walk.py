@@ -7,6 +7,7 @@ that is done is kept in the step's scratch folder, where a walk that was killed 
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from attar.calibrate.paused import Paused, halt
 from attar.calibrate.states import States, place
 from attar.core.context import Context
 from attar.core.scope import Scope
+from attar.errors import UserError
 from attar.models.mapped import mapped, release
 from attar.models.model import Model, inference
 from attar.ops.activations import Peaks, Range
@@ -190,16 +192,18 @@ def walk(
 ) -> list[F]:
     """Visit every block in order; `visit` may change the block, which then feeds the next.
 
-    What `visit` found at each block, plain data, is returned. With `original`, another model of
-    as many blocks, every view has the `targets` that its blocks make.
+    What `visit` found at each block, plain data, is returned. With `original`, a model of as
+    many blocks, or this one before it is changed, every view has the `targets` that its blocks
+    make.
     """
+    names = _inside(model, scope)
     weights = mapped(model.blocks)
     release([span for spans in weights for span in spans])
     calls, first = record_calls(model, batches, ctx.precision)
     folder = place(first, ctx)
     inputs = States(first, folder and folder / "0")
+    del first  # of which the next blocks have no need
     masks = [batch.attention_mask.to(model.device).bool() for batch in batches]
-    names = model.linears(scope)
     sharing: dict[Any, list[list[str]]] = {}
     targets = None if original is None else _Original(original, batches, ctx.precision, folder)
     kept = KeptBlocks(None if ctx.scratch is None else ctx.scratch / "blocks")
@@ -223,7 +227,21 @@ def walk(
                 kept.keep(index, block, found[-1])
             release(weights[index])
             bar.advance(1, f"block {index + 1} of {len(model.blocks)}")
+    if folder is not None:
+        shutil.rmtree(folder)
     return found
+
+
+def _inside(model: Model, scope: Scope) -> dict[str, nn.Module]:
+    """The linears in scope, all of which must be inside the blocks."""
+    names = model.linears(scope)
+    outside = [name for name in names if not name.startswith(f"{model.blocks_name}.")]
+    if outside:
+        raise UserError(
+            f"{outside[0]} lies outside the blocks, which this step goes through one by one. Leave "
+            "it out of the scope, as `linears` does, or take a step that needs no data for it"
+        )
+    return names
 
 
 def tell_errors(ctx: Context, errors: Sequence[Sequence[float]]) -> None:

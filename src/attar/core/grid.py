@@ -146,4 +146,15 @@ def _canonical(name: str) -> str:
     return Grid.parse(name).name
 
 
+def _of_integers(name: str) -> str:
+    grid = Grid.parse(name)
+    if grid.levels is not None or grid.minimum:
+        raise ValueError(
+            f"inputs at 8 bits multiply with whole numbers, and {name} holds others. Take "
+            "int8-channel, or another grid of integers"
+        )
+    return name
+
+
 GridName = Annotated[str, AfterValidator(_canonical)]
+IntegerGridName = Annotated[GridName, AfterValidator(_of_integers)]

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from attar.core.grid import Grid
 from attar.core.keys import key_of, seed_of
 from attar.core.recipe import ModelSource, Recipe
 from attar.core.registry import nearest
@@ -115,10 +116,11 @@ def fold(
                 f"{_near(step, facts)} `attar show MODEL` prints the modules' names"
             )
         norms = {fact.name for fact in facts if fact.role == "norm"}  # float, whatever is done
-        for text in _unmet(step, chosen, norms, traits, blame):
+        tables = _tables(step, facts, inputs)
+        for text in _unmet(step, [*chosen, *tables], norms, traits, blame):
             problems.append(f"{where} needs {text.format(name=repr(name))}")
         problems += [f"{where}: {text}" for text in step.check(facts)]
-        touched = set(step.touched(facts)) - norms | set(_tables(step, facts))
+        touched = set(step.touched(facts)) - norms | set(tables)
         facts = step.reshape(facts)
         for fact in facts:
             whole = fact.name.rpartition(".")[0]  # what it was split from, if it was
@@ -149,7 +151,7 @@ def _unmet(
                 f"{'/'.join(sorted(traits[lost[0]]))}. Move {{name}} before it, or narrow its scope"
             )
             return
-    for trait in sorted(step.forbids):
+    for trait in sorted(step.forbids | _without_zero(step)):
         left = [module for module in chosen if trait in traits.get(module, ())]
         if left:
             yield (
@@ -158,11 +160,19 @@ def _unmet(
             )
 
 
-def _tables(step: Step, facts: Sequence[ModuleFact]) -> list[str]:
-    """The embedding and head that a quantizing step touches beside its scope."""
+def _without_zero(step: Step) -> frozenset[Trait]:
+    """That weights may not be masked, where the step rounds to a grid that holds no zero."""
+    name = getattr(step, "grid", None)
+    return frozenset({MASKED} if name is not None and Grid.parse(name).minimum else ())
+
+
+def _tables(step: Step, facts: Sequence[ModuleFact], inputs: Inputs) -> list[str]:
+    """The embedding, and a head that is tied to it, that a step rounds beside its scope."""
     if getattr(step, "embeddings", None) is None:
         return []
-    return [fact.name for fact in facts if fact.role in ("embedding", "head")]
+    tied = bool(getattr(inputs.config, "tie_word_embeddings", False))
+    roles = ("embedding", "head") if tied else ("embedding",)
+    return [fact.name for fact in facts if fact.role in roles]
 
 
 def _near(step: Step, facts: Sequence[ModuleFact]) -> str:

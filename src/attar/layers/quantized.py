@@ -164,7 +164,8 @@ class QuantizedLinear(_Quantized):
     def _levels(self) -> Tensor:
         """The levels as training has moved them."""
         low_rank = hasattr(self, "nudge_up")
-        nudge = self.nudge_up @ self.nudge_down if low_rank else self.nudge
+        with torch.autocast(self.wanted.device.type, enabled=False):  # as `settle` computes it
+            nudge = self.nudge_up @ self.nudge_down if low_rank else self.nudge
         exact = self.wanted + (nudge if self.held is None else nudge.masked_fill(self.held, 0.0))
         zeros = None if self.zeros is None else spread(self.zeros, self.group, self.width)
         return through(exact, snap(exact.detach().clone(), self.grid, zeros))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from attar.core.grid import Grid
-from attar.ops.gram import inverse_factor, lost_share
+from attar.ops.gram import inverse_factor, lost_share, without_dead
 from attar.ops.levels import snap
 from attar.ops.rounding import (
     Codes,
@@ -48,11 +48,8 @@ def solve(
     Inputs that were never active do not matter to the error, and are rounded to nearest.
     """
     weight, gram = weight.detach().float(), gram.float()
-    energy = gram.diagonal().clone()
-    dead = energy <= 0
-    gram = gram.clone()
-    gram.diagonal()[dead] = 1.0
-    fitted = fit_scales(weight, grid, energy.masked_fill(dead, energy.mean().item() or 1.0))
+    gram = without_dead(gram)
+    fitted = fit_scales(weight, grid, gram.diagonal())
     order = torch.argsort(gram.diagonal(), descending=True, stable=True)
     inverse = inverse_factor(gram, order)
     codes = _columns(weight, fitted, grid, inverse, order, keep)

@@ -23,6 +23,7 @@ class Gram:
 
     def __init__(self, width: int, device: Device = "cpu") -> None:
         self._upper = torch.zeros(width, width, device=device)
+        self._mean: Tensor | None = None
         self.count = 0
 
     def add(self, inputs: Tensor) -> None:
@@ -37,9 +38,15 @@ class Gram:
 
     @property
     def mean(self) -> Tensor:
-        """The average outer product of a token."""
-        upper = self._upper.triu()
-        return (upper + upper.triu(1).t()).div_(max(1, self.count))
+        """The average outer product of a token; it takes the place of the sum, which ends there."""
+        if self._mean is None:
+            self._mean = self._upper.div_(max(1, self.count))
+            for start in range(0, len(self._mean), _PANEL):
+                stop = start + _PANEL
+                square = self._mean[start:stop, start:stop]
+                square.copy_(square.triu() + square.triu(1).t())
+                self._mean[stop:, start:stop] = self._mean[start:stop, stop:].t()
+        return self._mean
 
 
 class Energy:
@@ -68,16 +75,33 @@ def inverse_factor(gram: Tensor, order: Tensor) -> Tensor:
     The diagonal is damped by 1 % of its mean, or more where that is not definite yet. The gram
     turned end to end is L LT; turned back, L is upper, and its inverse is R.
     """
-    turned = gram[order.flip(0)][:, order.flip(0)]
-    mean = turned.diagonal().mean()
+    back = order.flip(0)
+    damped = gram[back[:, None], back]
+    energy = damped.diagonal().clone()
     for damping in _DAMPING:
-        damped = turned.clone()
-        damped.diagonal().add_(damping * mean)
+        damped.diagonal().copy_(energy + damping * energy.mean())
         lower, info = cast("tuple[Tensor, Tensor]", torch.linalg.cholesky_ex(damped))
         if info.item() == 0:
+            del damped  # one of four matrices of this size
+            upper = lower.flip(0, 1)
+            del lower
             unit = torch.eye(len(gram), device=gram.device)
-            return torch.linalg.solve_triangular(lower.flip(0, 1), unit, upper=True)
+            return torch.linalg.solve_triangular(upper, unit, upper=True, out=unit)
     return torch.eye(len(gram), device=gram.device)
+
+
+def without_dead(gram: Tensor) -> Tensor:
+    """The gram with the mean energy of the others for inputs that were never active.
+
+    Itself where there are none.
+    """
+    energy = gram.diagonal()
+    dead = energy <= 0
+    if not dead.any():
+        return gram
+    alive, gram = energy[~dead], gram.clone()
+    gram.diagonal()[dead] = alive.mean() if len(alive) else 1.0
+    return gram
 
 
 def lost_share(weight: Tensor, new: Tensor, gram: Tensor) -> float:

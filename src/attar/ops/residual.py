@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -10,11 +11,12 @@ from torch import Tensor
 from attar.core.grid import Grid
 from attar.ops.factor import whitened
 from attar.ops.gptq import nearest, solve
+from attar.ops.gram import lost_share
 from attar.ops.rounding import Codes, dequantize
 
 
 @dataclass(frozen=True)
-class Split:
+class Parts:
     """up [rows, rank] times down [rank, width], plus rest [rows, width]."""
 
     up: Codes
@@ -22,24 +24,27 @@ class Split:
     rest: Codes
 
 
-def split(
+def parted(
     weight: Tensor, gram: Tensor, rank: int, thin: Grid, coarse: Grid, rounds: int = 2
-) -> Split:
+) -> Parts:
     """Factors on the grid `thin` and codes on `coarse` that make (W - UD - Q) X small.
 
     In turns, as in CALDERA (Saha et al. 2024, arXiv 2405.18886, algorithm 1): the factors take
     what is exact for the gram of what the codes leave, nothing at first, and GPTQ rounds what
-    the rounded factors leave.
+    the rounded factors leave. The best turn is kept.
 
     weight: [rows, width]; gram: [width, width], the mean of x xT over calibration tokens.
     """
     weight = weight.detach().float()
-    rest, found = torch.zeros_like(weight), list[Split]()
+    rest = torch.zeros_like(weight)
+    best, least = None, float("inf")
     for _ in range(rounds):
         factors = whitened(weight - rest, gram, rank)
         up, down = nearest(factors.up, thin), nearest(factors.down, thin)
         product = dequantize(up, thin) @ dequantize(down, thin)
         codes = solve(weight - product, gram, coarse)
         rest = dequantize(codes, coarse)
-        found.append(Split(up, down, codes))
-    return found[-1]
+        lost = lost_share(weight, product + rest, gram)
+        if best is None or lost < least:
+            best, least = Parts(up, down, codes), lost
+    return cast("Parts", best)

@@ -109,13 +109,21 @@ def fit_scales(weight: Tensor, grid: Grid, importance: Tensor | None = None) -> 
         weights[..., -1, weight.shape[1] % group :] = 0
     rows = max(1, _ELEMENTS // weight.shape[1])
     parts = [
-        _fit(grouped(part.float(), group), weights, grid) for part in weight.detach().split(rows)
+        _fit(_filled(part.float(), group), weights, grid) for part in weight.detach().split(rows)
     ]
     return Scales(
         torch.cat([part.scales for part in parts]),
         torch.cat([cast("Tensor", part.zeros) for part in parts]) if grid.zero_point else None,
         torch.cat([cast("Tensor", part.minima) for part in parts]) if grid.minimum else None,
     )
+
+
+def _filled(weight: Tensor, group: int) -> Tensor:
+    """As `grouped`, a short last group filled with what is in it, so that it has its own range."""
+    parts, there = grouped(weight, group), weight.shape[1] % group
+    if there:
+        parts[:, -1, there:] = parts[:, -1, :1]
+    return parts
 
 
 def _fit(weight: Tensor, importance: Tensor, grid: Grid) -> Scales:
@@ -200,7 +208,7 @@ def quantize(weight: Tensor, fitted: Scales, grid: Grid) -> Codes:
     """The nearest code of every weight, given the scales."""
     width = weight.shape[1]
     group = grid.group_for(width)
-    rest = weight.float()
+    rest = weight.detach().float()
     if fitted.minima is not None:
         rest = rest - spread(fitted.minima, group, width)
     zeros = None if fitted.zeros is None else spread(fitted.zeros, group, width)

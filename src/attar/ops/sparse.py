@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from attar.ops.gram import inverse_factor
+from attar.ops.gram import inverse_factor, without_dead
 from attar.ops.rounding import through
 
 _BLOCK = 128
@@ -109,14 +109,13 @@ def sparsegpt(weight: Tensor, gram: Tensor, pattern: Pattern, refits: int = 0) -
     gram: [width, width], the sum or mean of x xT over calibration tokens. Weights of inputs
     that were never active go, whatever the pattern says.
     """
-    weight, gram = weight.detach().float(), gram.float().clone()
-    dead = gram.diagonal() <= 0
-    gram.diagonal()[dead] = 1.0
-    weight = weight.masked_fill(dead, 0.0)
+    weight, gram = weight.detach().float(), gram.float()
+    weight, gram = weight.masked_fill(gram.diagonal() <= 0, 0.0), without_dead(gram)
     upper = inverse_factor(gram, torch.arange(len(gram), device=gram.device))
     pruned, keep = _column_by_column(weight, upper, pattern)
-    gram.diagonal().add_(0.01 * gram.diagonal().mean())
-    return refit(weight, pruned, keep, gram, refits)
+    energy = gram.diagonal()
+    damped = gram + torch.diag(0.01 * energy.mean().expand_as(energy))
+    return refit(weight, pruned, keep, damped, refits)
 
 
 def _column_by_column(weight: Tensor, upper: Tensor, pattern: Pattern) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from attar.core.context import Context
 from attar.data.batches import Batch
-from attar.errors import TrainingDiverged
+from attar.errors import TrainingDiverged, UserError
 from attar.models.model import Model
 from attar.train import trackers
 from attar.train.checkpoint import Tensors
@@ -72,6 +72,8 @@ class Machine:
             ],
         )
         self.named = {n: p for n, p in model.module.named_parameters() if p.requires_grad}
+        if not self.named:
+            raise UserError("the scope holds nothing that can be trained here. Widen it")
         self.optimizer = _optimizer(list(self.named.values()), schedule)
         trained = _Trained(model.module, loss)
         self.trained, self._prepared = self.accelerator.prepare(trained, self.optimizer)

@@ -12,7 +12,7 @@ from torch import nn
 
 from attar.core.scope import Scope
 from attar.errors import UserError
-from attar.layers import QuantizedLinear
+from attar.layers import QuantizedEmbedding, QuantizedLinear
 from attar.models.masks import hold_zeros, is_masked
 from attar.models.model import Model
 
@@ -91,12 +91,18 @@ def freed(module: nn.Module, names: Iterable[str], matrices: bool = False) -> It
 def in_float32(module: nn.Module) -> Iterator[None]:
     """Hold every weight in float32 for as long as training lasts; small updates need it."""
     tensors = [*module.parameters(), *module.buffers()]
+    tables = [part for part in module.modules() if isinstance(part, QuantizedEmbedding)]
+    looked_up = [table.dtype for table in tables]
     held = [(t, t.dtype) for t in tensors if t.is_floating_point() and t.dtype != torch.float32]
     try:
         for tensor, _ in held:
             tensor.data = tensor.data.float()
+        for table in tables:
+            table.dtype = torch.float32
         yield
     finally:
+        for table, dtype in zip(tables, looked_up, strict=True):
+            table.dtype = dtype
         for tensor, dtype in held:
             tensor.grad = None
             tensor.data = tensor.data.to(dtype)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from attar.errors import UserError
 from attar.models.model import Model, outputs_first
 from attar.train.scoped import in_float32
 
@@ -126,6 +127,8 @@ def _place(module: nn.Module, name: str, view: View) -> _Placed:
         for leaf, parameter in owner.named_parameters(recurse=False)
         if parameter is weight
     ]
+    if not places:
+        raise UserError(f"{name} has no weight of its own: leave it out of the scope")
     placed = _Placed(weight, places)
     for owner, leaf in places:
         parametrize.register_parametrization(owner, leaf, view, unsafe=True)

@@ -7,8 +7,14 @@ from functools import partial
 import torch
 from pydantic import Field
 
-from attar.calibrate.matching import Matched, calibration_to_match, match, split, tell_matched
-from attar.calibrate.rows import Calibrated
+from attar.calibrate.matching import (
+    Matched,
+    Matching,
+    calibration_to_match,
+    match,
+    taught_and_held,
+    tell_matched,
+)
 from attar.calibrate.walk import BlockView, walk
 from attar.core.context import Context
 from attar.core.scope import Scope
@@ -21,7 +27,7 @@ _OPTIMIZER = partial(torch.optim.AdamW, weight_decay=0.0, betas=(0.9, 0.95))
 _FASTER = 10.0  # scales and zero points move by shares of themselves, weights by their numbers
 
 
-class Blockwise(Calibrated, Step, kind="heal/blockwise"):
+class Blockwise(Matching, Step, kind="heal/blockwise"):
     """Block by block, each fed by the blocks already healed, against the original's own stream.
 
     Float weights are trained, zeros of a pruned linear stay zeros, and of a quantized linear
@@ -62,8 +68,8 @@ class Blockwise(Calibrated, Step, kind="heal/blockwise"):
                 return match(view, rates, steps, ctx.seed, _OPTIMIZER)
 
         batches = calibration_to_match(self, model, ctx)
-        steps = self.epochs * len(split(len(batches))[0])
-        found = walk(model, batches, self.scope, ctx, visit, "blockwise", teacher)
+        steps = self.epochs * len(taught_and_held(len(batches))[0])
+        found = walk(model, batches, Scope.linears(), ctx, visit, "blockwise", teacher)
         tell_matched(ctx, found)
         return model
 

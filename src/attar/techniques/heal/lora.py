@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from attar.core.context import Context
 from attar.core.keys import seed_of
 from attar.core.scope import Scope
-from attar.core.step import ModelRef, Step
+from attar.core.step import Step
 from attar.layers import QuantizedLinear
 from attar.models.masks import is_masked
 from attar.models.model import Model, weight_of
@@ -35,11 +35,6 @@ class Lora(Taught, Step, kind="heal/lora"):
     whole = True
     promises = frozenset({"changed"})
 
-    teacher: ModelRef | None = Field(
-        "original",
-        description="whom to learn from: the original, an earlier stage, a path, or none for the "
-        "task's own loss alone",
-    )
     rank: int = Field(16, ge=1, description="the rank of each linear's adapter")
     learning_rate: float = Field(1e-3, gt=0, description="the highest learning rate")
     weight_decay: float = Field(0.0, ge=0, description="how fast adapters return to nothing")
@@ -79,7 +74,8 @@ class _Adapted(View):
         self.down = nn.Parameter(torch.randn_like(weight[:1].expand(rank, -1)))
 
     def seen(self, weight: Tensor) -> Tensor:
-        adapted = weight + cast("Tensor", self.size) * (self.up @ self.down)
+        with torch.autocast(weight.device.type, enabled=False):  # as it is merged
+            adapted = weight + cast("Tensor", self.size) * (self.up @ self.down)
         return adapted if self.keep is None else adapted * self.keep
 
 

@@ -35,8 +35,12 @@ class Balanced(Ranks, Calibrated, Step, kind="lowrank/balanced"):
     needs = frozenset({FLOAT})
     removes = frozenset({MASKED})
     adds = frozenset({LOWRANK})
+    forbids = frozenset({LOWRANK})
     promises = frozenset({"changed", "smaller"})
 
+    keep: float = Field(
+        0.8, gt=0, lt=1, description="the share of all the linears' weights that factors hold"
+    )
     measured: int = Field(16, ge=1, description="of these, sequences to take gradients of")
 
     def check(self, modules: Sequence[ModuleFact]) -> Iterable[str]:
@@ -78,25 +82,33 @@ class Balanced(Ranks, Calibrated, Step, kind="lowrank/balanced"):
         self, model: Model, batches: list[Batch], felt: dict[str, Tensor], ctx: Context
     ) -> dict[str, int]:
         """The rank of each linear."""
-        sizes: dict[str, tuple[int, int]] = {}
-        spectra: dict[str, Tensor] = {}
 
-        def visit(view: BlockView) -> None:
+        def visit(view: BlockView) -> dict[str, tuple[int, int, list[float]]]:
+            found: dict[str, tuple[int, int, list[float]]] = {}
             for names, gram in view.groups():
                 mean = gram.mean
                 for name in names:
                     weight = weight_of(view.linears[name])
-                    sizes[name] = (len(weight), weight.shape[1])
-                    spectra[name] = spectrum(weight, mean, felt[name])
+                    worth = spectrum(weight, mean, felt[name]).tolist()
+                    found[name] = (*weight.shape, worth)
+            return found
 
-        # Without a scratch folder: nothing is changed that would be worth keeping.
-        walk(model, batches, self.scope, replace(ctx, scratch=None), visit, "spectra")
-        ranks = {name: ranks_below(*size) for name, size in sizes.items()}
+        scratch = None if ctx.scratch is None else ctx.scratch / "spectra"
+        apart = replace(ctx, scratch=scratch)  # factorizing walks through the same blocks
+        blocks = walk(model, batches, self.scope, apart, visit, "spectra")
+        measured = {name: found for block in blocks for name, found in block.items()}
+        ranks = {name: ranks_below(rows, width) for name, (rows, width, _) in measured.items()}
         # half of what the answers feel of an error is what it costs them, in nats
-        losses = [[float(spectra[name][rank:].sum()) / 2 for rank in ranks[name]] for name in sizes]
-        costs = [[float(rank * sum(size)) for rank in ranks[name]] for name, size in sizes.items()]
-        budget = self.keep * sum(rows * width for rows, width in sizes.values())
+        losses = [
+            [sum(worth[rank:]) / 2 for rank in ranks[name]]
+            for name, (_, _, worth) in measured.items()
+        ]
+        costs = [
+            [float(rank * (rows + width)) for rank in ranks[name]]
+            for name, (rows, width, _) in measured.items()
+        ]
+        budget = self.keep * sum(rows * width for rows, width, _ in measured.values())
         chosen = share_out(losses, costs, budget)
         lost = sum(loss[at] for loss, at in zip(losses, chosen, strict=True))
         ctx.note("foreseen divergence", round(lost, 4))
-        return {name: ranks[name][at] for name, at in zip(sizes, chosen, strict=True)}
+        return {name: ranks[name][at] for name, at in zip(measured, chosen, strict=True)}

@@ -26,6 +26,7 @@ class Fisher(Ranks, Calibrated, Step, kind="lowrank/fisher"):
     needs = frozenset({FLOAT})
     removes = frozenset({MASKED})
     adds = frozenset({LOWRANK})
+    forbids = frozenset({LOWRANK})
     promises = frozenset({"changed", "smaller"})
 
     data: DataRef = Field("train", description="the dataset whose loss is asked")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from math import prod
 
 from pydantic import Field
 
-from attar.calibrate.install import install_split
+from attar.calibrate.install import install_parts
 from attar.calibrate.rows import Calibrated, calibration
 from attar.calibrate.walk import BlockView, tell_errors, walk
 from attar.core.context import Context
@@ -17,7 +18,7 @@ from attar.core.step import Step
 from attar.core.traits import FLOAT, LOWRANK, MASKED, QUANTIZED
 from attar.models.model import Model, weight_of
 from attar.ops.gram import lost_share
-from attar.ops.residual import split
+from attar.ops.residual import parted
 
 
 class Residual(Calibrated, Step, kind="lowrank/residual"):
@@ -31,6 +32,7 @@ class Residual(Calibrated, Step, kind="lowrank/residual"):
     needs = frozenset({FLOAT})
     removes = frozenset({FLOAT, MASKED})
     adds = frozenset({QUANTIZED, LOWRANK})
+    forbids = frozenset({LOWRANK})
     promises = frozenset({"changed", "smaller"})
 
     rank: int = Field(32, ge=1, description="the rank of the factors")
@@ -46,8 +48,12 @@ class Residual(Calibrated, Step, kind="lowrank/residual"):
             if fact.name in chosen and not fact.linear:
                 yield f"{fact.name} is no linear. Narrow the scope, to `linears` for example"
                 return
-            if fact.name in chosen and self.rank >= min(fact.shape):
-                yield f"rank: {self.rank} is no less than a side of {fact.name}, {fact.shape}"
+            if fact.name in chosen and self.rank * sum(fact.shape) >= prod(fact.shape):
+                rows, width = fact.shape
+                yield (
+                    f"rank: {self.rank} makes more weights of {fact.name}, {rows} by {width}, than "
+                    "it has. Lower it, or narrow the scope"
+                )
                 return
 
     def reshape(self, modules: Sequence[ModuleFact]) -> Sequence[ModuleFact]:
@@ -74,8 +80,8 @@ class Residual(Calibrated, Step, kind="lowrank/residual"):
                 mean = gram.mean
                 for name in names:
                     weight = weight_of(view.linears[name])
-                    found = split(weight, mean, self.rank, thin, coarse, self.rounds)
-                    new = install_split(model, name, found, thin, coarse)
+                    found = parted(weight, mean, self.rank, thin, coarse, self.rounds)
+                    new = install_parts(model, name, found, thin, coarse)
                     errors.append(lost_share(weight, new.weight, mean))
             return errors
 

@@ -17,6 +17,7 @@ class Svd(Ranks, Step, kind="lowrank/svd"):
     needs = frozenset({FLOAT})
     removes = frozenset({MASKED})
     adds = frozenset({LOWRANK})
+    forbids = frozenset({LOWRANK})
     promises = frozenset({"changed", "smaller"})
 
     def apply(self, model: Model, ctx: Context) -> Model:

@@ -22,6 +22,7 @@ class Whitened(Ranks, Calibrated, Step, kind="lowrank/whitened"):
     needs = frozenset({FLOAT})
     removes = frozenset({MASKED})
     adds = frozenset({LOWRANK})
+    forbids = frozenset({LOWRANK})
     promises = frozenset({"changed", "smaller"})
 
     def apply(self, model: Model, ctx: Context) -> Model:

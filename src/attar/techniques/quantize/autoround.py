@@ -7,8 +7,14 @@ from contextlib import ExitStack
 from pydantic import Field
 from torch import Tensor, nn
 
-from attar.calibrate.matching import Matched, SignDescent, calibration_to_match, match, tell_matched
-from attar.calibrate.rows import Calibrated
+from attar.calibrate.matching import (
+    Matched,
+    Matching,
+    SignDescent,
+    calibration_to_match,
+    match,
+    tell_matched,
+)
 from attar.calibrate.walk import BlockView, walk
 from attar.core.context import Context
 from attar.core.grid import Grid, GridName
@@ -23,7 +29,7 @@ from attar.techniques.quantize._solving import Embeddings, solve_group
 from attar.train.scoped import frozen
 
 
-class AutoRound(Calibrated, Embeddings, Step, kind="quantize/autoround"):
+class AutoRound(Matching, Embeddings, Step, kind="quantize/autoround"):
     """SignRound (Cheng et al. 2023, arXiv 2309.05516), block by block, started where GPTQ ends.
 
     What every code is rounded from, and its group's scale, move by the sign of the gradient of

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from attar.core.context import Context
-from attar.core.grid import Grid, GridName
+from attar.core.grid import Grid, IntegerGridName
 from attar.core.scope import Scope
 from attar.core.step import Step
 from attar.core.traits import FLOAT, QUANTIZED
@@ -22,7 +22,7 @@ class Dynamic(Step, kind="quantize/dynamic"):
     adds = frozenset({QUANTIZED})
     promises = frozenset({"changed", "smaller"})
 
-    grid: GridName = Field("int8-channel", description="the numbers a weight may take")
+    grid: IntegerGridName = Field("int8-channel", description="the numbers a weight may take")
     scope: Scope = Field(Scope.linears(), description="the linears to quantize")
 
     def apply(self, model: Model, ctx: Context) -> Model:

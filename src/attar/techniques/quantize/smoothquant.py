@@ -8,7 +8,7 @@ from attar.calibrate.folding import Folds, fold_all
 from attar.calibrate.rows import Calibrated, calibration
 from attar.calibrate.walk import BlockView, walk
 from attar.core.context import Context
-from attar.core.grid import Grid, GridName
+from attar.core.grid import Grid, IntegerGridName
 from attar.core.scope import Scope
 from attar.core.step import Step
 from attar.core.traits import FLOAT, QUANTIZED
@@ -30,7 +30,7 @@ class SmoothQuant(Calibrated, Step, kind="quantize/smoothquant"):
     adds = frozenset({QUANTIZED})
     promises = frozenset({"changed", "smaller"})
 
-    grid: GridName = Field("int8-channel", description="the numbers a weight may take")
+    grid: IntegerGridName = Field("int8-channel", description="the numbers a weight may take")
     migration: float = Field(
         0.5, ge=0, le=1, description="how much is moved: 0, nothing of the inputs; 1, all"
     )

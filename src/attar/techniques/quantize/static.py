@@ -8,7 +8,7 @@ from attar.calibrate.install import install_linear
 from attar.calibrate.rows import Calibrated, calibration
 from attar.calibrate.walk import BlockView, walk
 from attar.core.context import Context
-from attar.core.grid import Grid, GridName
+from attar.core.grid import Grid, IntegerGridName
 from attar.core.scope import Scope
 from attar.core.step import Step
 from attar.core.traits import FLOAT, QUANTIZED
@@ -30,7 +30,7 @@ class Static(Calibrated, Step, kind="quantize/static"):
     adds = frozenset({QUANTIZED})
     promises = frozenset({"changed", "smaller"})
 
-    grid: GridName = Field("int8-channel", description="the numbers a weight may take")
+    grid: IntegerGridName = Field("int8-channel", description="the numbers a weight may take")
     sequences: int = Field(128, ge=1, description="calibration sequences")
     length: int = Field(128, ge=8, description="tokens in a sequence")
     scope: Scope = Field(Scope.linears(), description="the linears to quantize")
