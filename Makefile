@@ -59,7 +59,7 @@ docs: $(CORE) ## write the generated pages under docs/
 	$(BIN)/python docs/generate.py
 
 ifdef NAME
-bench: $(DEV) ## list the benchmarks; `make bench NAME=gptq` runs one
+bench: $(DEV) ## list the benchmarks; `make bench NAME=compress` runs one
 	$(BIN)/python benchmarks/$(NAME).py $(ARGS)
 else
 bench:

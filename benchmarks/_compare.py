@@ -164,6 +164,9 @@ def judge(folder: Path) -> dict[str, float]:
     model = load(ModelSource(path=str(WORK / "original")))
     state = load_file(folder / "linears.safetensors")
     _, strange = model.module.load_state_dict(state, strict=False)
+    missing = {name for name in expected(model) if name not in state}
+    if missing:
+        sys.exit(f"{folder} lacks weights that the method should have written: {min(missing)}")
     if strange:
         sys.exit(f"{folder} holds weights that the model does not have: {strange[:3]}")
     ids = torch.tensor(json.loads((WORK / "speeches.json").read_text()))
@@ -179,3 +182,10 @@ def judge(folder: Path) -> dict[str, float]:
     zeros = sum(int((weight == 0).sum()) for weight in linears)
     plain["zeros"] = zeros / sum(weight.numel() for weight in linears)
     return plain
+
+
+def expected(model: Any) -> list[str]:
+    """The weights that every method is asked to write."""
+    from attar.core.scope import Scope
+
+    return [f"{name}.weight" for name in model.linears(Scope.linears())]

@@ -113,8 +113,8 @@ def sparsegpt(weight: Tensor, gram: Tensor, pattern: Pattern, refits: int = 0) -
     weight, gram = weight.masked_fill(gram.diagonal() <= 0, 0.0), without_dead(gram)
     upper = inverse_factor(gram, torch.arange(len(gram), device=gram.device))
     pruned, keep = _column_by_column(weight, upper, pattern)
-    energy = gram.diagonal()
-    damped = gram + torch.diag(0.01 * energy.mean().expand_as(energy))
+    damped = gram.clone()
+    damped.diagonal().add_(0.01 * gram.diagonal().mean())
     return refit(weight, pruned, keep, damped, refits)
 
 
