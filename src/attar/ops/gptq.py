@@ -161,7 +161,7 @@ def _descend(
     if fitted.zeros is not None:
         zeros = _by_column(fitted.zeros, grid, width).contiguous()
     stays = None if keep is None else keep.t().float().contiguous()
-    product = error.t().neg()  # kept transposed, so that a column is contiguous
+    product = error.t().contiguous().neg_()  # transposed, so that a column is contiguous
     diagonal = gram.diagonal().clamp_min(1e-30)
     for start in range(0, width, _BLOCK):
         stop = min(start + _BLOCK, width)
