@@ -23,6 +23,8 @@ from attar.models.source import Files
 
 SMALL: dict[str, dict[str, Any]] = {
     "adapt/full": {"steps": 2, "batch": 2, "length": 16},
+    "distill/attention": {"steps": 2, "batch": 2, "length": 16},
+    "distill/hidden": {"steps": 2, "batch": 2, "length": 16},
     "distill/logits": {"steps": 2, "batch": 2, "length": 16},
     "heal/blockwise": {"sequences": 4, "batch": 1, "length": 16, "epochs": 2},
     "heal/lora": {"steps": 2, "batch": 2, "length": 16, "learning_rate": 0.1},

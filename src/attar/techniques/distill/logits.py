@@ -7,21 +7,21 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from attar.core.context import Context
-from attar.core.step import DataRef, ModelRef, Step
+from attar.core.step import Step
 from attar.core.traits import FLOAT
 from attar.models.model import Model
 from attar.ops.chunked import Mix
+from attar.techniques.distill._guided import GuidedTraining
 from attar.train.fit import fit
 from attar.train.losses import Objective, judge
 from attar.train.rows import held_out_of, stream_of
-from attar.train.schedule import Training
 from attar.train.scoped import trained
 from attar.train.teacher import ready
 
 _SHARES = {"jensen-shannon": 0.5, "skewed": 0.1, "skewed-reverse": 0.1}
 
 
-class Logits(Training, Step, kind="distill/logits"):
+class Logits(GuidedTraining, Step, kind="distill/logits"):
     """Distillation of the output distribution (Hinton et al. 2015, arXiv:1503.02531).
 
     The loss is weight x divergence + (1 - weight) x the task's own loss. Rows of a classifier
@@ -34,9 +34,6 @@ class Logits(Training, Step, kind="distill/logits"):
     whole = True
     promises = frozenset({"changed"})
 
-    teacher: ModelRef = Field(
-        "original", description="whom to learn from: the original, an earlier stage, or a path"
-    )
     divergence: Literal[
         "forward",
         "reverse",
@@ -77,10 +74,7 @@ class Logits(Training, Step, kind="distill/logits"):
     weight_end: float | None = Field(
         None, ge=0, le=1, description="what the weight moves to, evenly, as training goes on"
     )
-    data: DataRef = Field("train", description="the dataset to learn on; it needs no labels")
-    held_out: DataRef | None = Field(
-        "dev", description="the dataset that tells which state is best; none: the last is kept"
-    )
+    learning_rate: float = Field(3e-4, gt=0, description="the highest learning rate")
 
     @model_validator(mode="after")
     def _of_mixtures(self) -> Self:
@@ -92,6 +86,8 @@ class Logits(Training, Step, kind="distill/logits"):
 
     def apply(self, model: Model, ctx: Context) -> Model:
         """Train the student, and leave the best state in it."""
+        if self.also.signals():
+            return self.follow(model, ctx, {}, lambda progress: self.mix(model, progress))
         stream = stream_of(ctx.data(self.data), model, self, ctx)
         teacher = ready(ctx.model(self.teacher), model, ctx.device, ctx.precision)
         objective = Objective(model, teacher, lambda progress: self.mix(model, progress))

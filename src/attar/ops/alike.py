@@ -1,0 +1,83 @@
+"""How alike what two models make on the way is: hidden states, and relations inside them.
+
+A mask is [batch, length], True where a token is real. Everything is summed in float32.
+"""
+
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownVariableType=false
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def missed(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+    """Squares of what hidden states miss, relative to the teacher's, over all real tokens.
+
+    student, teacher: [batch, length, width]. As in TinyBERT (Jiao et al. 2020, arXiv 1909.10351,
+    equation 8), divided by the teacher's mean square, so that it means the same in every layer.
+    """
+    own, other = student.float()[mask], teacher.float()[mask]
+    return (own - other).square().sum() / other.square().sum().clamp_min(1e-12)
+
+
+def turned(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+    """The mean over real tokens of 1 - cos between hidden states (Sanh et al. 2019, DistilBERT).
+
+    student, teacher: [batch, length, width]; arXiv 1910.01108, section 2.
+    """
+    own, other = student.float()[mask], teacher.float()[mask]
+    return (1 - functional.cosine_similarity(own, other, dim=-1)).mean()
+
+
+def relations_kl(student: Tensor, teacher: Tensor, heads: int, mask: Tensor) -> Tensor:
+    """KL between how tokens relate to each other in teacher and student, a mean over tokens.
+
+    student, teacher: [batch, length, width], of any widths that `heads` divides: queries, keys
+    or values, cut into as many relation heads in either. A relation is the softmax over real
+    tokens of products over the root of a head's size (Wang et al. 2021, MiniLMv2, arXiv
+    2012.15828, section 3.2).
+    """
+    own, other = _relations(student, heads, mask), _relations(teacher, heads, mask)
+    each = (other.exp() * (other - own)).masked_fill(~mask[:, None, None, :], 0.0).sum(-1)
+    return each.mean(1)[mask].mean()
+
+
+def _relations(values: Tensor, heads: int, mask: Tensor) -> Tensor:
+    """Logarithms of relations: [batch, heads, length, length]."""
+    parts = values.float().unflatten(-1, (heads, -1)).transpose(1, 2)
+    scores = parts @ parts.transpose(-1, -2) / parts.shape[-1] ** 0.5
+    return scores.masked_fill(~mask[:, None, None, :], -1e4).log_softmax(-1)
+
+
+def alignment(one: Tensor, other: Tensor) -> Tensor:
+    """Linear centered kernel alignment of two sets of states, [n, width] each: from 0 to 1.
+
+    Kornblith et al. 2019, arXiv 1905.00414, equation 4: the same for any rotation and scale.
+    """
+    one, other = (part.double() - part.double().mean(0) for part in (one, other))
+    size = (one.t() @ one).norm() * (other.t() @ other).norm()
+    return (other.t() @ one).square().sum() / size.clamp_min(1e-30)
+
+
+def in_order(scores: Tensor) -> list[int]:
+    """For each row a column, columns ascending, of the highest sum: by dynamic programming.
+
+    scores: [rows, columns], no more rows than columns. The last row takes the last column.
+    """
+    rows, columns = scores.shape
+    best = torch.full((rows + 1, columns + 1), -torch.inf, dtype=torch.float64)
+    best[0] = 0.0
+    for row in range(1, rows + 1):
+        for column in range(row, columns + 1):
+            taken = best[row - 1, column - 1] + scores[row - 1, column - 1]
+            best[row, column] = torch.maximum(best[row, column - 1], taken)
+    found = [columns - 1]
+    column = columns - 1
+    for row in range(rows - 1, 0, -1):
+        while column > row and best[row, column] == best[row, column - 1]:
+            column -= 1
+        found.append(column - 1)
+        column -= 1
+    return found[::-1]

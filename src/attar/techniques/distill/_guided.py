@@ -1,0 +1,80 @@
+"""Training toward a teacher by signals: settings that every step with signals shares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from attar.core.context import Context
+from attar.core.scope import Scope
+from attar.core.step import DataRef, ModelRef
+from attar.errors import UserError
+from attar.models.model import Model
+from attar.ops.chunked import Mix
+from attar.techniques.distill._attention import AttentionSignal
+from attar.techniques.distill._hidden import HiddenSignal
+from attar.train.fit import fit
+from attar.train.rows import held_out_of, stream_of
+from attar.train.schedule import Training
+from attar.train.scoped import trained
+from attar.train.signals import Signal, guided
+from attar.train.teacher import ready
+
+
+class Also(BaseModel):
+    """Signals beside a step's own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    hidden: HiddenSignal | None = Field(None, description="hidden states, as distill/hidden")
+    attention: AttentionSignal | None = Field(
+        None, description="relations of attention, as distill/attention"
+    )
+
+    def signals(self) -> dict[str, Signal]:
+        """Those that are there, by name."""
+        named = {"hidden": self.hidden, "attention": self.attention}
+        return {name: signal for name, signal in named.items() if signal is not None}
+
+
+def silent(_: float) -> Mix:
+    """Nothing of the answers, at any time."""
+    return Mix(weight=0.0, task_weight=0.0)
+
+
+class GuidedTraining(Training):
+    """A teacher, data and other signals, mixed into a step as fields of its own."""
+
+    teacher: ModelRef = Field(
+        "original", description="whom to learn from: the original, an earlier stage, or a path"
+    )
+    also: Also = Field(Also(), description="other signals, each with its weight: hidden, attention")
+    learning_rate: float = Field(1e-4, gt=0, description="the highest learning rate")
+    data: DataRef = Field("train", description="the dataset to learn on; it needs no labels")
+    held_out: DataRef | None = Field(
+        "dev", description="the dataset that tells which state is best; none: the last is kept"
+    )
+    scope: Scope = Field(Scope.everything(), description="the modules to train")
+
+    def follow(
+        self,
+        model: Model,
+        ctx: Context,
+        own: Mapping[str, Signal],
+        mix: Callable[[float], Mix] = silent,
+    ) -> Model:
+        """Train the student by these signals and those beside them, and by its answers."""
+        stream = stream_of(ctx.data(self.data), model, self, ctx)
+        teacher = ready(ctx.model(self.teacher), model, ctx.device, ctx.precision)
+        held = held_out_of(self.held_out, model, self, ctx)
+        beside = self.also.signals()
+        for name in own.keys() & beside.keys():
+            raise UserError(f"`also` holds {name}, which this step is already. Leave it out there")
+        signals = {**own, **beside}
+        with (
+            trained(model, self.scope),
+            guided(model, teacher, signals, mix, stream.batch(0)) as objective,
+        ):
+            fit(model, objective, stream, self, ctx, objective.score(held) if held else None)
+        return model

@@ -1,0 +1,70 @@
+"""A signal: how far hidden states are from the teacher's."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from attar.ops.alike import alignment, in_order, missed, turned
+from attar.train.signals import Compared, Sight, Signal
+from attar.train.watched import Watched
+
+_RIDGE = 1e-3  # of the mean energy of an input, in the projections that training starts from
+
+
+class HiddenSignal(Signal):
+    """Which blocks of the teacher the student's blocks follow, and how far they are from them."""
+
+    layers: Literal["uniform", "last", "searched"] = Field(
+        "uniform",
+        description="which of the teacher's blocks each of the student's follows. uniform: at even "
+        "distances; last: the teacher's last ones; searched: in order, those whose states are most "
+        "alike at the start (CKA)",
+    )
+    distance: Literal["squares", "cosine"] = Field(
+        "squares", description="what states miss, squared and relative, or the angle between them"
+    )
+
+    def compared(self, student: Sight, teacher: Sight, mask: Tensor) -> Compared:
+        """A projection to the teacher's width for each block, where widths differ."""
+        own, theirs = student.made.states[1:], teacher.made.states[1:]
+        places = self._places(own, theirs, mask)
+        pairs = zip(own, (theirs[place] for place in places), strict=True)
+        maps = [_projection(one[mask].double(), other[mask].double()) for one, other in pairs]
+        return _Hidden(places, maps, missed if self.distance == "squares" else turned)
+
+    def _places(self, own: list[Tensor], theirs: list[Tensor], mask: Tensor) -> list[int]:
+        """For each block of the student, the teacher's block that it follows."""
+        few, many = len(own), len(theirs)
+        if self.layers == "last" and few <= many:
+            return list(range(many - few, many))
+        if self.layers == "searched" and few <= many:
+            scores = [[alignment(one[mask], other[mask]) for other in theirs] for one in own]
+            return in_order(torch.tensor(scores))
+        return [max(0, round((index + 1) * many / few) - 1) for index in range(few)]
+
+
+class _Hidden(Compared):
+    def __init__(self, places: list[int], maps: list[nn.Module], distance: object) -> None:
+        super().__init__()
+        self.places, self.maps, self.distance = places, nn.ModuleList(maps), distance
+
+    def forward(self, own: Watched, theirs: Watched, mask: Tensor) -> Tensor:
+        pairs = zip(self.maps, own.states[1:], self.places, strict=True)
+        losses = [self.distance(turn(one), theirs.states[at + 1], mask) for turn, one, at in pairs]
+        return torch.stack(losses).mean()
+
+
+def _projection(own: Tensor, theirs: Tensor) -> nn.Module:
+    """The linear of least squares from one to the other; nothing where widths are the same."""
+    width, wanted = own.shape[1], theirs.shape[1]
+    if width == wanted:
+        return nn.Identity()
+    gram = own.t() @ own
+    gram.diagonal().add_(_RIDGE * gram.diagonal().mean())
+    linear = nn.Linear(width, wanted, bias=False)
+    linear.weight = nn.Parameter(torch.linalg.solve(gram, own.t() @ theirs).t().float())
+    return linear

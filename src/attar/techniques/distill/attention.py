@@ -1,0 +1,21 @@
+"""Learn how a teacher's tokens attend to each other, whatever widths and numbers of heads."""
+
+from __future__ import annotations
+
+from attar.core.context import Context
+from attar.core.step import Step
+from attar.models.model import Model
+from attar.techniques.distill._attention import AttentionSignal
+from attar.techniques.distill._guided import GuidedTraining
+
+
+class Attention(AttentionSignal, GuidedTraining, Step, kind="distill/attention"):
+    """Relations of queries, keys and values (MiniLMv2, Wang et al. 2021, arXiv 2012.15828).
+
+    Of the student's last block and one of the teacher's; queries and keys before any rotation.
+    `also` adds other signals.
+    """
+
+    def apply(self, model: Model, ctx: Context) -> Model:
+        """Train the student toward the teacher's relations."""
+        return self.follow(model, ctx, {"attention": self})

@@ -1,0 +1,64 @@
+"""Likeness of hidden states and relations, written out in float64, and brute force."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import pytest
+import torch
+from torch import Tensor
+
+from attar.ops.alike import alignment, in_order, missed, relations_kl, turned
+
+
+def drawn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+MASK = torch.tensor([[True] * 7, [True] * 4 + [False] * 3])
+
+
+def test_what_states_miss_and_how_they_are_turned() -> None:
+    own, other = drawn(2, 7, 6), drawn(2, 7, 6, seed=1)
+    above = below = angles = 0.0
+    for row, place in MASK.nonzero().tolist():
+        one, two = own[row, place].double(), other[row, place].double()
+        above += float(((one - two) ** 2).sum())
+        below += float((two**2).sum())
+        angles += 1 - float(one @ two / (one.norm() * two.norm()))
+    assert missed(own, other, MASK).item() == pytest.approx(above / below)
+    assert turned(own, other, MASK).item() == pytest.approx(angles / 11)
+    assert missed(other, other, MASK).item() == 0.0
+
+
+@pytest.mark.parametrize("heads", [1, 2, 4])
+def test_relations_are_the_papers(heads: int) -> None:
+    own, other = drawn(2, 7, 8), drawn(2, 7, 16, seed=1)  # widths may differ
+    total = 0.0
+    for row, place in MASK.nonzero().tolist():
+        real = MASK[row]
+        for head in range(heads):
+            logs: list[Tensor] = []
+            for values in (other, own):
+                size = values.shape[-1] // heads
+                part = values[row, :, head * size : (head + 1) * size].double()
+                scores = (part[place] @ part.t() / size**0.5)[real]
+                logs.append(scores - scores.logsumexp(0))
+            total += float((logs[0].exp() * (logs[0] - logs[1])).sum()) / heads
+    assert relations_kl(own, other, heads, MASK).item() == pytest.approx(total / 11, rel=1e-5)
+    assert relations_kl(other, other, heads, MASK).item() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_alignment_knows_no_rotation_and_no_scale() -> None:
+    states, other = drawn(50, 6), drawn(50, 9, seed=1)
+    rotation = torch.linalg.qr(drawn(6, 6, seed=2)).Q
+    assert alignment(states, 3 * states @ rotation + 1).item() == pytest.approx(1.0)
+    assert 0 < alignment(states, other).item() < 0.9
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_best_of_all_ascending_choices(seed: int) -> None:
+    scores = torch.rand(3, 6, generator=torch.Generator().manual_seed(seed))
+    choices = [(*chosen, 5) for chosen in combinations(range(5), 2)]
+    best = max(choices, key=lambda chosen: sum(float(scores[i, c]) for i, c in enumerate(chosen)))
+    assert in_order(scores) == list(best)

@@ -1,0 +1,135 @@
+"""Signals on what leads to the answers: hidden states and relations of attention."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from attar.core.context import Context
+from attar.core.registry import find
+from attar.core.step import Task
+from attar.errors import UserError
+from attar.models.model import Model
+from tiny_models import tiny
+from train.small import dataset, equal, weights
+
+PLACES: list[tuple[str, Task]] = [
+    ("llama", "causal-lm"),
+    ("phi3", "causal-lm"),
+    ("gpt2", "causal-lm"),
+    ("bert", "masked-lm"),
+    ("bert", "classification"),
+    ("modernbert", "masked-lm"),
+]
+SHORT: dict[str, Any] = {"batch": 4, "length": 16, "steps": 20, "learning_rate": 3e-3}
+
+
+def context(teacher: Model, scratch: Path | None = None) -> Context:
+    data = {"train": dataset(), "dev": dataset("dev", 12)}
+    return Context(teacher.task, data.__getitem__, lambda _: teacher, scratch=scratch)
+
+
+def step(kind: str, model: Model, ctx: Context, **settings: Any) -> Model:
+    return find(kind).model_validate({**SHORT, **settings}).apply(model, ctx)
+
+
+def narrow(model: Model) -> Model:
+    """Half as wide and two blocks of three deep, as a student may be."""
+    ctx = context(model)
+    shallow = find("prune/depth").model_validate({"blocks": [1]}).apply(model, ctx)
+    sizes = {"neurons": 32, "sequences": 4, "length": 16}
+    return find("prune/width").model_validate(sizes).apply(shallow, ctx)
+
+
+@pytest.mark.parametrize(("family", "task"), PLACES)
+@pytest.mark.parametrize("kind", ["distill/hidden", "distill/attention"])
+def test_comes_nearer_to_the_teacher(kind: str, family: str, task: Task) -> None:
+    teacher, student = tiny(family, task, seed=1), tiny(family, task)
+    ctx = context(teacher)
+    names = set(student.module.state_dict())
+    step(kind, student, ctx, evaluate_every=5)
+    losses = [value for _, value in ctx.curves["loss/dev"]]
+    assert losses[-1] < losses[0]
+    assert set(student.module.state_dict()) == names
+
+
+@pytest.mark.parametrize("layers", ["uniform", "last", "searched"])
+@pytest.mark.parametrize("distance", ["squares", "cosine"])
+def test_a_shallower_student_follows_some_of_the_blocks(layers: str, distance: str) -> None:
+    teacher, student = tiny("llama", seed=1), narrow(tiny("llama"))
+    ctx = context(teacher)
+    step("distill/hidden", student, ctx, layers=layers, distance=distance, evaluate_every=5)
+    losses = [value for _, value in ctx.curves["loss/dev"]]
+    assert losses[-1] < losses[0]
+
+
+def test_a_narrower_student_is_brought_to_the_teachers_width(tmp_path: Path) -> None:
+    teacher = tiny("llama", seed=1)
+    sizes = {"hidden": 16, "sequences": 4, "length": 16}
+    student = find("prune/width").model_validate(sizes).apply(tiny("llama"), context(teacher))
+    ctx = context(teacher)
+    step("distill/hidden", student, ctx, also={"attention": {"weight": 0.5}}, evaluate_every=5)
+    losses = [value for _, value in ctx.curves["loss/dev"]]
+    assert losses[-1] < losses[0]
+    assert {"loss/hidden", "loss/attention"} <= ctx.curves.keys()
+    assert "loss/task" not in ctx.curves
+    assert not any("signals" in name for name in student.module.state_dict())
+
+
+def test_signals_go_beside_the_answers_on_a_schedule() -> None:
+    teacher, student = tiny("llama", seed=1), tiny("llama")
+    ctx = context(teacher)
+    also = {"hidden": {"weight": 1.0, "weight_end": 0.0}, "attention": {}}
+    step("distill/logits", student, ctx, also=also)
+    assert {"loss/divergence", "loss/hidden", "loss/attention"} <= ctx.curves.keys()
+
+
+def test_a_killed_training_goes_on_bit_equal(tmp_path: Path) -> None:
+    def train(scratch: Path, steps_until: int | None) -> Model:
+        teacher = tiny("llama", seed=1)
+        sizes = {"hidden": 16, "sequences": 4, "length": 16}
+        student = find("prune/width").model_validate(sizes).apply(tiny("llama"), context(teacher))
+        scratch.mkdir(exist_ok=True)
+        ctx = context(teacher, scratch)
+        with pytest.MonkeyPatch.context() as patch:
+            if steps_until is not None:
+                stop_after(patch, steps_until)
+                with pytest.raises(KeyboardInterrupt):
+                    step("distill/hidden", student, ctx, checkpoint_minutes=0)
+                assert "signals" not in student.module._modules
+                return student
+            return step("distill/hidden", student, ctx, checkpoint_minutes=0)
+
+    calm = train(tmp_path / "calm", None)
+    train(tmp_path / "killed", 7)
+    assert equal(weights(calm), weights(train(tmp_path / "killed", None)))
+
+
+def stop_after(patch: pytest.MonkeyPatch, steps: int) -> None:
+    from attar.train.machine import Machine
+
+    whole, taken = Machine.step, 0
+
+    def counted(machine: Machine, *args: Any) -> Any:
+        nonlocal taken
+        taken += 1
+        if taken > steps:
+            raise KeyboardInterrupt
+        return whole(machine, *args)
+
+    patch.setattr(Machine, "step", counted)
+
+
+def test_what_cannot_be_compared_is_refused() -> None:
+    teacher, student = tiny("llama", seed=1), tiny("llama")
+    with pytest.raises(UserError, match="the teacher has blocks 0 to 2, none 7"):
+        step("distill/attention", student, context(teacher), block=7)
+    with pytest.raises(UserError, match="5 heads do not divide all widths"):
+        step("distill/attention", student, context(teacher), heads=5)
+    with pytest.raises(UserError, match="`also` holds hidden, which this step is already"):
+        step("distill/hidden", student, context(teacher), also={"hidden": {}})
+    assert "signals" not in student.module._modules
+    assert all(torch.isfinite(p).all() for p in student.module.parameters())
