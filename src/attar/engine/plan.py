@@ -152,9 +152,11 @@ def _unmet(
     for trait in sorted(step.forbids):
         left = [module for module in chosen if trait in traits.get(module, ())]
         if left:
+            who = blame.get(left[0])
+            way = "Move {name} before it" if who else "Take another model, or leave the step out"
             yield (
-                f"weights that are not {trait}, but {blame.get(left[0], 'the original')} left "
-                f"{left[0]} {'/'.join(sorted(traits[left[0]]))}. Move {{name}} before it"
+                f"weights that are not {trait}, but {who or 'the original'} left "
+                f"{left[0]} {'/'.join(sorted(traits[left[0]]))}. {way}"
             )
 
 

@@ -82,6 +82,8 @@ def _keep(model: Model, index: int, rows: Mapping[str, Tensor]) -> None:
         old: Any = model.module.get_submodule(fact.name)
         kept = [rows.get(axis) for axis in fact.axes]
         weight = sliced(weight_of(old).detach(), kept)
+        if weight.shape == fact.shape:
+            continue  # all stay, as plain as they were
         bias = None if old.bias is None else sliced(old.bias.detach(), kept[:1])
         height, width = weight.shape
         new = Resized(width, height, old.bias is not None, device="meta")

@@ -17,6 +17,7 @@ from attar.core.scope import ModuleFact, Scope
 from attar.core.step import DataRef, Step
 from attar.data.batches import Batch
 from attar.errors import UserError
+from attar.models.axes import unsplit
 from attar.models.blocks import after, recorded, without
 from attar.models.model import Model, inference
 from attar.models.resize import drop_blocks
@@ -209,7 +210,8 @@ def _blocks(modules: Sequence[ModuleFact]) -> list[int]:
 def _first_differs(modules: Sequence[ModuleFact]) -> bool:
     """Whether the first block holds other modules than the next."""
     first, second = (
-        {_renamed(fact, 0).name for fact in modules if fact.block == index} for index in (0, 1)
+        {unsplit(_renamed(fact, 0).name) for fact in modules if fact.block == index}
+        for index in (0, 1)
     )
     return bool(second) and first != second
 

@@ -99,7 +99,7 @@ class EarlyExit(Training, Step, kind="prune/early-exit"):
         width, classes = _shape(modules)
         shapes = {"dense": (self.neurons, width), "out": (classes, self.neurons)}
         added = [
-            ModuleFact(f"{NAME}.{index}.{leaf}", "other", True, None, shape, ("",))
+            ModuleFact(f"{NAME}.{index}.{leaf}", "other", True, None, shape, ("", ""))
             for index in self._after(modules)
             for leaf, shape in shapes.items()
         ]
@@ -151,8 +151,8 @@ class EarlyExit(Training, Step, kind="prune/early-exit"):
             exits = Exits(
                 self._after(facts), sizes, model.blocks_name, head_of(model), pooling_of(model)
             )
-        exits.to(model.device, model.module.dtype).attach(model.module)
-        swap(model.module, NAME, exits)
+        exits.to(model.device, model.module.dtype)
+        swap(model.module, NAME, exits)  # which attaches them
         return exits
 
     def _choose(self, exits: Exits, held: _Survey, blocks: int, ctx: Context) -> None:
