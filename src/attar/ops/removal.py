@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 _DAMPING = 0.01  # of an input's energy, at the least
-_FLOORS = (1e-5, 1e-4, 1e-3, 1e-2)  # of a unit's mean energy: sums in float32 err by up to 1e-6
+_FLOOR, _TRIES = 1e-8, 7  # of a unit's mean energy; tenfold at each try
 
 
 def refit(weight: Tensor, gram: Tensor, kept: Sequence[int], tokens: int) -> Tensor:
@@ -125,17 +125,19 @@ class _Pairs:
 
 
 def _roots(grams: Tensor) -> Tensor:
-    """L, lower, with L LT each unit's own gram, damped until that is definite.
+    """L, lower, with L LT each unit's own gram, damped as little as makes that definite.
 
+    Sums of few tokens have no full rank, and in float32 they err by up to 1e-6 of their mean.
     grams: [units, size, size].
     """
-    means = grams.diagonal(dim1=1, dim2=2).mean(1).clamp_min(1e-12)
+    floors = _FLOOR * grams.diagonal(dim1=1, dim2=2).mean(1).clamp_min(1e-12)
     damped = grams
-    for floor in _FLOORS:
-        damped = grams + torch.diag_embed((floor * means)[:, None].expand(grams.shape[:2]))
+    for _ in range(_TRIES):
+        damped = grams + torch.diag_embed(floors[:, None].expand(grams.shape[:2]))
         roots, info = cast("tuple[Tensor, Tensor]", torch.linalg.cholesky_ex(damped))
         if not info.any():
             return roots
+        floors = floors.where(info == 0, 10 * floors)
     return torch.linalg.cholesky(damped)  # which says what is wrong with it
 
 
