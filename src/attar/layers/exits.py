@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from attar.layers.swap import swappable
+from attar.layers.swap import dtype_of, swappable
 from attar.ops.exits import leaves, uncertainty
 
 NAME = "exits"
@@ -114,9 +114,8 @@ class Exits(nn.ModuleDict):
     @classmethod
     def rebuild(cls, spec: dict[str, Any], model: nn.Module) -> nn.Module:
         """The same exits, empty, in the dtype of the model's other weights."""
-        dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
         sizes: Any = tuple(spec["sizes"])
-        return cls(**{**spec, "sizes": sizes}).to(dtype)
+        return cls(**{**spec, "sizes": sizes}).to(dtype_of(model))
 
     def _begin(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._end()  # of a call that was interrupted
