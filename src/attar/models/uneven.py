@@ -90,14 +90,14 @@ def _keep(model: Model, index: int, rows: Mapping[str, Tensor]) -> None:
         _install(model, fact.name, new.fill(weight.contiguous(), bias))
 
 
-def settle(model: Model, ending: tuple[str, str]) -> bool:
+def settle(model: Model, ending: tuple[str, str]) -> None:
     """Let the config say how large this part of all blocks is, and make its linears plain.
 
-    False, and nothing is done, where no config can say that.
+    Nothing is done where no config can say that.
     """
     facts = model.facts()
     if not ordinary(facts, ending):
-        return False
+        return
     first = _sizes(model, 0)
     new = replace(model.sizes, neurons=first.neurons)
     if ending == QUERIES:
@@ -115,7 +115,6 @@ def settle(model: Model, ending: tuple[str, str]) -> bool:
         old = model.module.get_submodule(fact.name)
         if isinstance(old, Resized) and not uneven(model.module, [fact]):
             _install(model, fact.name, _filled(plain.get_submodule(fact.name), old))
-    return True
 
 
 def _filled(plain: Any, old: Resized) -> nn.Module:

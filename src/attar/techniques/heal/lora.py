@@ -33,6 +33,7 @@ class Lora(Taught, Step, kind="heal/lora"):
 
     needs = frozenset()
     whole = True
+    training_bytes = 8  # the weights, and those of one forward pass made anew
     promises = frozenset({"changed"})
 
     teacher: ModelRef | None = Field(

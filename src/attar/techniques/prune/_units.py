@@ -17,7 +17,6 @@ from attar.core.scope import ModuleFact, Scope
 from attar.core.step import Step
 from attar.core.traits import FLOAT, UNEVEN
 from attar.data.batches import Batch
-from attar.errors import UserError
 from attar.models.axes import ordinary
 from attar.models.masks import is_masked
 from attar.models.model import Model, set_weight, weight_of
@@ -109,15 +108,20 @@ class Units(Calibrated, Step):
 
     def touched(self, modules: Sequence[ModuleFact]) -> Sequence[str]:
         """The linears that will be uneven: none where the config can say all sizes."""
-        if self.share == "even" and ordinary(self.reshape(modules), self.ending):
+        if self.evened(modules):
             return []
         return [fact.name for end in self._ends(modules) for fact in _part(modules, end)]
+
+    def evened(self, modules: Sequence[ModuleFact]) -> Sequence[str]:
+        """All linears of the part, of all blocks, where the config can say all sizes."""
+        if self.share == "uneven" or not ordinary(self.reshape(modules), self.ending):
+            return []
+        return [fact.name for fact in modules if fact.role == self.role]
 
     def apply(self, model: Model, ctx: Context) -> Model:
         """Measure, choose, make up for what goes, and cut."""
         facts, before = model.facts(), model.parameters_count()
-        for problem in self.check(facts):
-            raise UserError(f"{self.kind}: {problem}")
+        self.insist(facts)
         if self.share == "uneven" and self.score != "taylor":
             ctx.warn(
                 f"score: {self.score} does not weigh blocks by the loss, so their shares are "

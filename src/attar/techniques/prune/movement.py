@@ -30,6 +30,7 @@ class Movement(Ramp, Step, kind="prune/movement"):
     needs = frozenset({FLOAT})
     adds = frozenset({MASKED})
     whole = True
+    training_bytes = 32  # weights, and as many scores
     promises = frozenset({"changed"})
 
     teacher: ModelRef | None = Field(
