@@ -149,8 +149,12 @@ def _moved(
         known = [old for old in before if old in traits]
         if known:
             found = [traits[old] for old in known]
-            sure = set.intersection(*found) & {FLOAT, QUANTIZED}
-            new_traits[name] = sure | (set.union(*found) - {FLOAT, QUANTIZED})
+            new_traits[name] = {
+                trait
+                for one in found
+                for trait in one
+                if trait not in (FLOAT, QUANTIZED) or all(trait in other for other in found)
+            }
             new_blame[name] = next((blame[old] for old in known if old in blame), _ORIGINAL)
     return new_traits, new_blame
 
