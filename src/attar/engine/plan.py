@@ -106,6 +106,7 @@ def fold(
     blame: dict[str, str] = {}
     for number, (step, name) in enumerate(zip(recipe.steps, recipe.stage_ids(), strict=True), 1):
         where = f"step {number} ({step.kind})"
+        origin, evened = step.origin(facts), set(step.evened(facts))
         if inputs.task not in step.tasks:
             problems.append(
                 f"{where} works for {', '.join(step.tasks)}, and this model's task is {inputs.task}"
@@ -121,9 +122,8 @@ def fold(
             problems.append(f"{where} needs {text.format(name=repr(name))}")
         problems += [f"{where}: {text}" for text in step.check(facts)]
         touched = set(step.touched(facts)) - norms | set(_tables(step, facts))
-        evened = set(step.evened(facts))
-        traits, blame = _moved(step.origin(facts), traits, blame)
         facts = step.reshape(facts)
+        traits, blame = _moved(origin, traits, blame)
         for fact in facts:
             whole = fact.name.rpartition(".")[0]  # what it was split from, if it was
             if fact.name not in traits:
