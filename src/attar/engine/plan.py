@@ -186,9 +186,8 @@ def _unmet(
         left = [module for module in chosen if trait in traits.get(module, ())]
         if left:
             who = blame.get(left[0], _ORIGINAL)
-            way = "Move {name} before it"
-            if who == _ORIGINAL:
-                way = "Take another model, or leave the step out"
+            ours = who != _ORIGINAL
+            way = "Move {name} before it" if ours else "Take another model, or leave the step out"
             yield (
                 f"weights that are not {trait}, but {who} left "
                 f"{left[0]} {'/'.join(sorted(traits[left[0]]))}. {way}"
@@ -259,8 +258,7 @@ def _over_budget(recipe: Recipe, weights: int) -> list[str]:
     return [
         f"step {number} ({step.kind}) trains the whole model and needs about "
         f"{weights * step.training_bytes / 1e9:.1f} GB for {weights / 1e6:.0f} million weights; "
-        f"there are {budget / 1e9:.1f} GB. Raise `memory`, take a smaller model, or leave the step "
-        "out"
+        f"there are {budget / 1e9:.1f} GB. Raise `memory`, take a smaller model, or leave it out"
         for number, step in enumerate(recipe.steps, 1)
         if step.whole and weights * step.training_bytes > budget
     ]
