@@ -29,7 +29,7 @@ def with_exits(family: str, threshold: float = 0.0, drawn: int = 1, **overrides:
     torch.manual_seed(drawn)
     sizes = (32, 16, len(LABELS))
     where = model.blocks_name, head_of(model), pooling_of(model)
-    exits = Exits([0, 1], sizes, *where, threshold).to(model.module.dtype).attach(model.module)
+    exits = Exits([0, 1], sizes, *where, threshold).to(model.module.dtype)
     with torch.no_grad():
         for exit_ in exits.values():
             exit_.out.weight.mul_(20)  # so that some rows are sure, and others are not
@@ -155,6 +155,13 @@ def test_saves_and_loads_bit_equal(family: str, dtype: torch.dtype, tmp_path: Pa
         torch.testing.assert_close(model.module(**inputs).logits, wanted)
         assert torch.equal(plain(**inputs).logits, wanted)
         assert torch.equal(plain(ids, attention_mask=mask).logits, wanted)
+
+
+def test_the_model_is_watched_once(tmp_path: Path) -> None:
+    model = with_exits("bert")
+    save(model, tmp_path)
+    for module in (model.module, load(Files(tmp_path)).module):
+        assert (len(module._forward_pre_hooks), len(module._forward_hooks)) == (1, 1)
 
 
 def test_the_mean_is_read_where_the_head_reads_it() -> None:

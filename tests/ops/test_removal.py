@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from attar.ops.gram import Gram
 from attar.ops.removal import costs_of_folding, fold, refit
 
 ROWS, WIDTH, TOKENS = 5, 12, 400
@@ -108,3 +109,16 @@ def test_equal_units_go_for_nothing_but_the_last() -> None:
     costs = costs_of_folding(weight, gram_of(inputs))
     free = [unit for unit in (0, 2, 5, 9) if costs[unit] < 1e-6]
     assert len(free) == 3
+
+
+@pytest.mark.parametrize("tokens", [1, 20, 60])
+def test_folding_bears_fewer_tokens_than_a_unit_is_wide(tokens) -> None:
+    generator = torch.Generator().manual_seed(1)
+    inputs = torch.randn(tokens, 256, generator=generator)
+    inputs[:, :64] *= 100  # a unit far above the others
+    gram = Gram(256)
+    gram.add(inputs)
+    weight = torch.randn(ROWS, 256, generator=generator)
+    costs = costs_of_folding(weight, gram.mean, 64)
+    assert costs.isfinite().all()
+    assert 0 <= costs.min() <= costs.max() <= 1.01

@@ -154,6 +154,7 @@ def test_what_cannot_work_is_refused_before_weights_load() -> None:
     assert "has exits already" in told("prune/early-exit")
     assert "Move this step before the one that adds them" in told("prune/depth", remove=1)
     assert "Move this step before the one that adds them" in told("prune/width", neurons=32)
+    assert "factor" not in told("prune/width", neurons=32)
     assert told("prune/magnitude") == told("quantize/gptq") == ""
 
 

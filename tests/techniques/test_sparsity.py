@@ -67,6 +67,16 @@ def test_a_pattern_that_makes_no_sense_is_refused(settings: dict[str, object]) -
         find("prune/wanda").model_validate(settings)
 
 
+@pytest.mark.parametrize("kind", [*KINDS, "prune/gradual", "prune/movement"])
+def test_a_scope_without_linears_is_refused(kind: str) -> None:
+    facts = tiny("llama").facts()
+    (problem,) = find(kind).model_validate({"scope": "norm"}).check(facts)
+    assert "its scope names no linear" in problem
+    walked = kind in ("prune/wanda", "prune/sparsegpt")
+    head = list(find(kind).model_validate({"scope": "head"}).check(facts))
+    assert head == (["its scope names no linear of a block. Add `linears`"] if walked else [])
+
+
 @pytest.mark.parametrize("kind", ["adapt/full", "distill/logits"])
 def test_training_leaves_zeros_where_they_are(kind: str, tmp_path: Path) -> None:
     model, _ = applied(tiny("llama"), "prune/magnitude")

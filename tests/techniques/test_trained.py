@@ -146,6 +146,28 @@ def test_what_was_masked_may_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
         assert {int((~mask).sum()) for mask in masks[2:]} == {64 * 32 // 2}
 
 
+def test_the_first_that_movement_masks_are_the_smallest(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[Tensor, Tensor]] = []
+    own = Mask.renew
+
+    def renew(self: Mask, weight: Tensor, step: int, steps: int) -> None:
+        own(self, weight, step, steps)
+        seen.append((weight.clone().abs(), self.mask.clone()))
+
+    monkeypatch.setattr(Mask, "renew", renew)
+    applied("prune/movement", tiny("llama"), scope=["*layers.1.mlp.up_proj"], ramp=0.0)
+    sizes, mask = seen[0]
+    assert int((~mask).sum()) * 2 == mask.numel()
+    assert sizes[mask].min() >= 0.999999 * sizes[~mask].max()
+
+
+def test_a_teacher_of_no_weight_is_not_asked() -> None:
+    model = tiny("llama")
+    ctx = context(model)
+    ctx.model = lambda _: pytest.fail("the teacher was loaded")
+    applied("prune/gradual", model, ctx, weight=0.0, steps=2)
+
+
 @pytest.mark.parametrize("kind", PRUNING)
 def test_no_state_with_too_few_zeros_is_kept(kind: str) -> None:
     """Training too slow to help: the first states are the best, and have too few zeros."""
@@ -176,7 +198,9 @@ def test_zeros_that_there_were_stay() -> None:
         for linear in linears(start).values():
             mark(linear)
         for name, linear in linears(applied(kind, start)).items():
-            assert (weight_of(linear)[before[name]] == 0).all(), name
+            gone = weight_of(linear) == 0
+            assert gone[before[name]].all(), name
+            assert kind not in PRUNING or int(gone.sum()) == gone.numel() // 2  # and they count
             assert is_masked(linear)
 
 

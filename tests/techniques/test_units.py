@@ -1,81 +1,34 @@
-"""Heads and neurons out of blocks: what goes, what is made up for, and what works afterwards."""
+"""Heads and neurons out of blocks: what goes, and what is made up for."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-import attar
 from attar.calibrate.rows import calibration
 from attar.core.context import Context
-from attar.core.recipe import Recipe
 from attar.core.registry import find
 from attar.core.scope import Scope
-from attar.core.traits import FLOAT, LOWRANK, QUANTIZED, UNEVEN
+from attar.core.traits import UNEVEN
 from attar.data.example import Dataset, Example
-from attar.engine.plan import fold, traits_of
+from attar.engine.plan import traits_of
 from attar.errors import UserError
-from attar.layers import Resized
-from attar.models import Model, load, save
-from attar.models.load import config_of, skeleton
-from attar.models.masks import mark
-from attar.models.model import set_weight, weight_of
-from attar.models.source import Files
-from attar.models.uneven import keep_groups, keep_neurons
+from attar.models import Model
+from attar.models.model import weight_of
 from attar.techniques.prune.heads import Heads
 from attar.techniques.prune.neurons import Neurons
 from attar.train.losses import Objective
+from techniques.cutting import SMALL, applied, context, reloaded, uneven
 from tiny_models import PAIRS, assert_ordinary, logits, shuffled, texts, tiny
 
 every = pytest.mark.parametrize(("family", "task"), PAIRS)
 OWN = [pair for pair in PAIRS if pair[0] not in ("gpt2", "phi3")]  # a number of heads each
 FREE = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3")
-SMALL: dict[str, Any] = {"sequences": 4, "length": 16, "batch": 2}
 SCORES = ("activation", "taylor", "similarity")
-
-
-def context(model: Model, scratch: Path | None = None) -> Context:
-    labels = model.labels or (None,)
-    rows = [Example(t, labels[n % len(labels)]) for n, t in enumerate(texts(count=40, length=16))]
-    data = Dataset("train", rows, "", tuple(model.labels))
-    return Context(
-        model.task, lambda _: data, lambda _: tiny(model.config.model_type), scratch=scratch
-    )
-
-
-def applied(model: Model, kind: str, **settings: Any) -> Model:
-    """The model after one step, of little data where it reads any."""
-    cls = find(kind)
-    kept = {name: value for name, value in SMALL.items() if name in cls.model_fields}
-    step = cls.model_validate({**kept, **settings})
-    assert list(step.check(model.facts())) == []
-    return step.apply(model, context(model))
-
-
-def uneven(family: str = "llama", task: Any = None) -> Model:
-    """A model whose blocks keep 40, 64 and 24 neurons, and two heads, all, and one's group."""
-    model = tiny(family, task)
-    for block, kept in enumerate((40, 64, 24)):
-        keep_neurons(model, block, shuffled(64, block)[:kept])
-    if family not in ("gpt2", "phi3"):
-        keep_groups(model, 0, [model.sizes.keys - 1])
-    return model
-
-
-def reloaded(model: Model, folder: Path) -> Model:
-    """The model from its files, bit-equal, as its headers say."""
-    save(model, folder)
-    again = attar.load(folder)
-    assert torch.equal(logits(again), logits(model))
-    empty = skeleton(config_of(Files(folder)), model.task)
-    assert empty.facts() == again.facts() == model.facts()
-    assert empty.parameters_count() == again.parameters_count() == model.parameters_count()
-    return again
 
 
 # ------------------------------------------------------------------------------------ surgery
@@ -157,6 +110,14 @@ def test_heads_that_cannot_differ(family, settings) -> None:
 def test_what_cannot_be(step, words) -> None:
     (problem,) = step.check(tiny("llama").facts())
     assert words in problem
+
+
+def test_shares_by_what_does_not_compare_blocks_are_warned_of() -> None:
+    for score, warned in zip(SCORES, (True, False, True), strict=True):
+        model = tiny("llama")
+        ctx = context(model)
+        Neurons(fraction=0.5, multiple=4, share="uneven", score=score, **SMALL).apply(model, ctx)
+        assert any("does not weigh blocks by the loss" in text for text in ctx.warnings) == warned
 
 
 def test_bfloat16_stays(tmp_path) -> None:
@@ -244,6 +205,29 @@ def test_taylor_is_the_slope_of_the_loss_by_a_gate(family, task) -> None:
     assert all(p.grad is None for p in model.module.parameters())
 
 
+@pytest.mark.parametrize(("family", "task"), [("llama", None), ("bert", "classification")])
+def test_taylor_counts_sequences_alike_however_they_are_batched(family, task) -> None:
+    found = []
+    for batch in (1, 3):
+        model = tiny(family, task)
+        step = Neurons(score="taylor", **{**SMALL, "batch": batch})
+        batches = calibration(step, model, context(model))
+        found.append(step._scores(model, step._ends(model.facts()), batches, context(model)))
+    for own, wanted in zip(*found, strict=True):
+        torch.testing.assert_close(own, wanted, atol=0, rtol=1e-3)
+
+
+def test_taylor_needs_a_label_among_what_it_measures_on() -> None:
+    model = tiny("bert", "classification")
+    labels = [None] * 4 + [model.labels[0]] * 4
+    rows = [Example(*row) for row in zip(texts(8, 16), labels, strict=True)]
+    data = Dataset("train", rows, "", tuple(model.labels))
+    ctx = Context(model.task, lambda _: data, lambda _: None)
+    step = Neurons(score="taylor", fraction=0.5, multiple=4, **SMALL)
+    with pytest.raises(UserError, match="none of the 4 sequences measured on has a label"):
+        step.apply(model, ctx)
+
+
 def _rows(batch: Any) -> list[Any]:
     return [
         replace(
@@ -291,113 +275,24 @@ def test_masked_zeros_stay() -> None:
         assert float((weight_of(linear) == 0).float().mean()) > 0.2
 
 
-def test_a_walk_that_was_killed_goes_on(tmp_path) -> None:
-    step = Neurons(fraction=0.5, multiple=4, score="similarity", share="uneven", **SMALL)
-    first = step.apply(tiny("llama"), context(tiny("llama"), tmp_path))
+UNEVEN_NEURONS = Neurons(fraction=0.5, multiple=4, score="similarity", share="uneven", **SMALL)
+WALKED = [("llama", UNEVEN_NEURONS), ("phi3", Heads(fraction=0.5, **SMALL))]
+
+
+@pytest.mark.parametrize(("family", "step"), WALKED)
+def test_a_walk_that_was_killed_goes_on(family, step, tmp_path) -> None:
+    first = step.apply(tiny(family), context(tiny(family), tmp_path))
     assert {path.name for path in tmp_path.rglob("*.safetensors")}
     last = max((tmp_path / "blocks").glob("*.safetensors"))
     last.unlink()
-    second = step.apply(tiny("llama"), context(tiny("llama"), tmp_path))
-    plain = step.apply(tiny("llama"), context(tiny("llama")))
+    second = step.apply(tiny(family), context(tiny(family), tmp_path))
+    plain = step.apply(tiny(family), context(tiny(family)))
     assert torch.equal(logits(first), logits(second))
     assert torch.equal(logits(first), logits(plain))
 
 
-# ---------------------------------------------------------------------------------- afterwards
-
-
-@pytest.mark.parametrize(
-    ("kind", "settings"),
-    [
-        ("quantize/rtn", {"grid": "int8-g32"}),
-        ("quantize/gptq", {"grid": "int4-g32"}),
-        ("quantize/awq", {"grid": "int4-g32"}),
-        ("quantize/smoothquant", {}),
-        ("quantize/mixed", {"bits": 4, "measured": 2}),
-        ("lowrank/svd", {"keep": 0.5}),
-        ("lowrank/whitened", {"keep": 0.5}),
-        ("prune/wanda", {}),
-        ("prune/sparsegpt", {}),
-        ("prune/depth", {"remove": 1}),
-        ("heal/blockwise", {"epochs": 1, "batch": 1}),
-        ("distill/logits", {"steps": 2}),
-        ("prune/neurons", {"fraction": 0.5, "multiple": 4}),
-        ("prune/heads", {"fraction": 0.5, "scope": ["attention & blocks[2]"]}),
-    ],
-)
-@pytest.mark.parametrize("family", ["llama", "bert"])
-def test_later_steps_work_on_uneven_blocks(kind, settings, family, tmp_path) -> None:
-    after = applied(uneven(family), kind, **settings)
-    assert logits(after).isfinite().all()
-    again = reloaded(after, tmp_path)
-    traits = traits_of(again.module, again.facts())
-    assert any(UNEVEN in found for found in traits.values())
-    if kind.startswith(("quantize", "lowrank")):
-        own = QUANTIZED if kind.startswith("quantize") else LOWRANK
-        first = {
-            name: found for name, found in traits.items() if ".0." in name and "rm" not in name
-        }
-        assert all({own, UNEVEN} <= found for found in first.values() if own in found)
-
-
-def test_awq_folds_heads_of_the_block_that_they_are_in(tmp_path) -> None:
-    """A group of one block must not be scaled as one of another block's size."""
-    model = uneven("llama")
-    before = logits(model)
-    after = applied(model, "quantize/awq", grid="int8-g32")
-    torch.testing.assert_close(logits(after), before, atol=0.5, rtol=0.1)
-
-
-def refusals(*steps: dict[str, Any], model: Model) -> list[str]:
-    recipe = Recipe.model_validate(
-        {"model": "m", "data": {"train": "t.txt"}, "steps": list(steps), "task": model.task}
-    )
-
-    class Inputs:
-        task = model.task
-
-    facts = model.facts()
-    return fold(recipe, Inputs(), facts, traits_of(model.module, facts))  # type: ignore[arg-type]
-
-
-def test_the_plan_refuses_what_needs_even_blocks() -> None:
-    cut = {"prune/neurons": {"share": "uneven", "multiple": 4}}
-    (problem,) = refusals(cut, {"prune/width": {"fraction": 0.5}}, model=tiny("llama"))
-    assert "needs weights that are not uneven, but step 1 (prune/neurons) left" in problem
-    assert "Move 'width' before it" in problem
-    assert refusals({"prune/width": {"neurons": 32}}, cut, model=tiny("llama")) == []
-    even = {"prune/neurons": {"multiple": 4}}
-    assert refusals(even, {"prune/width": {"neurons": 32}}, model=tiny("llama")) == []
-    (problem,) = refusals({"prune/width": {"neurons": 8}}, model=uneven())
-    assert "but the original left" in problem
-
-
-@pytest.mark.parametrize("scope", ["linears", "*.up_proj"])
-def test_the_plan_refuses_what_is_in_two_factors(scope) -> None:
-    first = {"lowrank/svd": {"keep": 0.5, "scope": [scope]}}
-    second = {"prune/neurons": {"scope": ["linears"]}}
-    (problem,) = refusals(first, second, model=tiny("llama"))
-    assert "is one of two factors. Take neurons out before factorizing" in problem
-    (problem,) = refusals(first, {"prune/width": {"fraction": 0.5}}, model=tiny("llama"))
-    assert "is one of two factors; narrow a model before factorizing it" in problem
-
-
-def test_a_trait_is_there_only_where_the_config_is_wrong() -> None:
-    model = uneven()
-    traits = traits_of(model.module, model.facts())
-    assert traits["model.layers.1.mlp.up_proj"] == {FLOAT}
-    assert traits["model.layers.0.mlp.up_proj"] == {FLOAT, UNEVEN}
-    assert isinstance(model.module.get_submodule("model.layers.1.mlp.up_proj"), Resized)
-
-
-def test_marks_of_masks_are_kept(tmp_path) -> None:
-    model = tiny("gpt2")
-    for linear in model.linears(Scope.of("mlp")).values():
-        set_weight(linear, weight_of(linear).round())
-        mark(linear)
-    small = applied(model, "prune/neurons", fraction=0.5, multiple=4)
-    save(small, tmp_path)
-    again = load(Files(tmp_path))
-    assert set(again.linears(Scope.of("mlp"))) == {
-        name for name, part in again.module.named_modules() if getattr(part, "masked", False)
-    }
+@pytest.mark.parametrize(("family", "step"), WALKED)
+def test_states_on_disk_make_no_difference(family, step, tmp_path) -> None:
+    ctx = replace(context(tiny(family), tmp_path), memory=1.0)
+    plain = step.apply(tiny(family), context(tiny(family)))
+    assert torch.equal(logits(step.apply(tiny(family), ctx)), logits(plain))

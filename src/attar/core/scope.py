@@ -111,6 +111,11 @@ class Scope(BaseModel):
             and not any(_matches(p, m, count) for p in unwanted)
         ]
 
+    def blocks(self, modules: Sequence[ModuleFact]) -> set[int]:
+        """The blocks of which something is in scope."""
+        names = set(self.select(modules))
+        return {m.block for m in modules if m.name in names and m.block is not None}
+
 
 def _matches(pattern: str, module: ModuleFact, blocks: int) -> bool:
     return all(_matches_one(part.strip(), module, blocks) for part in pattern.split("&"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast, get_args
 
@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from attar.core.scope import ModuleFact, Scope
 from attar.core.traits import FLOAT, Trait
+from attar.errors import UserError
 
 if TYPE_CHECKING:
     from attar.core.context import Context
@@ -39,9 +40,10 @@ class Step(BaseModel):
 
     `needs` are traits that every module in scope must have, `forbids` those that none may have;
     `removes` and `adds` say how the traits of the `touched` modules change. `whole` says that
-    the step trains end to end and needs the whole model in memory. `promises` are held against
-    the result by the guard: `changed` (weights differ from the parent's), `smaller` (fewer
-    bytes on disk).
+    the step trains end to end and needs the whole model in memory, `training_bytes` for each
+    weight: by default a weight, its gradient and two moments of AdamW, in float32. `promises`
+    are held against the result by the guard: `changed` (weights differ from the parent's),
+    `smaller` (fewer bytes on disk).
     """
 
     # Defaults are validated too, so that a default of `q4_0` and a written one are the same.
@@ -61,6 +63,7 @@ class Step(BaseModel):
     adds: ClassVar[frozenset[Trait]] = frozenset()
     tasks: ClassVar[tuple[Task, ...]] = TASKS
     whole: ClassVar[bool] = False
+    training_bytes: ClassVar[int] = 16
     promises: ClassVar[frozenset[str]] = frozenset({"changed"})
 
     id: str | None = Field(
@@ -90,6 +93,22 @@ class Step(BaseModel):
     def touched(self, modules: Sequence[ModuleFact]) -> Sequence[str]:
         """The modules whose traits change: those in scope, unless a step knows better."""
         return self.scope.select(modules)
+
+    def evened(self, modules: Sequence[ModuleFact]) -> Sequence[str]:
+        """The modules that are uneven no longer after this step, if they were."""
+        return ()
+
+    def origin(self, modules: Sequence[ModuleFact]) -> Mapping[str, Sequence[str]]:
+        """The names that modules may have had before, for those that get another's name.
+
+        Several where it is known only later which modules go.
+        """
+        return {}
+
+    def insist(self, modules: Sequence[ModuleFact]) -> None:
+        """Raise UserError where `check` has anything to say."""
+        for problem in self.check(modules):
+            raise UserError(f"{self.kind}: {problem}")
 
     def references(self, what: Literal["data", "model"]) -> Iterator[tuple[str, str]]:
         """Pairs of setting and the name it holds, for settings that read `what`."""

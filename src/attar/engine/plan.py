@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 from attar.core.grid import Grid
@@ -16,7 +17,7 @@ from attar.core.traits import FLOAT, LOWRANK, MASKED, QUANTIZED, UNEVEN, Trait
 from attar.engine.inputs import Inputs
 from attar.engine.store import Store
 from attar.errors import PlanError, Problem
-from attar.layers import LowRank
+from attar.layers import LowRank, QuantizedEmbedding, QuantizedLinear
 from attar.measure.machine import check_device, fast_bf16, free_memory
 from attar.models.load import config_of, skeleton
 from attar.models.masks import is_masked
@@ -24,7 +25,8 @@ from attar.models.source import resolve
 from attar.models.uneven import uneven
 from attar.train import trackers
 
-_TRAINING_BYTES = 16  # weights, gradients and two moments of AdamW, in float32
+_ORIGINAL = "the original"
+_ROUNDED = (QuantizedLinear, QuantizedEmbedding)  # a tied head has the embedding's codes
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,8 @@ def make_plan(recipe: Recipe, store: Store, peek: bool = False, device: str = "c
     model = skeleton(inputs.config, inputs.task, inputs.labels)
     facts = model.facts()
     problems = fold(recipe, inputs, facts, traits_of(model.module, facts))
-    count = sum(parameter.numel() for parameter in model.module.parameters())
-    problems += [*_over_budget(recipe, count), *_misfits(recipe, inputs.task)]
+    problems += _over_budget(recipe, _weights(model.module, facts))
+    problems += _misfits(recipe, inputs.task)
     problems += _strangers(recipe, inputs)
     problems += map(str, trackers.trouble(recipe.trackers))
     if problems:
@@ -105,6 +107,7 @@ def fold(
     blame: dict[str, str] = {}
     for number, (step, name) in enumerate(zip(recipe.steps, recipe.stage_ids(), strict=True), 1):
         where = f"step {number} ({step.kind})"
+        origin, evened = step.origin(facts), set(step.evened(facts))
         if inputs.task not in step.tasks:
             problems.append(
                 f"{where} works for {', '.join(step.tasks)}, and this model's task is {inputs.task}"
@@ -122,14 +125,44 @@ def fold(
         problems += [f"{where}: {text}" for text in step.check(facts)]
         touched = set(step.touched(facts)) - norms | set(tables)
         facts = step.reshape(facts)
+        traits, blame = _moved(origin, traits, blame)
         for fact in facts:
             whole = fact.name.rpartition(".")[0]  # what it was split from, if it was
             if fact.name not in traits:
                 traits[fact.name] = set(traits.get(whole, {FLOAT}))
+            if fact.name in evened:
+                traits[fact.name] = traits[fact.name] - {UNEVEN}
             if (fact.name in touched or whole in touched) and (step.removes or step.adds):
                 traits[fact.name] = (traits[fact.name] - step.removes) | step.adds
                 blame[fact.name] = where
     return problems
+
+
+def _moved(
+    origin: Mapping[str, Sequence[str]], traits: dict[str, set[Trait]], blame: dict[str, str]
+) -> tuple[dict[str, set[Trait]], dict[str, str]]:
+    """Traits and blame under the names that modules have now.
+
+    Of what a module may have been, it surely is float or quantized only where all were, and may
+    have any other trait that one of them had: steps need the former, and forbid the latter.
+    """
+    new_traits, new_blame = dict(traits), dict(blame)
+    for name, before in origin.items():
+        known = [old for old in before if old in traits]
+        if known:
+            found = [traits[old] for old in known]
+            new_traits[name] = {
+                trait
+                for one in found
+                for trait in one
+                if trait not in (FLOAT, QUANTIZED) or all(trait in other for other in found)
+            }
+            new_blame[name] = next((blame[old] for old in known if old in blame), _ORIGINAL)
+    return new_traits, new_blame
+
+
+def _told(traits: set[Trait]) -> str:
+    return "/".join(sorted(traits)) or "float or quantized, by which blocks go"
 
 
 def _unmet(
@@ -148,15 +181,18 @@ def _unmet(
         if lost:
             yield (
                 f"{need} weights, but {blame.get(lost[0], 'the original')} left {lost[0]} "
-                f"{'/'.join(sorted(traits[lost[0]]))}. Move {{name}} before it, or narrow its scope"
+                f"{_told(traits[lost[0]])}. Move {{name}} before it, or narrow its scope"
             )
             return
     for trait in sorted(step.forbids | _without_zero(step)):
         left = [module for module in chosen if trait in traits.get(module, ())]
         if left:
+            who = blame.get(left[0], _ORIGINAL)
+            ours = who != _ORIGINAL
+            way = "Move {name} before it" if ours else "Take another model, or leave the step out"
             yield (
-                f"weights that are not {trait}, but {blame.get(left[0], 'the original')} left "
-                f"{left[0]} {'/'.join(sorted(traits[left[0]]))}. Move {{name}} before it"
+                f"weights that are not {trait}, but {who} left "
+                f"{left[0]} {'/'.join(sorted(traits[left[0]]))}. {way}"
             )
 
 
@@ -220,15 +256,21 @@ def _strangers(recipe: Recipe, inputs: Inputs) -> list[str]:
     return problems
 
 
-def _over_budget(recipe: Recipe, parameters: int) -> list[str]:
+def _weights(module: Any, facts: Sequence[ModuleFact]) -> int:
+    """How many weights there are to hold, those counted that codes stand for."""
+    rounded = (f for f in facts if isinstance(module.get_submodule(f.name), _ROUNDED))
+    floats = sum(parameter.numel() for parameter in module.parameters())
+    return floats + sum(prod(fact.shape) for fact in rounded)
+
+
+def _over_budget(recipe: Recipe, weights: int) -> list[str]:
     budget = recipe.memory * 1e9 if recipe.memory else free_memory()
-    need = parameters * _TRAINING_BYTES
     return [
         f"step {number} ({step.kind}) trains the whole model and needs about "
-        f"{need / 1e9:.1f} GB for {parameters / 1e6:.0f} million parameters; there are "
-        f"{budget / 1e9:.1f} GB. Raise `memory`, take a smaller model, or leave the step out"
+        f"{weights * step.training_bytes / 1e9:.1f} GB for {weights / 1e6:.0f} million weights; "
+        f"there are {budget / 1e9:.1f} GB. Raise `memory`, take a smaller model, or leave it out"
         for number, step in enumerate(recipe.steps, 1)
-        if step.whole and need > budget
+        if step.whole and weights * step.training_bytes > budget
     ]
 
 

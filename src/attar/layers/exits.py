@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from threading import Lock, get_ident
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from attar.layers.swap import swappable
+from attar.layers.swap import dtype_of, swappable
 from attar.ops.exits import leaves, uncertainty
 
 NAME = "exits"
@@ -70,11 +70,10 @@ class Exits(nn.ModuleDict):
         self._passes: dict[int, _Pass] = {}  # calls under way, by thread
         self._replaced: list[tuple[nn.Module, Any]] = []  # and forwards that they replaced
 
-    def attach(self, module: nn.Module) -> Self:
+    def attach(self, owner: nn.Module) -> None:
         """Watch the calls of the whole model."""
-        module.register_forward_pre_hook(self._begin, with_kwargs=True)
-        module.register_forward_hook(self._end, always_call=True)
-        return self
+        owner.register_forward_pre_hook(self._begin, with_kwargs=True)
+        owner.register_forward_hook(self._end, always_call=True)
 
     def reads(self, config: Any, given: Mapping[str, Any]) -> Tensor:
         """Where the exits read: a position [rows], or what to average over [rows, length].
@@ -114,10 +113,9 @@ class Exits(nn.ModuleDict):
 
     @classmethod
     def rebuild(cls, spec: dict[str, Any], model: nn.Module) -> nn.Module:
-        """The same exits, empty, on `model`, in the dtype of its other weights."""
-        dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+        """The same exits, empty, in the dtype of the model's other weights."""
         sizes: Any = tuple(spec["sizes"])
-        return cls(**{**spec, "sizes": sizes}).to(dtype).attach(model)
+        return cls(**{**spec, "sizes": sizes}).to(dtype_of(model))
 
     def _begin(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._end()  # of a call that was interrupted

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Self, cast
 
-import torch
 from torch import Tensor, nn
 
-from attar.layers.swap import swappable
+from attar.layers.swap import dtype_of, swappable
 
 
 @swappable
@@ -55,8 +54,7 @@ class LowRank(nn.Module):
     @classmethod
     def rebuild(cls, spec: dict[str, Any], model: nn.Module) -> nn.Module:
         """An empty one of the same shape, in the dtype of the model's other weights."""
-        dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-        return cls(**spec).to(dtype)
+        return cls(**spec).to(dtype_of(model))
 
 
 @swappable

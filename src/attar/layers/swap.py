@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
+import torch
 from torch import nn
 
 T = TypeVar("T")
@@ -54,6 +55,11 @@ def spec_of(module: nn.Module) -> dict[str, Any] | None:
     if type(module).__name__ not in _KINDS:
         return None
     return {"type": type(module).__name__, **cast("Swap", module).spec()}
+
+
+def dtype_of(model: nn.Module) -> torch.dtype:
+    """The dtype of a model's weights, as its first float parameter has it."""
+    return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
 
 
 def build(spec: dict[str, Any], model: nn.Module) -> nn.Module:

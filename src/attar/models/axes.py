@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from attar.core.scope import Heads, ModuleFact
+from attar.layers.exits import NAME
 from attar.models.families import Family
 
 _LAST = ("classifier", "out_proj", "score")  # what ends in classes, by a classifier's own names
@@ -130,6 +131,11 @@ def _rule(config: Any, family: Family) -> Any:
     return "divide" if family.heads_divide else "free"
 
 
+def unsplit(name: str) -> str:
+    """The name of the linear that a factor is of; any other name itself."""
+    return name.removesuffix(".down").removesuffix(".up").removesuffix(".rest")
+
+
 def in_block(inner: str, kind: str, family: Family) -> tuple[str, ...]:
     """The axes of a linear or norm of a block; `inner` is its path there."""
     if inner in family.qkv:
@@ -151,8 +157,8 @@ def outside(name: str, kind: str, wide: bool) -> tuple[str, ...]:
     `kind` is `table`, `norm`, `head` or `linear`. `wide`: the tables are as wide as the hidden
     states, and not brought to that width by a linear.
     """
-    if name.startswith("exits."):
-        return ("",)
+    if name.startswith(f"{NAME}."):
+        return "", ""
     table = "hidden" if wide else ""
     if kind in ("table", "head"):
         return "", table

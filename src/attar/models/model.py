@@ -14,7 +14,7 @@ from transformers.pytorch_utils import Conv1D
 from attar.core.scope import ModuleFact, Scope
 from attar.core.step import Task
 from attar.layers import LowRank, QuantizedEmbedding, QuantizedLinear, TiedHead
-from attar.models.axes import Sizes, heads_of, sizes_of
+from attar.models.axes import Sizes, heads_of, sizes_of, unsplit
 from attar.models.axes import in_block as axes_in_block
 from attar.models.axes import outside as axes_outside
 from attar.models.families import Family, family_of
@@ -101,7 +101,7 @@ class Model:
         return facts
 
     def _role(self, inner: str, kind: str) -> str:
-        whole = inner.removesuffix(".down").removesuffix(".up").removesuffix(".rest")  # of a split
+        whole = unsplit(inner)
         if whole in self.family.attention:
             return "attention"
         if whole in self.family.mlp:

@@ -82,20 +82,22 @@ def _keep(model: Model, index: int, rows: Mapping[str, Tensor]) -> None:
         old: Any = model.module.get_submodule(fact.name)
         kept = [rows.get(axis) for axis in fact.axes]
         weight = sliced(weight_of(old).detach(), kept)
+        if weight.shape == fact.shape:
+            continue  # all stay, as plain as they were
         bias = None if old.bias is None else sliced(old.bias.detach(), kept[:1])
         height, width = weight.shape
         new = Resized(width, height, old.bias is not None, device="meta")
         _install(model, fact.name, new.fill(weight.contiguous(), bias))
 
 
-def settle(model: Model, ending: tuple[str, str]) -> bool:
+def settle(model: Model, ending: tuple[str, str]) -> None:
     """Let the config say how large this part of all blocks is, and make its linears plain.
 
-    False, and nothing is done, where no config can say that.
+    Nothing is done where no config can say that.
     """
     facts = model.facts()
     if not ordinary(facts, ending):
-        return False
+        return
     first = _sizes(model, 0)
     new = replace(model.sizes, neurons=first.neurons)
     if ending == QUERIES:
@@ -113,7 +115,6 @@ def settle(model: Model, ending: tuple[str, str]) -> bool:
         old = model.module.get_submodule(fact.name)
         if isinstance(old, Resized) and not uneven(model.module, [fact]):
             _install(model, fact.name, _filled(plain.get_submodule(fact.name), old))
-    return True
 
 
 def _filled(plain: Any, old: Resized) -> nn.Module:

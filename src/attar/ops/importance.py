@@ -49,8 +49,8 @@ def taylor(values: Tensor, gradients: Tensor, units: int) -> Tensor:
 
     values: [batch, length, width], and the loss's gradients by them; a unit is `width / units`
     values side by side -> [batch, units]: |sum over tokens and values of value * gradient|.
-    Molchanov et al. 2019, arXiv:1906.10771, section 3.1, equation 5; for heads Michel et al.
-    2019, arXiv:1905.10650, section 4.1.
+    Molchanov et al. 2017, arXiv:1611.06440, section 2.2; for heads Michel et al. 2019,
+    arXiv:1905.10650, section 4.1.
     """
     change = (values.float() * gradients.float()).sum(1)
     return change.unflatten(-1, (units, -1)).sum(-1).abs()

@@ -47,7 +47,7 @@ class Taught(Training):
         dataset = labeled(self.data, model, ctx) if alone else ctx.data(self.data)
         stream = stream_of(dataset, model, self, ctx)
         teacher = None
-        if self.teacher is not None:
+        if self.teacher is not None and not alone:
             teacher = ready(ctx.model(self.teacher), model, ctx.device, ctx.precision)
         mix = self.mix(model)
         objective = Objective(model, teacher, lambda _: mix)

@@ -33,6 +33,7 @@ class Lora(Taught, Step, kind="heal/lora"):
 
     needs = frozenset()
     whole = True
+    training_bytes = 8  # the weights, and those of one forward pass made anew
     promises = frozenset({"changed"})
 
     rank: int = Field(16, ge=1, description="the rank of each linear's adapter")

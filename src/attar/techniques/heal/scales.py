@@ -21,6 +21,7 @@ class Scales(Taught, Step, kind="heal/scales"):
 
     needs = frozenset({QUANTIZED})
     whole = True
+    training_bytes = 8  # the weights, and what codes stand for
     promises = frozenset({"changed"})
 
     batch: int = Field(4, ge=1, description="sequences or rows at a time, on each process")

@@ -6,7 +6,7 @@ from typing import Self
 
 import torch
 from pydantic import Field, model_validator
-from torch import Tensor
+from torch import Tensor, nn
 
 from attar.core.context import Context
 from attar.core.scope import Scope
@@ -57,7 +57,7 @@ class Ramp(Sparsity, Taught):
     def prune(self, model: Model, scope: Scope, ctx: Context, view: type[Mask]) -> Model:
         """Train the scope, its linears seen through masks, and leave the zeros in the weights."""
         linears = model.linears(scope)
-        views = {name: view(weight_of(linear), self) for name, linear in linears.items()}
+        views = {name: view(linear, self) for name, linear in linears.items()}
         with trained(model, scope), seen_through(model, views):
             self.learn(model, ctx)
         tell(ctx, [put(model, name, weight_of(linear)) for name, linear in linears.items()])
@@ -69,10 +69,10 @@ class Mask(View):
 
     mask: Tensor
 
-    def __init__(self, weight: Tensor, ramp: Ramp) -> None:
+    def __init__(self, linear: nn.Module, ramp: Ramp) -> None:
         super().__init__()
         self.ramp, self.pattern = ramp, ramp.wanted()
-        self.register_buffer("mask", torch.ones_like(weight, dtype=torch.bool))
+        self.register_buffer("mask", torch.ones_like(weight_of(linear), dtype=torch.bool))
 
     def seen(self, weight: Tensor) -> Tensor:
         return regrowing(weight, self.mask)

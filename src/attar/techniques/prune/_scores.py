@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from attar.core.context import Context
 from attar.data.batches import Batch
+from attar.errors import UserError
 from attar.models.model import Model, autocast, inference
 from attar.ops.importance import activity, head_activity, importance, taylor
 from attar.train.losses import Objective
@@ -74,14 +75,23 @@ def sensitivities(
         return own
 
     objective, bars = Objective(model), ctx.progress.bar("gradients", len(batches))
+    judged = 0
     with frozen(model.module), bars as bar, ExitStack() as stack:
         _listen(model, taps, hear, stack)
         for batch in batches:
             with torch.enable_grad(), autocast(model.device, ctx.precision):
                 loss = objective(batch.to(model.device), 0.0)
-            loss.value.backward()
+            if loss.count:
+                (loss.value * loss.count).backward()  # the sum: sequences count as much everywhere
+            judged += loss.count
+            del loss  # and with it the graph, before the next one is made
             bar.advance(1)
-    return {name: total / sum(batch.size for batch in batches) for name, total in found.items()}
+    if not judged:
+        raise UserError(
+            f"none of the {sum(batch.size for batch in batches)} sequences measured on has a "
+            "label, so no loss tells what matters. Raise `sequences`, or take another `score`"
+        )
+    return {name: total / judged for name, total in found.items()}
 
 
 def _listen(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import Self
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from attar.core.context import Context
+from attar.core.scope import ModuleFact, Scope
 from attar.models.masks import mark
 from attar.models.model import Model, set_weight
 from attar.ops.sparse import Pattern
@@ -19,9 +21,16 @@ _PATTERN = re.compile(r"([1-9]\d*):([1-9]\d*)")
 
 
 class Sparsity(BaseModel):
-    """A share of the weights, or a pattern such as 2:4, mixed into a step."""
+    """A share of the weights, or a pattern such as 2:4, mixed into a step.
+
+    `walked` says that the step prunes while it walks the blocks, and nothing outside them.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    walked: ClassVar[bool] = False
+    if TYPE_CHECKING:
+        scope: Scope  # the step's own
 
     sparsity: float | None = Field(
         None, gt=0, lt=1, description="the share of each linear's weights that goes; 0.5 by default"
@@ -43,6 +52,13 @@ class Sparsity(BaseModel):
                 "2:4, 4:8 or 1:4 (the second number divides 128)"
             )
         return self
+
+    def check(self, modules: Sequence[ModuleFact]) -> Iterable[str]:
+        """Whether there is a linear to prune."""
+        chosen = set(self.scope.select(modules))
+        found = (fact for fact in modules if fact.linear and fact.name in chosen)
+        if chosen and not any(fact.block is not None or not self.walked for fact in found):
+            yield f"its scope names no linear{' of a block' if self.walked else ''}. Add `linears`"
 
     def wanted(self) -> Pattern:
         """The pattern in numbers."""

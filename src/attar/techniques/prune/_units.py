@@ -17,7 +17,6 @@ from attar.core.scope import ModuleFact, Scope
 from attar.core.step import Step
 from attar.core.traits import FLOAT, UNEVEN
 from attar.data.batches import Batch
-from attar.errors import UserError
 from attar.models.axes import ordinary
 from attar.models.masks import is_masked
 from attar.models.model import Model, set_weight, weight_of
@@ -79,8 +78,9 @@ class Units(Calibrated, Step):
     def check(self, modules: Sequence[ModuleFact]) -> Iterable[str]:
         """Whether whole parts of blocks are in scope, and something can go."""
         ends, chosen = self._ends(modules), set(self.scope.select(modules))
-        factors = [f.name for f in modules if f.role == self.role and len(f.axes) < len(f.shape)]
-        if chosen & set(factors):
+        split = (f.name for f in modules if f.role == self.role and len(f.axes) < len(f.shape))
+        factors = [name for name in split if name in chosen]
+        if factors:
             yield f"{factors[0]} is one of two factors. Take {self.unit} out before factorizing"
             return
         for end in ends:
@@ -108,15 +108,25 @@ class Units(Calibrated, Step):
 
     def touched(self, modules: Sequence[ModuleFact]) -> Sequence[str]:
         """The linears that will be uneven: none where the config can say all sizes."""
-        if self.share == "even" and ordinary(self.reshape(modules), self.ending):
+        if self.evened(modules):
             return []
         return [fact.name for end in self._ends(modules) for fact in _part(modules, end)]
+
+    def evened(self, modules: Sequence[ModuleFact]) -> Sequence[str]:
+        """All linears of the part, of all blocks, where the config can say all sizes."""
+        if self.share == "uneven" or not ordinary(self.reshape(modules), self.ending):
+            return []
+        return [fact.name for fact in modules if fact.role == self.role]
 
     def apply(self, model: Model, ctx: Context) -> Model:
         """Measure, choose, make up for what goes, and cut."""
         facts, before = model.facts(), model.parameters_count()
-        for problem in self.check(facts):
-            raise UserError(f"{self.kind}: {problem}")
+        self.insist(facts)
+        if self.share == "uneven" and self.score != "taylor":
+            ctx.warn(
+                f"score: {self.score} does not weigh blocks by the loss, so their shares are "
+                "poorly chosen. Take `score: taylor`, or `share: even`"
+            )
         ends = self._ends(facts)
         batches = calibration(self, model, ctx)
         kept = self._choose(ends, self._scores(model, ends, batches, ctx))
@@ -198,17 +208,21 @@ class Units(Calibrated, Step):
                 self.cut(model, block, own)
             return
         sizes = {end.name: end.shape[1] // self.units_of(end) for end in ends}
+        # Blocks that run at the config's sizes alone are cut once all are done: zeros do till then
+        later = model.family.alike
 
         def visit(view: BlockView) -> list[float]:
             errors: list[float] = []
             for (name,), gram in view.groups():
                 own = kept[view.index]
                 errors.append(_make_up(view.linears[name], gram, own, sizes[name], self.refit))
-            if view.index in kept:
+            if view.index in kept and not later:
                 self.cut(model, view.index, kept[view.index])
             return errors
 
         tell_errors(ctx, walk(model, batches, Scope(patterns=tuple(sizes)), ctx, visit, "cutting"))
+        for block, own in kept.items() if later else ():
+            self.cut(model, block, own)
 
 
 def _part(modules: Sequence[ModuleFact], end: ModuleFact) -> list[ModuleFact]:

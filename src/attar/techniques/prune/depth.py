@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, Self
 
@@ -16,7 +16,7 @@ from attar.core.context import Context
 from attar.core.scope import ModuleFact, Scope
 from attar.core.step import DataRef, Step
 from attar.data.batches import Batch
-from attar.errors import UserError
+from attar.models.axes import unsplit
 from attar.models.blocks import after, recorded, without
 from attar.models.model import Model, inference
 from attar.models.resize import drop_blocks
@@ -104,11 +104,22 @@ class Depth(Calibrated, Step, kind="prune/depth"):
             if fact.block not in gone
         ]
 
+    def origin(self, modules: Sequence[ModuleFact]) -> Mapping[str, Sequence[str]]:
+        """The names under which a block may have had its modules: all that are possible."""
+        there, free = _blocks(modules), self._free(modules)
+        if self.blocks is not None:
+            free = [index for index in there if index in self.blocks]
+        before = _before(there, free, self._count(len(there)))
+        return {
+            fact.name: [_renamed(fact, old).name for old in before.get(fact.block, ())]
+            for fact in self.reshape(modules)
+            if fact.block is not None
+        }
+
     def apply(self, model: Model, ctx: Context) -> Model:
         """Measure, and take out."""
         facts = model.facts()
-        for problem in self.check(facts):
-            raise UserError(f"{self.kind}: {problem}")
+        self.insist(facts)
         gone = list(self.blocks or self._weakest(model, self._free(facts), ctx))
         drop_blocks(model, gone)
         ctx.note("removed", sorted(set(gone)))
@@ -127,8 +138,7 @@ class Depth(Calibrated, Step, kind="prune/depth"):
 
     def _free(self, modules: Sequence[ModuleFact]) -> list[int]:
         """The blocks in scope that may go."""
-        chosen = set(self.scope.select(modules))
-        found = {fact.block for fact in modules if fact.name in chosen and fact.block is not None}
+        found = self.scope.blocks(modules)
         return sorted(found - {0} if _first_differs(modules) else found)
 
     def _weakest(self, model: Model, free: list[int], ctx: Context) -> list[int]:
@@ -206,10 +216,22 @@ def _blocks(modules: Sequence[ModuleFact]) -> list[int]:
     return sorted({fact.block for fact in modules if fact.block is not None})
 
 
+def _before(there: Sequence[int], free: Sequence[int], count: int) -> dict[int, list[int]]:
+    """For each block that there will be, those that it may be, where `count` of `free` go."""
+    found: dict[int, list[int]] = {}
+    for place, index in enumerate(there):
+        below = sum(other < index for other in free)
+        above = sum(other > index for other in free)
+        for gone in range(max(0, count - above), min(count, below) + 1):  # of those before it
+            found.setdefault(place - gone, []).append(index)
+    return found
+
+
 def _first_differs(modules: Sequence[ModuleFact]) -> bool:
     """Whether the first block holds other modules than the next."""
     first, second = (
-        {_renamed(fact, 0).name for fact in modules if fact.block == index} for index in (0, 1)
+        {unsplit(_renamed(fact, 0).name) for fact in modules if fact.block == index}
+        for index in (0, 1)
     )
     return bool(second) and first != second
 

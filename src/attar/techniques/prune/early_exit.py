@@ -47,6 +47,7 @@ class EarlyExit(Training, Step, kind="prune/early-exit"):
     needs = frozenset()
     tasks = ("classification",)
     whole = True
+    training_bytes = 4  # the weights: nothing of the trunk is trained
     promises = frozenset({"changed"})
 
     exits: int | None = Field(
@@ -99,7 +100,7 @@ class EarlyExit(Training, Step, kind="prune/early-exit"):
         width, classes = _shape(modules)
         shapes = {"dense": (self.neurons, width), "out": (classes, self.neurons)}
         added = [
-            ModuleFact(f"{NAME}.{index}.{leaf}", "other", True, None, shape, ("",))
+            ModuleFact(f"{NAME}.{index}.{leaf}", "other", True, None, shape, ("", ""))
             for index in self._after(modules)
             for leaf, shape in shapes.items()
         ]
@@ -108,8 +109,7 @@ class EarlyExit(Training, Step, kind="prune/early-exit"):
     def apply(self, model: Model, ctx: Context) -> Model:
         """Add the exits, train them, and choose the threshold."""
         facts = model.facts()
-        for problem in self.check(facts):
-            raise UserError(f"{self.kind}: {problem}")
+        self.insist(facts)
         held = held_out_of(self.held_out, model, self, ctx)
         if not held and self.threshold is None:
             raise UserError(
@@ -130,8 +130,7 @@ class EarlyExit(Training, Step, kind="prune/early-exit"):
 
     def _candidates(self, modules: Sequence[ModuleFact]) -> list[int]:
         """The blocks in scope but for the model's last."""
-        chosen = set(self.scope.select(modules))
-        found = {fact.block for fact in modules if fact.name in chosen and fact.block is not None}
+        found = self.scope.blocks(modules)
         last = max((fact.block for fact in modules if fact.block is not None), default=0)
         return sorted(found - {last})
 
@@ -151,8 +150,8 @@ class EarlyExit(Training, Step, kind="prune/early-exit"):
             exits = Exits(
                 self._after(facts), sizes, model.blocks_name, head_of(model), pooling_of(model)
             )
-        exits.to(model.device, model.module.dtype).attach(model.module)
-        swap(model.module, NAME, exits)
+        exits.to(model.device, model.module.dtype)
+        swap(model.module, NAME, exits)  # which attaches them
         return exits
 
     def _choose(self, exits: Exits, held: _Survey, blocks: int, ctx: Context) -> None:

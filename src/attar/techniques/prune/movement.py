@@ -10,23 +10,27 @@ from attar.core.context import Context
 from attar.core.scope import Scope
 from attar.core.step import ModelRef, Step
 from attar.core.traits import FLOAT, MASKED
-from attar.models.model import Model
+from attar.models.masks import is_masked
+from attar.models.model import Model, weight_of
 from attar.ops.sparse import scored
 from attar.techniques.prune._ramp import Mask, Ramp
+
+_FIRST = 1e-6  # a first score, of the largest weight: less than training moves one in a step
 
 
 class Movement(Ramp, Step, kind="prune/movement"):
     """Movement pruning while fine-tuning (Sanh et al. 2020, arXiv 2005.07683, hard).
 
-    Every weight has a score that is trained with it, from zero, and the highest of each linear
-    stay; their share falls by a cubic schedule. Only ranks count, so scores need no learning
-    rate of their own. They take as much memory as the weights, with moments of their own: about
-    twice what prune/gradual takes.
+    Every weight has a score that is trained with it, from next to zero, where larger weights come
+    first, and the highest of each linear stay; their share falls by a cubic schedule. Only ranks
+    count, so scores need no learning rate of their own. They take as much memory as the weights,
+    with moments of their own: about twice what prune/gradual takes.
     """
 
     needs = frozenset({FLOAT})
     adds = frozenset({MASKED})
     whole = True
+    training_bytes = 32  # weights, and as many scores
     promises = frozenset({"changed"})
 
     teacher: ModelRef | None = Field(
@@ -54,9 +58,13 @@ class Movement(Ramp, Step, kind="prune/movement"):
 class _Scored(Mask):
     """A weight with zeros where its scores are lowest."""
 
-    def __init__(self, weight: Tensor, ramp: Ramp) -> None:
-        super().__init__(weight, ramp)
-        self.scores = nn.Parameter(torch.zeros_like(weight, dtype=torch.float32))
+    def __init__(self, linear: nn.Module, ramp: Ramp) -> None:
+        super().__init__(linear, ramp)
+        sizes = weight_of(linear).detach().float().abs()
+        scores = _FIRST * sizes / sizes.max().clamp_min(1e-30)
+        if is_masked(linear):  # zeros that are held move nowhere, and rank below all that do
+            scores[sizes == 0] = torch.finfo(torch.float32).min
+        self.scores = nn.Parameter(scores)
 
     def seen(self, weight: Tensor) -> Tensor:
         return scored(weight, self.scores, self.mask)

@@ -12,8 +12,8 @@ from attar.techniques.prune._units import Units
 
 
 class Neurons(Units, kind="prune/neurons"):
-    """By `activation` (Minitron, arXiv 2407.14679), by `taylor` (Molchanov et al. 2019, arXiv
-    1906.10771), or by `similarity` (Srinivas and Babu 2015, arXiv 1507.06149).
+    """By `activation` (Minitron, arXiv 2407.14679), by `taylor` (Molchanov et al. 2017, arXiv
+    1611.06440), or by `similarity` (Srinivas and Babu 2015, arXiv 1507.06149).
 
     The result is an ordinary model where all blocks keep as many; elsewhere it is uneven.
     """

@@ -21,6 +21,7 @@ class SparseGpt(Sparsity, Calibrated, Step, kind="prune/sparsegpt"):
     needs = frozenset({FLOAT})
     adds = frozenset({MASKED})
     promises = frozenset({"changed"})
+    walked = True
 
     refits: int = Field(
         8, ge=0, description="steps that move the weights which stay to their best after that"

@@ -22,6 +22,7 @@ class Wanda(Sparsity, Calibrated, Step, kind="prune/wanda"):
     needs = frozenset({FLOAT})
     adds = frozenset({MASKED})
     promises = frozenset({"changed"})
+    walked = True
 
     scope: Scope = Field(Scope.linears(), description="the linears to prune")
 

@@ -33,7 +33,7 @@ class Width(Calibrated, Step, kind="prune/width"):
     """Narrow every block alike; the result is an ordinary, narrower model that wants healing.
 
     By how active they are on calibration data (Minitron, arXiv 2407.14679), or by what the loss
-    would lose without them (Molchanov et al. 2019, arXiv 1906.10771). A head of keys and values
+    would lose without them (Molchanov et al. 2017, arXiv 1611.06440). A head of keys and values
     goes with all the query heads that share it, or some of each group's go.
     """
 
@@ -95,8 +95,7 @@ class Width(Calibrated, Step, kind="prune/width"):
     def apply(self, model: Model, ctx: Context) -> Model:
         """Measure, choose, and cut."""
         facts = model.facts()
-        for problem in self.check(facts):
-            raise UserError(f"{self.kind}: {problem}")
+        self.insist(facts)
         old, new = sizes_of_facts(facts), choose(facts, self._wanted())
         if isinstance(new, str):
             raise UserError(f"{self.kind}: {new}")

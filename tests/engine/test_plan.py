@@ -1,0 +1,122 @@
+"""What the plan says beforehand: traits that follow blocks to their new numbers, and memory."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import Any
+
+import pytest
+
+from attar.core.context import Context
+from attar.core.recipe import Recipe
+from attar.core.registry import find
+from attar.engine.plan import _over_budget, _weights, fold, traits_of
+from attar.models import Model
+from attar.techniques.prune.depth import Depth
+from tiny_models import tiny
+
+RTN = "quantize/rtn"
+
+
+def told(*steps: dict[str, Any], model: Model | None = None) -> list[str]:
+    """What the plan has against these steps, in this order."""
+    model = model or tiny("llama")
+    recipe = Recipe.model_validate(
+        {"model": "m", "data": {"train": "t.txt"}, "steps": list(steps), "task": model.task}
+    )
+
+    class Inputs:
+        task = model.task
+        config = model.config
+
+    facts = model.facts()
+    return fold(recipe, Inputs(), facts, traits_of(model.module, facts))  # type: ignore[arg-type]
+
+
+def neurons(scope: str, **settings: Any) -> dict[str, Any]:
+    return {"prune/neurons": {"scope": scope, "multiple": 4, **settings}}
+
+
+def rtn(scope: str) -> dict[str, Any]:
+    return {RTN: {"scope": f"linears & {scope}"}}
+
+
+def depth(**settings: Any) -> dict[str, Any]:
+    return {"prune/depth": settings}
+
+
+def test_traits_go_with_blocks_that_get_another_number() -> None:
+    last = neurons("mlp & blocks[-1]", share="uneven", score="taylor", fraction=0.5)
+    (problem,) = told(last, depth(blocks=[0]), {"prune/width": {"fraction": 0.5}})
+    assert "step 1 (prune/neurons) left model.layers.1.mlp" in problem
+    (problem,) = told(rtn("blocks[-1]"), depth(blocks=[0]), {"quantize/gptq": {}})
+    assert "step 1 (quantize/rtn) left model.layers.1." in problem
+
+
+def test_traits_go_with_blocks_that_go() -> None:
+    assert told(rtn("blocks[0]"), depth(blocks=[0]), {"prune/wanda": {}}) == []
+    (problem,) = told(rtn("blocks[0]"), depth(blocks=[1]), {"prune/wanda": {}})
+    assert "step 1 (quantize/rtn) left model.layers.0." in problem
+
+
+def test_blocks_that_are_not_known_yet_are_what_they_surely_are() -> None:
+    first, some = rtn("blocks[0]"), depth(remove=1)
+    assert told(first, some, {"prune/wanda": {"scope": "linears & blocks[-1]"}}) == []
+    (problem,) = told(first, some, {"prune/wanda": {}})
+    assert "float or quantized, by which blocks go" in problem
+    (problem,) = told(first, some, {"heal/scales": {"scope": "linears & blocks[0]"}})
+    assert "needs quantized weights" in problem
+    safe = depth(remove=1, scope="blocks[1:]")  # the first one stays
+    assert told(first, safe, {"heal/scales": {"scope": "linears & blocks[0]"}}) == []
+    assert told(first, depth(remove=1, scope="blocks[0]"), {"prune/wanda": {}}) == []
+    cut = neurons("mlp & blocks[1]", fraction=0.5)
+    (problem,) = told(cut, some, {"prune/width": {"fraction": 0.5}})
+    assert "needs weights that are not uneven" in problem
+
+
+@pytest.mark.parametrize("scope", ["all", "blocks[:3]", "blocks[1:-1]", "blocks[2:]"])
+@pytest.mark.parametrize("remove", [1, 2, 3])
+def test_what_a_block_may_have_been_is_every_way_to_take_some_out(scope: str, remove: int) -> None:
+    facts = tiny("llama", num_hidden_layers=5).facts()
+    step = Depth.model_validate({"remove": remove, "scope": scope})
+    expected: dict[str, set[str]] = {}
+    for gone in combinations(sorted(step.scope.blocks(facts)), remove):
+        names = Depth(blocks=gone).origin(facts)
+        for new, (old,) in names.items():
+            expected.setdefault(new, set()).add(old)
+    assert {new: set(old) for new, old in step.origin(facts).items()} == expected
+
+
+def test_two_steps_may_leave_all_blocks_alike() -> None:
+    width = {"prune/width": {"fraction": 0.5, "multiple": 4}}
+    parts = [neurons(f"mlp & {blocks}", fraction=0.5) for blocks in ("blocks[0]", "blocks[1:]")]
+    assert told(*parts, width) == []
+    (problem,) = told(parts[0], width)
+    assert "step 1 (prune/neurons) left model.layers.0.mlp" in problem
+    other = {"prune/heads": {"scope": "attention & blocks[0]", "fraction": 0.5}}
+    (problem,) = told(other, *parts, width)
+    assert "step 1 (prune/heads) left model.layers.0.self_attn" in problem
+
+
+def test_a_step_asks_for_the_memory_that_it_takes() -> None:
+    model = tiny("bert", "classification")
+    weights = _weights(model.module, model.facts())
+    assert weights == model.parameters_count()
+    asked = {"prune/early-exit": 4, "heal/lora": 8, "adapt/full": 16, "prune/movement": 32}
+    for kind, each in asked.items():
+        for room, refused in ((0.99, True), (1.01, False)):
+            recipe = Recipe.model_validate(
+                {"model": "m", "data": {"train": "t.txt"}, "steps": [{kind: {}}]}
+            ).model_copy(update={"memory": room * each * weights / 1e9})
+            assert bool(_over_budget(recipe, weights)) == refused
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "bert"])
+def test_weights_are_counted_where_codes_stand_for_them(family: str) -> None:
+    model = tiny(family)
+    before = _weights(model.module, model.facts())
+    context = Context(model.task, lambda _: None, lambda _: None)  # type: ignore[arg-type,return-value]
+    settings = {"grid": "int4-g32", "embeddings": "int8-channel"}
+    rounded = find(RTN).model_validate(settings).apply(model, context)
+    found = _weights(rounded.module, rounded.facts())
+    assert found == pytest.approx(before, rel=0.01)
