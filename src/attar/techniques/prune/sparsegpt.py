@@ -18,6 +18,7 @@ from attar.techniques.prune._sparsity import Sparsity, Zeros, put, tell
 class SparseGpt(Sparsity, Calibrated, Step, kind="prune/sparsegpt"):
     """SparseGPT (arXiv 2301.00774), block by block, each fed by the blocks already pruned."""
 
+    version = 2
     needs = frozenset({FLOAT})
     adds = frozenset({MASKED})
     promises = frozenset({"changed"})

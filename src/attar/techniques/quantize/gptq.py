@@ -21,7 +21,7 @@ class Gptq(Calibrated, Embeddings, Step, kind="quantize/gptq"):
     The zeros of a linear that was pruned stay zeros.
     """
 
-    version = 2
+    version = 3
     needs = frozenset({FLOAT})
     removes = frozenset({FLOAT})
     adds = frozenset({QUANTIZED})

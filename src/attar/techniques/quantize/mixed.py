@@ -30,6 +30,7 @@ class Mixed(Calibrated, Embeddings, Step, kind="quantize/mixed"):
     well and the total roughly, as in HAWQ (arXiv 1905.03696).
     """
 
+    version = 2
     needs = frozenset({FLOAT})
     removes = frozenset({FLOAT})
     adds = frozenset({QUANTIZED})
