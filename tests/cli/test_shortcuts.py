@@ -68,7 +68,7 @@ def test_an_existing_path_is_printed_whole(attar: Attar, model: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["quantize", "m", "--grid", "q4_1000"], ["q4_1000", "did you mean 'q4_0'", "int8"]),  # W34
+        (["quantize", "m", "--grid", "q4_1000"], ["q4_1000", "did you mean 'q4_1'", "int8"]),  # W34
         (["quantize", "m", "--method", "gptq"], ["--data"]),
         (["quantize", "m", "--method", "gtpq"], ["did you mean 'gptq'"]),
         (["quantize", "m", "--task", "causl-lm"], ["causl-lm", "causal-lm"]),

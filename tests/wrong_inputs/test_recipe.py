@@ -268,7 +268,7 @@ def test_values_set_on_the_command_line(bench: Bench, case: Row) -> None:
 @pytest.mark.parametrize(
     "case",
     [
-        row("W34", ("quantize", "--grid", "q4_1000"), "'q4_1000'", "did you mean 'q4_0'", "int8"),
+        row("W34", ("quantize", "--grid", "q4_1000"), "'q4_1000'", "did you mean 'q4_1'", "int8"),
         row("W35", ("distill", "--student", "0"), "--student is 0", "above 0 and at most 1"),
         row("W35-more", ("distill", "--student", "1.5"), "--student is 1.5", "above 0 and at most"),
     ],

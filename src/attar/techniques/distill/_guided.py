@@ -27,9 +27,11 @@ class Also(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    hidden: HiddenSignal | None = Field(None, description="hidden states, as distill/hidden")
+    hidden: HiddenSignal | None = Field(
+        default=None, description="hidden states, as distill/hidden"
+    )
     attention: AttentionSignal | None = Field(
-        None, description="relations of attention, as distill/attention"
+        default=None, description="relations of attention, as distill/attention"
     )
 
     def signals(self) -> dict[str, Signal]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -13,6 +14,9 @@ from attar.train.signals import Compared, Sight, Signal
 from attar.train.watched import Watched
 
 _RIDGE = 1e-3  # of the mean energy of an input, in the projections that training starts from
+
+
+Distance = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class HiddenSignal(Signal):
@@ -48,7 +52,7 @@ class HiddenSignal(Signal):
 
 
 class _Hidden(Compared):
-    def __init__(self, places: list[int], maps: list[nn.Module], distance: object) -> None:
+    def __init__(self, places: list[int], maps: list[nn.Module], distance: Distance) -> None:
         super().__init__()
         self.places, self.maps, self.distance = places, nn.ModuleList(maps), distance
 

@@ -89,8 +89,8 @@ class Balanced(Ranks, Calibrated, Step, kind="lowrank/balanced"):
                 mean = gram.mean
                 for name in names:
                     weight = weight_of(view.linears[name])
-                    worth = spectrum(weight, mean, felt[name]).tolist()
-                    found[name] = (*weight.shape, worth)
+                    rows, width = weight.shape
+                    found[name] = rows, width, spectrum(weight, mean, felt[name]).tolist()
             return found
 
         scratch = None if ctx.scratch is None else ctx.scratch / "spectra"
