@@ -17,6 +17,7 @@ from typing import Any, TypeVar, cast
 
 from torch import Tensor, nn
 
+from attar.calibrate.calls import Call, record_calls
 from attar.calibrate.kept import KeptBlocks
 from attar.calibrate.paused import Paused, halt
 from attar.calibrate.states import States, place
@@ -30,14 +31,6 @@ from attar.ops.gram import Energy, Gram
 
 S = TypeVar("S", Gram, Energy, Peaks, Range)
 F = TypeVar("F")
-
-
-@dataclass
-class Call:
-    """What a block is called with besides its hidden states, for one batch."""
-
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
 
 
 @dataclass
@@ -277,38 +270,3 @@ class _Original:
         release(self._weights[self._next])
         self._next += 1
         return self._hidden
-
-
-def record_calls(
-    model: Model, batches: Sequence[Any], precision: str
-) -> tuple[list[list[Call]], list[Tensor]]:
-    """What each block is called with for each batch, and the first block's inputs.
-
-    The blocks themselves do not run: each hands on its input, so this costs next to nothing.
-    """
-    calls: list[list[Call]] = [[] for _ in model.blocks]
-    first: list[Tensor] = []
-    with _recording(model, calls, first), inference(model.device, precision):
-        for batch in batches:
-            model.hidden(batch.to(model.device))
-    return calls, first
-
-
-@contextmanager
-def _recording(model: Model, calls: list[list[Call]], first: list[Tensor]) -> Iterator[None]:
-    def record(index: int) -> Callable[..., Tensor]:
-        def forward(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-            if index == 0:
-                first.append(hidden_states)
-            calls[index].append(Call(args, kwargs))
-            return hidden_states
-
-        return forward
-
-    try:
-        for index, block in enumerate(model.blocks):
-            block.forward = record(index)
-        yield
-    finally:
-        for block in model.blocks:
-            del block.forward
