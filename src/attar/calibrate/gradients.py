@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -60,14 +60,22 @@ def answer_sensitivity(
         for name in names:
             linear = model.module.get_submodule(name)
             stack.callback(linear.register_forward_hook(_watching(found, name)).remove)
-        for batch in (batch.to(model.device) for batch in batches):
-            with torch.enable_grad(), autocast(model.device, ctx.precision):
-                own = side(model, states(model, batch))
-                loss = chunked(own, None, drawn(own, generator), Mix())
-            (loss.total * len(own.hidden)).backward()
-            tokens += int(batch.attention_mask.sum())
+        for batch in batches:
+            for one in _one_by_one(batch.to(model.device)):  # the graph of a sequence is enough
+                with torch.enable_grad(), autocast(model.device, ctx.precision):
+                    own = side(model, states(model, one))
+                    loss = chunked(own, None, drawn(own, generator), Mix())
+                (loss.total * len(own.hidden)).backward()
+                tokens += int(one.attention_mask.sum())
             bar.advance()
     return {name: total / tokens for name, total in found.items()}
+
+
+def _one_by_one(batch: Batch) -> Iterator[Batch]:
+    parts = zip(
+        *(t.split(1) for t in (batch.input_ids, batch.attention_mask, batch.labels)), strict=True
+    )
+    yield from (Batch(*part) for part in parts)
 
 
 def _watching(found: dict[str, Tensor], name: str) -> Callable[..., None]:
