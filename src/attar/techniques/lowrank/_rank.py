@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -11,6 +11,8 @@ from torch import Tensor
 from attar.core.context import Context
 from attar.core.scope import ModuleFact, Scope
 from attar.ops.factor import rank_for
+
+Parts = dict[str, tuple[int, int]]  # the shape of each part, by its name
 
 
 class Ranks(BaseModel):
@@ -30,24 +32,40 @@ class Ranks(BaseModel):
 
     def check(self, modules: Sequence[ModuleFact]) -> Iterable[str]:
         """Whether the scope holds linears only."""
-        chosen = set(self.scope.select(modules))
-        others = [fact.name for fact in modules if fact.name in chosen and not fact.linear]
-        if others:
-            yield f"{others[0]} is no linear. Narrow the scope, to `linears` for example"
+        yield from no_linears(self.scope, modules)
 
     def reshape(self, modules: Sequence[ModuleFact]) -> Sequence[ModuleFact]:
         """Two thin linears where there was one."""
-        chosen = set(self.scope.select(modules))
-        found: list[ModuleFact] = []
-        for fact in modules:
-            if fact.name not in chosen:
-                found.append(fact)
-                continue
-            rows, width = fact.shape
+
+        def parts(rows: int, width: int) -> Parts:
             rank = rank_for(rows, width, self.keep)
-            for name, shape in (("down", (rank, width)), ("up", (rows, rank))):
-                found.append(replace(fact, name=f"{fact.name}.{name}", shape=shape, axes=("",)))
-        return found
+            return {"down": (rank, width), "up": (rows, rank)}
+
+        return split_up(self.scope, modules, parts)
+
+
+def no_linears(scope: Scope, modules: Sequence[ModuleFact]) -> Iterable[str]:
+    """What to say of the first in scope that is no linear."""
+    chosen = set(scope.select(modules))
+    others = [fact.name for fact in modules if fact.name in chosen and not fact.linear]
+    if others:
+        yield f"{others[0]} is no linear. Narrow the scope, to `linears` for example"
+
+
+def split_up(
+    scope: Scope, modules: Sequence[ModuleFact], parts: Callable[[int, int], Parts]
+) -> Sequence[ModuleFact]:
+    """The modules with each in scope, of so many rows and so wide, replaced by its parts."""
+    chosen = set(scope.select(modules))
+    found: list[ModuleFact] = []
+    for fact in modules:
+        if fact.name not in chosen:
+            found.append(fact)
+            continue
+        rows, width = fact.shape
+        for name, shape in parts(rows, width).items():
+            found.append(replace(fact, name=f"{fact.name}.{name}", shape=shape, axes=("",)))
+    return found
 
 
 def tell(ctx: Context, errors: list[float]) -> None:

@@ -28,8 +28,8 @@ class Balanced(Ranks, Calibrated, Step, kind="lowrank/balanced"):
 
     An error of a linear's outputs costs the answers what the Fisher information of these outputs
     says (as in Kronecker-factored curvature, arXiv 1503.05671), so what every rank of every
-    linear is worth is known in nats before any is cut. A linear that is worth its weights stays
-    whole. Then block by block, each fed by the blocks already factorized.
+    linear is worth is known in nats before any is cut. Then block by block, each fed by the
+    blocks already factorized. The gradients pass through the whole model at once.
     """
 
     needs = frozenset({FLOAT})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from math import prod
 
 from pydantic import Field
@@ -19,6 +18,7 @@ from attar.core.traits import FLOAT, LOWRANK, MASKED, QUANTIZED
 from attar.models.model import Model, weight_of
 from attar.ops.gram import lost_share
 from attar.ops.residual import parted
+from attar.techniques.lowrank._rank import Parts, no_linears, split_up
 
 
 class Residual(Calibrated, Step, kind="lowrank/residual"):
@@ -43,12 +43,10 @@ class Residual(Calibrated, Step, kind="lowrank/residual"):
 
     def check(self, modules: Sequence[ModuleFact]) -> Iterable[str]:
         """Whether factors of this rank hold fewer weights than what they stand for."""
+        yield from no_linears(self.scope, modules)
         chosen = set(self.scope.select(modules))
-        for fact in modules:
-            if fact.name in chosen and not fact.linear:
-                yield f"{fact.name} is no linear. Narrow the scope, to `linears` for example"
-                return
-            if fact.name in chosen and self.rank * sum(fact.shape) >= prod(fact.shape):
+        for fact in (fact for fact in modules if fact.name in chosen and fact.linear):
+            if self.rank * sum(fact.shape) >= prod(fact.shape):
                 rows, width = fact.shape
                 yield (
                     f"rank: {self.rank} makes more weights of {fact.name}, {rows} by {width}, than "
@@ -58,17 +56,11 @@ class Residual(Calibrated, Step, kind="lowrank/residual"):
 
     def reshape(self, modules: Sequence[ModuleFact]) -> Sequence[ModuleFact]:
         """Three linears where there was one."""
-        chosen = set(self.scope.select(modules))
-        found: list[ModuleFact] = []
-        for fact in modules:
-            if fact.name not in chosen:
-                found.append(fact)
-                continue
-            rows, width = fact.shape
-            parts = {"down": (self.rank, width), "up": (rows, self.rank), "rest": (rows, width)}
-            for name, shape in parts.items():
-                found.append(replace(fact, name=f"{fact.name}.{name}", shape=shape, axes=("",)))
-        return found
+
+        def parts(rows: int, width: int) -> Parts:
+            return {"down": (self.rank, width), "up": (rows, self.rank), "rest": (rows, width)}
+
+        return split_up(self.scope, modules, parts)
 
     def apply(self, model: Model, ctx: Context) -> Model:
         """Walk the blocks; split the linears of each."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
@@ -40,18 +42,12 @@ def round_linear(
     install_linear(model, name, nearest(weight, grid), grid, cls)
 
 
-def round_linears(
-    model: Model,
-    scope: Scope,
-    grid: Grid,
-    ctx: Context,
-    cls: type[QuantizedLinear] = QuantizedLinear,
-) -> None:
-    """The same for all in scope, one at a time, under a bar."""
+def each_linear(model: Model, scope: Scope, ctx: Context, change: Callable[[str], object]) -> None:
+    """Change every linear in scope, by its name, one at a time under a bar."""
     names = list(model.linears(scope))
     with ctx.progress.bar("rounding", len(names)) as bar:
         for name in names:
-            round_linear(model, name, grid, cls)
+            change(name)
             bar.advance(1, name)
 
 

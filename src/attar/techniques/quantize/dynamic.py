@@ -11,7 +11,7 @@ from attar.core.step import Step
 from attar.core.traits import FLOAT, QUANTIZED
 from attar.layers import DynamicLinear
 from attar.models.model import Model
-from attar.techniques.quantize._solving import round_linears
+from attar.techniques.quantize._solving import each_linear, round_linear
 
 
 class Dynamic(Step, kind="quantize/dynamic"):
@@ -27,5 +27,8 @@ class Dynamic(Step, kind="quantize/dynamic"):
 
     def apply(self, model: Model, ctx: Context) -> Model:
         """Round one linear at a time."""
-        round_linears(model, self.scope, Grid.parse(self.grid), ctx, DynamicLinear)
+        grid = Grid.parse(self.grid)
+        each_linear(
+            model, self.scope, ctx, lambda name: round_linear(model, name, grid, DynamicLinear)
+        )
         return model

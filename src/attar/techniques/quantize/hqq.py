@@ -14,7 +14,7 @@ from attar.core.step import Step
 from attar.core.traits import FLOAT, QUANTIZED
 from attar.models.model import Model, weight_of
 from attar.ops.hqq import solve
-from attar.techniques.quantize._solving import Embeddings
+from attar.techniques.quantize._solving import Embeddings, each_linear
 
 
 class Hqq(Embeddings, Step, kind="quantize/hqq"):
@@ -48,12 +48,13 @@ class Hqq(Embeddings, Step, kind="quantize/hqq"):
 
     def apply(self, model: Model, ctx: Context) -> Model:
         """Round one linear at a time."""
-        grid, names = Grid.parse(self.grid), list(model.linears(self.scope))
-        with ctx.progress.bar("rounding", len(names)) as bar:
-            for name in names:
-                weight = weight_of(model.module.get_submodule(name))
-                codes = solve(weight, grid, self.norm, self.iterations)
-                install_linear(model, name, codes, grid)
-                bar.advance(1, name)
+        grid = Grid.parse(self.grid)
+
+        def change(name: str) -> None:
+            weight = weight_of(model.module.get_submodule(name))
+            codes = solve(weight, grid, self.norm, self.iterations)
+            install_linear(model, name, codes, grid)
+
+        each_linear(model, self.scope, ctx, change)
         self.round_embeddings(model)
         return model

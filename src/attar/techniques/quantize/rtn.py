@@ -10,7 +10,7 @@ from attar.core.scope import Scope
 from attar.core.step import Step
 from attar.core.traits import FLOAT, QUANTIZED
 from attar.models.model import Model
-from attar.techniques.quantize._solving import Embeddings, round_linears
+from attar.techniques.quantize._solving import Embeddings, each_linear, round_linear
 
 
 class Rtn(Embeddings, Step, kind="quantize/rtn"):
@@ -26,6 +26,7 @@ class Rtn(Embeddings, Step, kind="quantize/rtn"):
 
     def apply(self, model: Model, ctx: Context) -> Model:
         """Round one linear at a time."""
-        round_linears(model, self.scope, Grid.parse(self.grid), ctx)
+        grid = Grid.parse(self.grid)
+        each_linear(model, self.scope, ctx, lambda name: round_linear(model, name, grid))
         self.round_embeddings(model)
         return model
