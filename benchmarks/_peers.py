@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 Ids = list[list[int]]
 Runner = Callable[[str, Ids], tuple[Any, float]]
 
-LLM_COMPRESSOR, AUTO_ROUND, GPTQMODEL = "llm-compressor", "auto-round", "gptqmodel"
+IGNORED = ["lm_head", "classifier", "re:.*pooler.*"]  # what is outside of blocks
 
 
-def llm_compressor(modifier: Callable[[], Any]) -> Runner:
-    """llm-compressor's `oneshot` with a modifier."""
+def llm_compressor(modifier: Callable[[], Any], block: str) -> Runner:
+    """llm-compressor's `oneshot` with a modifier, over blocks of a class."""
 
     def run(folder: str, ids: Ids) -> tuple[Any, float]:
         from datasets import Dataset
@@ -35,6 +36,7 @@ def llm_compressor(modifier: Callable[[], Any]) -> Runner:
             recipe=modifier(),
             max_seq_length=len(ids[0]),
             num_calibration_samples=len(ids),
+            sequential_targets=[block],
         )
         seconds = time.monotonic() - started
         _write_rounded(model)
@@ -117,17 +119,22 @@ def gptqmodel(bits: int, group: int) -> Runner:
 
 def _loaded(folder: str) -> tuple[Any, Any]:
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import (
+        AutoModelForCausalLM,
+        AutoModelForSequenceClassification,
+        AutoTokenizer,
+    )
 
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    return model, AutoTokenizer.from_pretrained(folder)
+    encoder = "ForSequenceClassification" in Path(folder, "config.json").read_text()
+    auto = AutoModelForSequenceClassification if encoder else AutoModelForCausalLM
+    return auto.from_pretrained(folder, dtype=torch.float32), AutoTokenizer.from_pretrained(folder)
 
 
 def gptq_modifier(bits: int) -> Any:
     """llm-compressor's GPTQ with the defaults of its scheme."""
     from llmcompressor.modifiers.quantization import GPTQModifier
 
-    return GPTQModifier(config_groups={"group_0": _scheme(bits)}, ignore=["lm_head"])
+    return GPTQModifier(config_groups={"group_0": _scheme(bits)}, ignore=IGNORED)
 
 
 def awq_modifier(bits: int) -> Any:
@@ -136,7 +143,7 @@ def awq_modifier(bits: int) -> Any:
     from llmcompressor.modifiers.transform.awq import AWQModifier
 
     groups = {"group_0": _scheme(bits)}
-    return [AWQModifier(), QuantizationModifier(config_groups=groups, ignore=["lm_head"])]
+    return [AWQModifier(), QuantizationModifier(config_groups=groups, ignore=IGNORED)]
 
 
 def _scheme(bits: int) -> Any:
@@ -148,7 +155,7 @@ def _scheme(bits: int) -> Any:
     return QuantizationScheme(targets=["Linear"], weights=weights)
 
 
-def sparse_modifier(method: str, structure: str) -> Any:
+def sparse_modifier(method: str, structure: str, block: str) -> Any:
     """llm-compressor's pruning; its targets are blocks (with `Linear` it prunes nothing)."""
     from llmcompressor.modifiers.pruning.sparsegpt import SparseGPTModifier
     from llmcompressor.modifiers.pruning.wanda import WandaPruningModifier
@@ -157,6 +164,6 @@ def sparse_modifier(method: str, structure: str) -> Any:
     return kind(
         sparsity=0.5,
         mask_structure=structure,
-        targets=["LlamaDecoderLayer"],
-        ignore=["re:.*lm_head"],
+        targets=[block],
+        ignore=IGNORED,
     )

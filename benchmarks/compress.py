@@ -3,11 +3,14 @@
     python benchmarks/compress.py --peer llm-compressor=PYTHON --peer auto-round=PYTHON
         --peer gptqmodel=PYTHON [--case int4-g64] [--method gptq]
 
-SmolLM2-135M-Instruct, all linears of the blocks. Calibrated on 32 x 512 tokens of a novel, judged
-on 24 x 512 tokens of political speeches. Every method runs alone, in a process of its own, and
-writes plain float weights; one judge reads them all. Seconds are those of the method (model already
-loaded), peak memory that of its process up to the method's end, before anything is written.
-PYTHON is the interpreter of an environment that holds the peer; without it, the peer is left out.
+SmolLM2-135M-Instruct, all linears of the blocks, calibrated on 32 x 512 tokens of a novel, judged
+on 24 x 512 tokens of political speeches by its divergence from the original; and in cases that say
+so the encoder of all-MiniLM-L6-v2, on 64 x 256 and 1,024 x 64 tokens, by the vectors of passages.
+Every method runs alone, in a process of its own, and writes plain float weights; one judge reads
+them all. Seconds are those of the method (model already loaded), peak memory that of its process up
+to the method's end, before anything is written. After a case every method of Attar's is held
+against the best peer's, with the paired interval of the difference. PYTHON is the interpreter of an
+environment that holds the peer; without it, the peer is left out.
 """
 
 from __future__ import annotations
@@ -16,39 +19,51 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import _peers
-from _compare import HERE, Kept, Method, judge, own, peer, prepare
+from _compare import HERE, Kept, Method, own, peer
+from _subjects import DECODER, ENCODER, ITEMS, WORK, Subject, less
 
 SELF = "attar"
 
 
-def rounding(bits: int) -> dict[str, Method]:
+def rounding(bits: int, subject: Subject) -> dict[str, Method]:
     """Everything that rounds to symmetric codes in groups of 64."""
     grid = f"int{bits}-g64"
-    gptq, awq = partial(_peers.gptq_modifier, bits), partial(_peers.awq_modifier, bits)
-    return {
+    llm_compressor = {
+        name: peer("llm-compressor", _peers.llm_compressor(partial(modifier, bits), subject.block))
+        for name, modifier in {
+            "gptq of llm-compressor": _peers.gptq_modifier,
+            "awq of llm-compressor": _peers.awq_modifier,
+        }.items()
+    }
+    found = {
         "rtn": own(("quantize/rtn", {"grid": grid})),
         "gptq": own(("quantize/gptq", {"grid": grid})),
         "awq": own(("quantize/awq", {"grid": grid})),
         "autoround": own(("quantize/autoround", {"grid": grid, "batch": 4})),
-        "gptq of llm-compressor": peer("llm-compressor", _peers.llm_compressor(gptq)),
-        "awq of llm-compressor": peer("llm-compressor", _peers.llm_compressor(awq)),
+    }
+    if subject is ENCODER:  # the other peers, and AWQ's mappings, are for decoders
+        return {**found, "gptq of llm-compressor": llm_compressor["gptq of llm-compressor"]}
+    return {
+        **found,
+        **llm_compressor,
         "gptq of gptqmodel": peer("gptqmodel", _peers.gptqmodel(bits, 64)),
         "auto-round, 60 iterations": peer("auto-round", _peers.auto_round(bits, 64, 60)),
+        "auto-round, 200 iterations": peer("auto-round", _peers.auto_round(bits, 64, 200)),
     }
 
 
-def pruning(settings: dict[str, Any], structure: str) -> dict[str, Method]:
+def pruning(settings: dict[str, Any], structure: str, subject: Subject) -> dict[str, Method]:
     """Zeros in half of the weights."""
     found = {name: own((f"prune/{name}", settings)) for name in ("magnitude", "wanda", "sparsegpt")}
     for name in ("wanda", "sparsegpt"):
-        modifier = partial(_peers.sparse_modifier, name, structure)
-        runner = _peers.llm_compressor(modifier)
+        modifier = partial(_peers.sparse_modifier, name, structure, subject.block)
+        runner = _peers.llm_compressor(modifier, subject.block)
         found[f"{name} of llm-compressor"] = peer("llm-compressor", runner)
     return found
 
@@ -59,14 +74,26 @@ def lowrank(keep: float) -> dict[str, Method]:
     return {kind: own((f"lowrank/{kind}", {"keep": keep})) for kind in kinds}
 
 
-CASES: dict[str, dict[str, Method]] = {
-    "int4-g64": rounding(4),
-    "int3-g64": rounding(3),
-    "int2-g64": rounding(2),
-    "sparse-50": pruning({"sparsity": 0.5}, "0:0"),
-    "sparse-2:4": pruning({"pattern": "2:4"}, "2:4"),
-    "lowrank-80": lowrank(0.8),
-    "lowrank-60": lowrank(0.6),
+@dataclass(frozen=True)
+class Case:
+    """What is compressed, and in which ways."""
+
+    subject: Subject
+    methods: dict[str, Method]
+
+
+CASES: dict[str, Case] = {
+    f"{prefix}{name}": Case(subject, methods)
+    for prefix, subject in (("", DECODER), ("encoder ", ENCODER))
+    for name, methods in {
+        "int4-g64": rounding(4, subject),
+        "int3-g64": rounding(3, subject),
+        "int2-g64": rounding(2, subject),
+        "sparse-50": pruning({"sparsity": 0.5}, "0:0", subject),
+        "sparse-2:4": pruning({"pattern": "2:4"}, "2:4", subject),
+        "lowrank-80": lowrank(0.8),
+        "lowrank-60": lowrank(0.6),
+    }.items()
 }
 
 
@@ -80,30 +107,49 @@ def main() -> None:
     args = parser.parse_args()
     if args.run:
         case, method = args.run
-        print(json.dumps(CASES[case][method].run(folder(case, method))))
+        chosen = CASES[case]
+        print(json.dumps(chosen.methods[method].run(chosen.subject, folder(case, method))))
         return
     pythons = {SELF: sys.executable, **dict(each.split("=", 1) for each in args.peer)}
-    prepare()
     kept = Kept(HERE / "results" / "compress.json")
-    for case, name, method in wanted(args.case, args.method):
-        if method.package in pythons:
-            found = alone(pythons[method.package], case, name)
-            row = {"case": case, "method": name, **judge(folder(case, name)), **found}
-            print(json.dumps(row), flush=True)
-            kept.put(row)
+    for case in args.case or CASES:
+        CASES[case].subject.prepare()
+        for name, method in CASES[case].methods.items():
+            if method.package in pythons and name in (args.method or [name]):
+                found = alone(pythons[method.package], case, name)
+                row = {"case": case, "method": name, **judged(case, name), **found}
+                print(json.dumps(row), flush=True)
+                kept.put(row)
+        compare(case, kept)
 
 
-def wanted(cases: list[str] | None, methods: list[str] | None) -> Iterator[tuple[str, str, Method]]:
-    """Every method of every case that was asked for."""
-    for case in cases or CASES:
-        for name, method in CASES[case].items():
-            if methods is None or name in methods:
-                yield case, name, method
+def judged(case: str, method: str) -> dict[str, float]:
+    """What became of the weights that a method left."""
+    return CASES[case].subject.judged(folder(case, method))
+
+
+def compare(case: str, kept: Kept) -> None:
+    """Hold every method of Attar's against the best peer's, on the same sequences."""
+    methods, judge = CASES[case].methods, "kl" if CASES[case].subject is DECODER else "distance"
+    rows = {name: row for (where, name), row in kept.rows.items() if where == case}
+    peers = {name: row for name, row in rows.items() if methods[name].package != SELF}
+    if not peers:
+        return
+    best = min(peers, key=lambda name: peers[name][judge])
+    for name in rows:
+        if not (folder(case, name) / ITEMS).exists():
+            judged(case, name)
+    for name, row in rows.items():
+        if name not in peers:
+            value, low, high = less(folder(case, name), folder(case, best))
+            found = {"best_peer": best, "less": value, "less_low": low, "less_high": high}
+            print(json.dumps({"case": case, "method": name, **found}), flush=True)
+            kept.add(row, found)
 
 
 def folder(case: str, method: str) -> Path:
     """Where a method leaves its weights."""
-    return Path(".attar/bench/compare") / f"{case}-{method}".replace(":", "of").replace(" ", "-")
+    return WORK / f"{case}-{method}".replace(":", "of").replace(" ", "-")
 
 
 def alone(python: str, case: str, method: str) -> dict[str, float]:
