@@ -14,7 +14,7 @@ from attar.layers import LowRank, swap
 from attar.models import Model, save
 from attar.models.model import weight_of
 from attar.models.resize import drop_blocks, narrow
-from attar.ops.factor import truncated
+from attar.ops.factor import factored
 from fresh_process import REGISTERED, WITHOUT_ATTAR, Saved, answers
 from tiny_models import batch, press, tiny
 
@@ -33,7 +33,7 @@ def thinner(model: Model) -> Model:
     for fact in model.facts():
         if fact.role == "mlp" and fact.linear:
             linear: Any = model.module.get_submodule(fact.name)
-            factors = truncated(weight_of(linear).detach(), 8)
+            factors = factored(weight_of(linear).detach(), 8)
             new = LowRank(*fact.shape, 8, linear.bias is not None)
             swap(model.module, fact.name, new.fill(factors.up, factors.down, linear.bias))
     return model

@@ -11,10 +11,8 @@ from attar.ops.factor import (
     factored,
     rank_for,
     ranks_below,
+    root_of,
     spectrum,
-    truncated,
-    weighted,
-    whitened,
 )
 
 
@@ -36,7 +34,7 @@ def lost(weight: Tensor, factors: Factors, gram: Tensor) -> float:
 def test_truncated_leaves_the_smaller_singular_values(rows: int, width: int) -> None:
     weight = drawn(rows, width)
     values = torch.linalg.svdvals(weight.double()).square()
-    found = truncated(weight, 8)
+    found = factored(weight, 8)
     assert lost(weight, found, torch.eye(width)) == pytest.approx(float(values[8:].sum()), rel=1e-5)
     assert found.error == pytest.approx(float(values[8:].sum() / values.sum()))
 
@@ -45,12 +43,12 @@ def test_truncated_leaves_the_smaller_singular_values(rows: int, width: int) -> 
 @pytest.mark.parametrize("rank", [1, 5, 20])
 def test_whitened_equals_svd_llm_and_beats_plain(rows: int, width: int, rank: int) -> None:
     weight, gram = drawn(rows, width), correlated(width)
-    found = whitened(weight, gram, rank)
+    found = factored(weight, rank, root_of(gram))
     root = torch.linalg.cholesky(gram.double())
     u, s, v = torch.linalg.svd(weight.double() @ root, full_matrices=False)
     theirs = Factors(u[:, :rank] * s[:rank], v[:rank] @ torch.linalg.inv(root), 0.0)
     assert lost(weight, found, gram) == pytest.approx(lost(weight, theirs, gram), rel=1e-4)
-    assert lost(weight, found, gram) < lost(weight, truncated(weight, rank), gram)
+    assert lost(weight, found, gram) < lost(weight, factored(weight, rank), gram)
     whole = float(((weight.double() @ gram.double()) * weight.double()).sum())
     assert found.error == pytest.approx(lost(weight, found, gram) / whole, rel=1e-4)
 
@@ -58,7 +56,7 @@ def test_whitened_equals_svd_llm_and_beats_plain(rows: int, width: int, rank: in
 def test_weighted_is_the_optimum_for_rows_that_count_differently() -> None:
     weight, importance = drawn(20, 30), drawn(20, 1).square().flatten()
     importance[3] = 0
-    found = weighted(weight, importance, 6)
+    found = factored(weight, 6, importance=importance)
     size = importance.double().sqrt()[:, None]
     values = torch.linalg.svdvals(weight.double() * size).square()
 
@@ -67,13 +65,13 @@ def test_weighted_is_the_optimum_for_rows_that_count_differently() -> None:
         return float((rest.square() * size.square()).sum())
 
     assert error(found) == pytest.approx(float(values[6:].sum()), rel=1e-4)
-    assert error(found) < error(truncated(weight, 6))
+    assert error(found) < error(factored(weight, 6))
     assert found.up.isfinite().all()
 
 
 def test_no_small_change_makes_whitened_better() -> None:
     weight, gram = drawn(12, 16), correlated(16)
-    found = whitened(weight, gram, 4)
+    found = factored(weight, 4, root_of(gram))
     best = lost(weight, found, gram)
     for seed in range(20):
         up = found.up + 1e-3 * drawn(12, 4, seed)
@@ -83,19 +81,19 @@ def test_no_small_change_makes_whitened_better() -> None:
 
 def test_full_rank_gives_the_weight_back() -> None:
     weight = drawn(10, 14)
-    for found in (truncated(weight, 10), whitened(weight, correlated(14), 10)):
+    for found in (factored(weight, 10), factored(weight, 10, root_of(correlated(14)))):
         torch.testing.assert_close(found.up @ found.down, weight, atol=1e-5, rtol=1e-4)
         assert found.error == pytest.approx(0.0, abs=1e-12)
 
 
 def test_a_gram_of_few_inputs_and_none_at_all() -> None:
     weight, few = drawn(8, 64), drawn(3, 64, seed=5)
-    found = whitened(weight, few.t() @ few, 3)
+    found = factored(weight, 3, root_of(few.t() @ few))
     assert lost(weight, found, few.t() @ few) == pytest.approx(0.0, abs=1e-2)
-    nothing = whitened(weight, torch.zeros(64, 64), 3)
+    nothing = factored(weight, 3, root_of(torch.zeros(64, 64)))
     assert nothing.up.isfinite().all()
     assert nothing.down.isfinite().all()
-    assert whitened(torch.zeros(8, 64), correlated(64), 3).up.isfinite().all()
+    assert factored(torch.zeros(8, 64), 3, root_of(correlated(64))).up.isfinite().all()
 
 
 def test_ranks_hold_the_share_asked_for() -> None:
@@ -120,14 +118,14 @@ def test_ranks_below_hold_fewer_weights_than_the_whole() -> None:
 def test_a_spectrum_tells_what_every_rank_loses(rows: int, width: int) -> None:
     weight, gram = drawn(rows, width), correlated(width)
     importance = drawn(rows, 1, seed=9).square().flatten()
-    found = spectrum(weight, gram, importance)
+    found = spectrum(weight, root_of(gram), importance)
     assert len(found) == min(rows, width)
     for rank in (1, 5, 20):
-        factors = factored(weight, rank, gram, importance)
+        factors = factored(weight, rank, root_of(gram), importance)
         rest = (weight - factors.up @ factors.down).double() * importance.double().sqrt()[:, None]
         cost = float(((rest @ gram.double()) * rest).sum())
         assert cost == pytest.approx(float(found[rank:].sum()), rel=1e-3)
         assert factors.error == pytest.approx(float(found[rank:].sum() / found.sum()), rel=1e-6)
-        for other in (truncated(weight, rank), whitened(weight, gram, rank)):
+        for other in (factored(weight, rank), factored(weight, rank, root_of(gram))):
             rest = (weight - other.up @ other.down).double() * importance.double().sqrt()[:, None]
             assert cost <= float(((rest @ gram.double()) * rest).sum())

@@ -40,41 +40,28 @@ def ranks_below(rows: int, width: int) -> list[int]:
     return [rank for rank in (1, 2, 4, *range(8, most + 1, 8)) if rank <= most]
 
 
-def truncated(weight: Tensor, rank: int) -> Factors:
-    """The least |W - UD| (Eckart and Young 1936). weight: [rows, width]."""
-    return factored(weight, rank)
-
-
-def weighted(weight: Tensor, importance: Tensor, rank: int) -> Factors:
-    """The least squared error whose rows count by their importance (FWSVD, Hsu et al. 2022).
-
-    arXiv 2207.00112, section 3. weight: [rows, width]; importance: [rows], not negative.
-    """
-    return factored(weight, rank, importance=importance)
-
-
-def whitened(weight: Tensor, gram: Tensor, rank: int) -> Factors:
-    """The least |(W - UD) X|, for inputs X with the gram X XT.
-
-    The same optimum as SVD-LLM (Wang et al. 2024, arXiv 2403.07378, section 3.1), which whitens
-    by a Cholesky factor of the gram. weight: [rows, width]; gram: [width, width].
-    """
-    return factored(weight, rank, gram)
+def root_of(gram: Tensor) -> Tensor:
+    """S with S ST the gram, in float64: [width, width]. The gram may be of any rank."""
+    values, vectors = torch.linalg.eigh(gram.double())
+    return vectors * values.clamp_min(0).sqrt()
 
 
 def factored(
-    weight: Tensor, rank: int, gram: Tensor | None = None, importance: Tensor | None = None
+    weight: Tensor, rank: int, root: Tensor | None = None, importance: Tensor | None = None
 ) -> Factors:
-    """The least sum over outputs i of importance_i ((W - UD) X)_i^2, for inputs with this gram.
+    """The least sum over outputs i of importance_i ((W - UD) X)_i^2, for inputs of a gram X XT.
 
-    Such factors are a projection of W onto the strongest directions of its outputs W X, so
-    nothing is inverted but the importance, and a gram of any rank will do.
+    With neither, the truncated decomposition (Eckart and Young 1936); with the importance alone
+    FWSVD (Hsu et al. 2022, arXiv 2207.00112, section 3); with the gram alone the optimum of
+    SVD-LLM (Wang et al. 2024, arXiv 2403.07378, section 3.1), which whitens by its Cholesky
+    factor. Such factors are a projection of W onto the strongest directions of its outputs W X,
+    so nothing is inverted but the importance, and a gram of any rank will do.
 
-    weight: [rows, width]; rank: at most the smaller of both; gram: [width, width], None for
+    weight: [rows, width]; rank: at most the smaller of both; root: `root_of` the gram, None for
     inputs all alike; importance: [rows], not negative, None for rows all alike.
     """
     exact, size = weight.detach().double(), _size(importance)
-    directions, strengths = _left(_outputs(exact * size, gram))
+    directions, strengths = _left(_outputs(exact * size, root))
     up = directions[:, :rank]
     down = up.t() @ (exact * size)
     whole = strengths.clamp_min(0).sum()
@@ -84,12 +71,12 @@ def factored(
     return Factors((up / size * length).float(), (down / length[:, None]).float(), error)
 
 
-def spectrum(weight: Tensor, gram: Tensor, importance: Tensor) -> Tensor:
+def spectrum(weight: Tensor, root: Tensor, importance: Tensor) -> Tensor:
     """What each further rank of `factored` is worth, the strongest first: [min(rows, width)].
 
     In squares of the measure: the sum of those beyond a rank is what that rank loses.
     """
-    outputs = _outputs(weight.detach().double() * _size(importance), gram)
+    outputs = _outputs(weight.detach().double() * _size(importance), root)
     small = outputs if len(outputs) <= outputs.shape[1] else outputs.t()
     return torch.linalg.eigvalsh(small @ small.t()).flip(0).clamp_min(0)
 
@@ -102,15 +89,9 @@ def _size(importance: Tensor | None) -> Tensor | float:
     return importance.double().clamp_min(float(floor)).sqrt()[:, None]
 
 
-def _outputs(weight: Tensor, gram: Tensor | None) -> Tensor:
-    """What the weight makes of inputs with this gram, as a matrix of the same gram."""
-    return weight if gram is None else weight @ _root(gram.double())
-
-
-def _root(gram: Tensor) -> Tensor:
-    """S with S ST the gram."""
-    values, vectors = torch.linalg.eigh(gram)
-    return vectors * values.clamp_min(0).sqrt()
+def _outputs(weight: Tensor, root: Tensor | None) -> Tensor:
+    """What the weight makes of inputs with this root, as a matrix of the same gram."""
+    return weight if root is None else weight @ root
 
 
 def _left(matrix: Tensor) -> tuple[Tensor, Tensor]:

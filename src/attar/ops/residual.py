@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from attar.core.grid import Grid
-from attar.ops.factor import whitened
+from attar.ops.factor import factored, root_of
 from attar.ops.gptq import nearest, solve
 from attar.ops.gram import lost_share
 from attar.ops.rounding import Codes, dequantize
@@ -37,9 +37,9 @@ def parted(
     """
     weight = weight.detach().float()
     rest = torch.zeros_like(weight)
-    best, least = None, float("inf")
+    best, least, root = None, float("inf"), root_of(gram)
     for _ in range(rounds):
-        factors = whitened(weight - rest, gram, rank)
+        factors = factored(weight - rest, rank, root)
         up, down = nearest(factors.up, thin), nearest(factors.down, thin)
         product = dequantize(up, thin) @ dequantize(down, thin)
         codes = solve(weight - product, gram, coarse)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from attar.calibrate.install import install_factors
+from attar.calibrate.walk import BlockView, tell_errors, walk
 from attar.core.context import Context
 from attar.core.scope import ModuleFact, Scope
-from attar.ops.factor import rank_for
+from attar.data.batches import Batch
+from attar.models.model import Model, weight_of
+from attar.ops.factor import factored, rank_for, root_of
 
 Parts = dict[str, tuple[int, int]]  # the shape of each part, by its name
 
@@ -66,6 +70,33 @@ def split_up(
         for name, shape in parts(rows, width).items():
             found.append(replace(fact, name=f"{fact.name}.{name}", shape=shape, axes=("",)))
     return found
+
+
+def walk_and_factorize(
+    model: Model,
+    batches: list[Batch],
+    scope: Scope,
+    ctx: Context,
+    rank: Callable[[str, Tensor], int],
+    importance: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Factorize the linears of each block, exact for what the blocks before it now give."""
+
+    def visit(view: BlockView) -> list[float]:
+        errors: list[float] = []
+        for names, gram in view.groups():
+            root = root_of(gram.mean)
+            for name in names:
+                weight = weight_of(view.linears[name])
+                felt = None if importance is None else importance[name]
+                factors = factored(weight, rank(name, weight), root, felt)
+                install_factors(model, name, factors)
+                errors.append(factors.error)
+        return errors
+
+    errors = walk(model, batches, scope, ctx, visit, "factorizing")
+    tell_errors(ctx, errors)
+    tell(ctx, [error for block in errors for error in block])
 
 
 def tell(ctx: Context, errors: list[float]) -> None:

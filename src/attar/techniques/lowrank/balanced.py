@@ -9,9 +9,8 @@ from pydantic import Field
 from torch import Tensor
 
 from attar.calibrate.gradients import answer_sensitivity
-from attar.calibrate.install import install_factors
 from attar.calibrate.rows import Calibrated, calibration
-from attar.calibrate.walk import BlockView, tell_errors, walk
+from attar.calibrate.walk import BlockView, walk
 from attar.core.context import Context
 from attar.core.scope import ModuleFact
 from attar.core.step import Step
@@ -19,8 +18,8 @@ from attar.core.traits import FLOAT, LOWRANK, MASKED
 from attar.data.batches import Batch
 from attar.models.model import Model, weight_of
 from attar.ops.allocate import share_out
-from attar.ops.factor import factored, ranks_below, spectrum
-from attar.techniques.lowrank._rank import Ranks, tell
+from attar.ops.factor import ranks_below, root_of, spectrum
+from attar.techniques.lowrank._rank import Ranks, walk_and_factorize
 
 
 class Balanced(Ranks, Calibrated, Step, kind="lowrank/balanced"):
@@ -61,21 +60,7 @@ class Balanced(Ranks, Calibrated, Step, kind="lowrank/balanced"):
         few = batches[: -(-self.measured // self.batch)]
         felt = answer_sensitivity(model, few, list(model.linears(self.scope)), ctx)
         ranks = self._ranks(model, batches, felt, ctx)
-
-        def visit(view: BlockView) -> list[float]:
-            errors: list[float] = []
-            for names, gram in view.groups():
-                mean = gram.mean
-                for name in names:
-                    weight = weight_of(view.linears[name])
-                    factors = factored(weight, ranks[name], mean, felt[name])
-                    install_factors(model, name, factors)
-                    errors.append(factors.error)
-            return errors
-
-        errors = walk(model, batches, self.scope, ctx, visit, "balanced")
-        tell_errors(ctx, errors)
-        tell(ctx, [error for block in errors for error in block])
+        walk_and_factorize(model, batches, self.scope, ctx, lambda name, _: ranks[name], felt)
         return model
 
     def _ranks(
@@ -86,11 +71,11 @@ class Balanced(Ranks, Calibrated, Step, kind="lowrank/balanced"):
         def visit(view: BlockView) -> dict[str, tuple[int, int, list[float]]]:
             found: dict[str, tuple[int, int, list[float]]] = {}
             for names, gram in view.groups():
-                mean = gram.mean
+                root = root_of(gram.mean)
                 for name in names:
                     weight = weight_of(view.linears[name])
                     rows, width = weight.shape
-                    found[name] = rows, width, spectrum(weight, mean, felt[name]).tolist()
+                    found[name] = rows, width, spectrum(weight, root, felt[name]).tolist()
             return found
 
         scratch = None if ctx.scratch is None else ctx.scratch / "spectra"

@@ -11,7 +11,7 @@ from attar.core.context import Context
 from attar.core.step import DataRef, Step
 from attar.core.traits import FLOAT, LOWRANK, MASKED
 from attar.models.model import Model, weight_of
-from attar.ops.factor import weighted
+from attar.ops.factor import factored
 from attar.techniques.lowrank._rank import Ranks, tell
 from attar.train.rows import labeled
 
@@ -42,7 +42,7 @@ class Fisher(Ranks, Calibrated, Step, kind="lowrank/fisher"):
         with ctx.progress.bar("factorizing", len(linears)) as bar:
             for name, linear in linears.items():
                 weight = weight_of(linear)
-                factors = weighted(weight, importance[name], self.rank(weight))
+                factors = factored(weight, self.rank(weight), importance=importance[name])
                 install_factors(model, name, factors)
                 errors.append(factors.error)
                 bar.advance(1, name)

@@ -7,7 +7,7 @@ from attar.core.context import Context
 from attar.core.step import Step
 from attar.core.traits import FLOAT, LOWRANK, MASKED
 from attar.models.model import Model, weight_of
-from attar.ops.factor import truncated
+from attar.ops.factor import factored
 from attar.techniques.lowrank._rank import Ranks, tell
 
 
@@ -27,7 +27,7 @@ class Svd(Ranks, Step, kind="lowrank/svd"):
         with ctx.progress.bar("factorizing", len(linears)) as bar:
             for name, linear in linears.items():
                 weight = weight_of(linear)
-                factors = truncated(weight, self.rank(weight))
+                factors = factored(weight, self.rank(weight))
                 install_factors(model, name, factors)
                 errors.append(factors.error)
                 bar.advance(1, name)
