@@ -61,11 +61,21 @@ def own(*steps: tuple[str, dict[str, Any]]) -> Method:
                 started = time.monotonic()
                 model = step.apply(model, ctx)
                 seconds += time.monotonic() - started
-        found = {"seconds": seconds, "peak_memory": peak_memory()}
+        found = {"seconds": seconds, "peak_memory": peak_memory(), "bytes": size(model)}
         write(weights(model) | norms(model.module), out)
         return found
 
     return Method("attar", run)
+
+
+def size(model: Any) -> int:
+    """Bytes of all tensors, each once, floats in bfloat16."""
+    state = model.module.state_dict()
+    several = {tensor.data_ptr(): tensor for tensor in state.values() if tensor.numel()}
+    return sum(
+        tensor.numel() * (2 if tensor.is_floating_point() else tensor.element_size())
+        for tensor in several.values()
+    )
 
 
 def _context(subject: Subject) -> Any:

@@ -15,7 +15,7 @@ from attar.core.context import Context
 from attar.core.scope import Scope
 from attar.core.traits import FLOAT, QUANTIZED, UNEVEN
 from attar.data.example import Dataset, Example
-from attar.engine.plan import traits_of
+from attar.engine.fold import traits_of
 from attar.models import Model, load, save
 from attar.models.masks import mark
 from attar.models.model import set_weight, weight_of
@@ -26,6 +26,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "distill/attention": {"steps": 2, "batch": 2, "length": 16},
     "distill/hidden": {"steps": 2, "batch": 2, "length": 16},
     "distill/logits": {"steps": 2, "batch": 2, "length": 16},
+    "heal/auto": {"tokens": 1024, "length": 16},
     "heal/blockwise": {"sequences": 4, "batch": 1, "length": 16, "epochs": 2},
     "heal/lora": {"steps": 2, "batch": 2, "length": 16, "learning_rate": 0.1},
     "heal/scales": {"steps": 2, "batch": 2, "length": 16},

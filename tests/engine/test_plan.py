@@ -10,7 +10,8 @@ import pytest
 from attar.core.context import Context
 from attar.core.recipe import Recipe
 from attar.core.registry import find
-from attar.engine.plan import _over_budget, _weights, fold, traits_of
+from attar.engine.fold import fold, traits_of
+from attar.engine.plan import _over_budget, _weights
 from attar.models import Model
 from attar.techniques.prune.depth import Depth
 from tiny_models import tiny
@@ -30,7 +31,8 @@ def told(*steps: dict[str, Any], model: Model | None = None) -> list[str]:
         config = model.config
 
     facts = model.facts()
-    return fold(recipe, Inputs(), facts, traits_of(model.module, facts))  # type: ignore[arg-type]
+    traits = traits_of(model.module, facts)
+    return fold(recipe, Inputs(), facts, traits, 16.0).problems  # type: ignore[arg-type]
 
 
 def neurons(scope: str, **settings: Any) -> dict[str, Any]:
@@ -107,8 +109,8 @@ def test_a_step_asks_for_the_memory_that_it_takes() -> None:
         for room, refused in ((0.99, True), (1.01, False)):
             recipe = Recipe.model_validate(
                 {"model": "m", "data": {"train": "t.txt"}, "steps": [{kind: {}}]}
-            ).model_copy(update={"memory": room * each * weights / 1e9})
-            assert bool(_over_budget(recipe, weights)) == refused
+            )
+            assert bool(_over_budget(recipe, weights, room * each * weights)) == refused
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "bert"])
@@ -120,3 +122,21 @@ def test_weights_are_counted_where_codes_stand_for_them(family: str) -> None:
     rounded = find(RTN).model_validate(settings).apply(model, context)
     found = _weights(rounded.module, rounded.facts())
     assert found == pytest.approx(before, rel=0.01)
+
+
+def test_a_choice_left_to_the_plan_is_settled_by_traits_and_memory() -> None:
+    model = tiny("llama")
+    recipe = Recipe.model_validate(
+        {"model": "m", "data": {"train": "t.txt"}, "steps": [{RTN: {}}, {"heal": "auto"}]}
+    )
+
+    class Inputs:
+        task, config = model.task, model.config
+
+    def made(room: float) -> list[tuple[str, str | None]]:
+        facts = model.facts()
+        found = fold(recipe, Inputs(), facts, traits_of(model.module, facts), room)  # type: ignore[arg-type]
+        return [(step.kind, step.id) for step in found.recipe.steps]
+
+    assert made(16.0) == [(RTN, None), ("heal/lora", "auto")]
+    assert made(4.0) == [(RTN, None), ("heal/blockwise", "auto")]

@@ -13,7 +13,7 @@ from attar.core.registry import find
 from attar.core.scope import Scope
 from attar.core.traits import FLOAT, LOWRANK, QUANTIZED
 from attar.data.example import Dataset, Example
-from attar.engine.plan import traits_of
+from attar.engine.fold import traits_of
 from attar.layers import LowRank
 from attar.models import Model, load, save
 from attar.models.load import config_of, skeleton

@@ -10,7 +10,7 @@ import torch
 from attar.core.recipe import Recipe
 from attar.core.scope import Scope
 from attar.core.traits import FLOAT, LOWRANK, QUANTIZED, UNEVEN
-from attar.engine.plan import fold, traits_of
+from attar.engine.fold import fold, traits_of
 from attar.layers import Resized
 from attar.models import Model, load, save
 from attar.models.masks import mark
@@ -71,7 +71,8 @@ def refusals(*steps: dict[str, Any], model: Model) -> list[str]:
         task = model.task
 
     facts = model.facts()
-    return fold(recipe, Inputs(), facts, traits_of(model.module, facts))  # type: ignore[arg-type]
+    traits = traits_of(model.module, facts)
+    return fold(recipe, Inputs(), facts, traits, 16.0).problems  # type: ignore[arg-type]
 
 
 def test_the_plan_refuses_what_needs_even_blocks() -> None:

@@ -15,7 +15,7 @@ from attar.core.registry import find
 from attar.core.scope import Scope
 from attar.core.traits import UNEVEN
 from attar.data.example import Dataset, Example
-from attar.engine.plan import traits_of
+from attar.engine.fold import traits_of
 from attar.errors import UserError
 from attar.models import Model
 from attar.models.model import weight_of

@@ -54,6 +54,8 @@ def split_step(step: Any) -> tuple[str, Any] | None:
         return step, {}
     if isinstance(step, Mapping) and len(cast("Mapping[Any, Any]", step)) == 1:
         ((kind, settings),) = cast("Mapping[Any, Any]", step).items()
+        if isinstance(settings, str) and "/" not in str(kind):
+            return f"{kind}/{settings}", {}  # heal: auto
         return str(kind), {} if settings is None else settings
     return None
 

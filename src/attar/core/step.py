@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast, get_args
 
@@ -81,6 +81,13 @@ class Step(BaseModel):
     def apply(self, model: Any, ctx: Context) -> Any:
         """Do the work and return the model; it may be the same object, changed."""
         raise NotImplementedError
+
+    def chosen(self, traits: Set[Trait], room: float) -> Step:
+        """The step that this one stands for: itself, unless it leaves the choice to the plan.
+
+        traits: those of the modules in its scope; room: bytes of memory for each weight.
+        """
+        return self
 
     def check(self, modules: Sequence[ModuleFact]) -> Iterable[str]:
         """Say what cannot work on these modules, before any weight loads."""

@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
-from attar.core.grid import Grid
 from attar.core.keys import key_of, seed_of
 from attar.core.recipe import ModelSource, Recipe
-from attar.core.registry import nearest
-from attar.core.scope import ROLES, ModuleFact
+from attar.core.scope import ModuleFact
 from attar.core.step import Step, Task
-from attar.core.traits import FLOAT, LOWRANK, MASKED, QUANTIZED, UNEVEN, Trait
+from attar.engine.fold import fold, traits_of
 from attar.engine.inputs import Inputs
 from attar.engine.store import Store
 from attar.errors import PlanError, Problem
-from attar.layers import LowRank, QuantizedEmbedding, QuantizedLinear
+from attar.layers import QuantizedEmbedding, QuantizedLinear
 from attar.measure.machine import check_device, fast_bf16, free_memory
 from attar.models.load import config_of, skeleton
-from attar.models.masks import is_masked
 from attar.models.source import resolve
-from attar.models.uneven import uneven
 from attar.train import trackers
 
-_ORIGINAL = "the original"
 _ROUNDED = (QuantizedLinear, QuantizedEmbedding)  # a tied head has the embedding's codes
 
 
@@ -71,152 +66,17 @@ def make_plan(recipe: Recipe, store: Store, peek: bool = False, device: str = "c
         precision = "bf16" if fast_bf16(device) else "float32"
     model = skeleton(inputs.config, inputs.task, inputs.labels)
     facts = model.facts()
-    problems = fold(recipe, inputs, facts, traits_of(model.module, facts))
-    problems += _over_budget(recipe, _weights(model.module, facts))
+    budget = recipe.memory * 1e9 if recipe.memory else free_memory()
+    weights = _weights(model.module, facts)
+    folded = fold(recipe, inputs, facts, traits_of(model.module, facts), budget / weights)
+    recipe, problems = folded.recipe, folded.problems
+    problems += _over_budget(recipe, weights, budget)
     problems += _misfits(recipe, inputs.task)
     problems += _strangers(recipe, inputs)
     problems += map(str, trackers.trouble(recipe.trackers))
     if problems:
         raise PlanError([Problem(problem) for problem in problems])
     return Plan(recipe, inputs, precision, device, _stages(recipe, inputs, store, precision, peek))
-
-
-def traits_of(module: Any, facts: Sequence[ModuleFact]) -> dict[str, set[Trait]]:
-    """The traits that the original's modules start with."""
-    traits: dict[str, set[Trait]] = {}
-    for fact in facts:
-        part = module.get_submodule(fact.name)
-        traits[fact.name] = {QUANTIZED if hasattr(part, "simulated") else FLOAT}
-        if is_masked(part):
-            traits[fact.name].add(MASKED)
-        if isinstance(module.get_submodule(fact.name.rpartition(".")[0]), LowRank):
-            traits[fact.name].add(LOWRANK)
-    for name in uneven(module, facts):
-        traits[name].add(UNEVEN)
-    return traits
-
-
-def fold(
-    recipe: Recipe,
-    inputs: Inputs,
-    facts: Sequence[ModuleFact],
-    traits: dict[str, set[Trait]],
-) -> list[str]:
-    """Carry traits through the steps; what does not fit, by step and by who left it so."""
-    problems: list[str] = []
-    blame: dict[str, str] = {}
-    for number, (step, name) in enumerate(zip(recipe.steps, recipe.stage_ids(), strict=True), 1):
-        where = f"step {number} ({step.kind})"
-        origin, evened = step.origin(facts), set(step.evened(facts))
-        if inputs.task not in step.tasks:
-            problems.append(
-                f"{where} works for {', '.join(step.tasks)}, and this model's task is {inputs.task}"
-            )
-        chosen = step.scope.select(facts)
-        if not chosen:
-            problems.append(
-                f"{where} has an empty scope: {list(step.scope.patterns)} names no module"
-                f"{_near(step, facts)} `attar show MODEL` prints the modules' names"
-            )
-        norms = {fact.name for fact in facts if fact.role == "norm"}  # float, whatever is done
-        tables = _tables(step, facts, inputs)
-        for text in _unmet(step, [*chosen, *tables], norms, traits, blame):
-            problems.append(f"{where} needs {text.format(name=repr(name))}")
-        problems += [f"{where}: {text}" for text in step.check(facts)]
-        touched = set(step.touched(facts)) - norms | set(tables)
-        facts = step.reshape(facts)
-        traits, blame = _moved(origin, traits, blame)
-        for fact in facts:
-            whole = fact.name.rpartition(".")[0]  # what it was split from, if it was
-            if fact.name not in traits:
-                traits[fact.name] = set(traits.get(whole, {FLOAT}))
-            if fact.name in evened:
-                traits[fact.name] = traits[fact.name] - {UNEVEN}
-            if (fact.name in touched or whole in touched) and (step.removes or step.adds):
-                traits[fact.name] = (traits[fact.name] - step.removes) | step.adds
-                blame[fact.name] = where
-    return problems
-
-
-def _moved(
-    origin: Mapping[str, Sequence[str]], traits: dict[str, set[Trait]], blame: dict[str, str]
-) -> tuple[dict[str, set[Trait]], dict[str, str]]:
-    """Traits and blame under the names that modules have now.
-
-    Of what a module may have been, it surely is float or quantized only where all were, and may
-    have any other trait that one of them had: steps need the former, and forbid the latter.
-    """
-    new_traits, new_blame = dict(traits), dict(blame)
-    for name, before in origin.items():
-        known = [old for old in before if old in traits]
-        if known:
-            found = [traits[old] for old in known]
-            new_traits[name] = {
-                trait
-                for one in found
-                for trait in one
-                if trait not in (FLOAT, QUANTIZED) or all(trait in other for other in found)
-            }
-            new_blame[name] = next((blame[old] for old in known if old in blame), _ORIGINAL)
-    return new_traits, new_blame
-
-
-def _told(traits: set[Trait]) -> str:
-    return "/".join(sorted(traits)) or "float or quantized, by which blocks go"
-
-
-def _unmet(
-    step: Step,
-    chosen: Sequence[str],
-    norms: set[str],
-    traits: dict[str, set[Trait]],
-    blame: dict[str, str],
-) -> Iterator[str]:
-    """What a step needs of its scope, and who left that otherwise; `{name}` is the step's own."""
-    for need in sorted(step.needs):
-        able = [module for module in chosen if need == FLOAT or module not in norms]
-        lost = [module for module in able if need not in traits.get(module, {FLOAT})]
-        if chosen and not able:
-            yield f"{need} weights, and its scope names norms only. Widen its scope"
-        if lost:
-            yield (
-                f"{need} weights, but {blame.get(lost[0], 'the original')} left {lost[0]} "
-                f"{_told(traits[lost[0]])}. Move {{name}} before it, or narrow its scope"
-            )
-            return
-    for trait in sorted(step.forbids | _without_zero(step)):
-        left = [module for module in chosen if trait in traits.get(module, ())]
-        if left:
-            who = blame.get(left[0], _ORIGINAL)
-            ours = who != _ORIGINAL
-            way = "Move {name} before it" if ours else "Take another model, or leave the step out"
-            yield (
-                f"weights that are not {trait}, but {who} left "
-                f"{left[0]} {'/'.join(sorted(traits[left[0]]))}. {way}"
-            )
-
-
-def _without_zero(step: Step) -> frozenset[Trait]:
-    """That weights may not be masked, where the step rounds to a grid that holds no zero."""
-    name = getattr(step, "grid", None)
-    return frozenset({MASKED} if name is not None and Grid.parse(name).minimum else ())
-
-
-def _tables(step: Step, facts: Sequence[ModuleFact], inputs: Inputs) -> list[str]:
-    """The embedding, and a head that is tied to it, that a step rounds beside its scope."""
-    if getattr(step, "embeddings", None) is None:
-        return []
-    tied = bool(getattr(inputs.config, "tie_word_embeddings", False))
-    roles = ("embedding", "head") if tied else ("embedding",)
-    return [fact.name for fact in facts if fact.role in roles]
-
-
-def _near(step: Step, facts: Sequence[ModuleFact]) -> str:
-    """What a scope's patterns were most likely meant to name."""
-    last = sorted({fact.name.rpartition(".")[2] for fact in facts})
-    known = [*last, *(f"*.{name}" for name in last), "linears", *ROLES]
-    hints = (nearest(pattern, known) for pattern in step.scope.patterns)
-    return next((hint for hint in hints if hint), ".")
 
 
 def _misfits(recipe: Recipe, task: Task) -> list[str]:
@@ -263,8 +123,7 @@ def _weights(module: Any, facts: Sequence[ModuleFact]) -> int:
     return floats + sum(prod(fact.shape) for fact in rounded)
 
 
-def _over_budget(recipe: Recipe, weights: int) -> list[str]:
-    budget = recipe.memory * 1e9 if recipe.memory else free_memory()
+def _over_budget(recipe: Recipe, weights: int, budget: float) -> list[str]:
     return [
         f"step {number} ({step.kind}) trains the whole model and needs about "
         f"{weights * step.training_bytes / 1e9:.1f} GB for {weights / 1e6:.0f} million weights; "

@@ -15,8 +15,9 @@ from attar.core.recipe import Recipe
 from attar.core.report import Report, StageReport
 from attar.core.scope import ModuleFact, Scope
 from attar.core.step import Step
+from attar.engine.fold import fold, traits_of
 from attar.engine.make import context, make, needs_copy, open_stage
-from attar.engine.plan import Plan, fold, make_plan, traits_of
+from attar.engine.plan import Plan, make_plan
 from attar.engine.store import Store
 from attar.errors import PlanError, Problem
 from attar.measure.machine import environment
@@ -95,7 +96,8 @@ def _refuse(plan: Plan, steps: tuple[Step, ...]) -> None:
     problems: list[str] = []
     for step in steps:
         alone = plan.recipe.model_copy(update={"steps": (step,)})
-        problems += fold(alone, plan.inputs, facts, traits_of(empty.module, facts))
+        traits = traits_of(empty.module, facts)
+        problems += fold(alone, plan.inputs, facts, traits, 0.0).problems
         why = _unfit(step, facts, part)
         if why is not None:
             problems.append(
