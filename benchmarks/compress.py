@@ -29,6 +29,8 @@ from _compare import HERE, Kept, Method, own, peer
 from _subjects import DECODER, ENCODER, ITEMS, WORK, Subject, less
 
 SELF = "attar"
+HEALED = ", healed"
+HEAL = ("heal/auto", {"tokens": 250_000})  # within 20 minutes
 
 
 def rounding(bits: int, subject: Subject) -> dict[str, Method]:
@@ -41,11 +43,14 @@ def rounding(bits: int, subject: Subject) -> dict[str, Method]:
             "awq of llm-compressor": _peers.awq_modifier,
         }.items()
     }
+    autoround = ("quantize/autoround", {"grid": grid, "batch": 4})
     found = {
         "rtn": own(("quantize/rtn", {"grid": grid})),
         "gptq": own(("quantize/gptq", {"grid": grid})),
         "awq": own(("quantize/awq", {"grid": grid})),
-        "autoround": own(("quantize/autoround", {"grid": grid, "batch": 4})),
+        "autoround": own(autoround),
+        f"gptq{HEALED}": own(("quantize/gptq", {"grid": grid}), HEAL),
+        f"autoround{HEALED}": own(autoround, HEAL),
     }
     if subject is ENCODER:  # the other peers, and AWQ's mappings, are for decoders
         return {**found, "gptq of llm-compressor": llm_compressor["gptq of llm-compressor"]}
@@ -61,6 +66,7 @@ def rounding(bits: int, subject: Subject) -> dict[str, Method]:
 def pruning(settings: dict[str, Any], structure: str, subject: Subject) -> dict[str, Method]:
     """Zeros in half of the weights."""
     found = {name: own((f"prune/{name}", settings)) for name in ("magnitude", "wanda", "sparsegpt")}
+    found[f"sparsegpt{HEALED}"] = own(("prune/sparsegpt", settings), HEAL)
     for name in ("wanda", "sparsegpt"):
         modifier = partial(_peers.sparse_modifier, name, structure, subject.block)
         runner = _peers.llm_compressor(modifier, subject.block)
@@ -71,7 +77,8 @@ def pruning(settings: dict[str, Any], structure: str, subject: Subject) -> dict[
 def lowrank(keep: float) -> dict[str, Method]:
     """Fewer weights by thin factors; no peer has it."""
     kinds = ("svd", "fisher", "whitened", "balanced")
-    return {kind: own((f"lowrank/{kind}", {"keep": keep})) for kind in kinds}
+    found = {kind: own((f"lowrank/{kind}", {"keep": keep})) for kind in kinds}
+    return {**found, f"balanced{HEALED}": own(("lowrank/balanced", {"keep": keep}), HEAL)}
 
 
 @dataclass(frozen=True)
@@ -129,20 +136,26 @@ def judged(case: str, method: str) -> dict[str, float]:
 
 
 def compare(case: str, kept: Kept) -> None:
-    """Hold every method of Attar's against the best peer's, on the same sequences."""
+    """Hold every method of Attar's against the best peer's, on the same sequences.
+
+    And what was healed against what it was before: the share of the divergence that is gone.
+    """
     methods, judge = CASES[case].methods, "kl" if CASES[case].subject is DECODER else "distance"
     rows = {name: row for (where, name), row in kept.rows.items() if where == case}
-    peers = {name: row for name, row in rows.items() if methods[name].package != SELF}
-    if not peers:
-        return
-    best = min(peers, key=lambda name: peers[name][judge])
-    for name in rows:
-        if not (folder(case, name) / ITEMS).exists():
-            judged(case, name)
-    for name, row in rows.items():
-        if name not in peers:
+    own = {name: row for name, row in rows.items() if methods[name].package == SELF}
+    best = min(rows.keys() - own.keys(), key=lambda name: rows[name][judge], default=None)
+    for name, row in own.items():
+        found: dict[str, Any] = {}
+        if best is not None:
+            for each in (name, best):
+                if not (folder(case, each) / ITEMS).exists():
+                    judged(case, each)
             value, low, high = less(folder(case, name), folder(case, best))
             found = {"best_peer": best, "less": value, "less_low": low, "less_high": high}
+        before = rows.get(name.removesuffix(HEALED))
+        if name.endswith(HEALED) and before is not None:
+            found["healed_share"] = 1 - row[judge] / before[judge]
+        if found:
             print(json.dumps({"case": case, "method": name, **found}), flush=True)
             kept.add(row, found)
 
