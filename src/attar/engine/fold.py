@@ -1,0 +1,183 @@
+"""Traits carried through a recipe's steps: what each step needs, and who left it otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from attar.core.grid import Grid
+from attar.core.recipe import Recipe
+from attar.core.registry import nearest
+from attar.core.scope import ROLES, ModuleFact
+from attar.core.step import Step
+from attar.core.traits import FLOAT, LOWRANK, MASKED, QUANTIZED, UNEVEN, Trait
+from attar.engine.inputs import Inputs
+from attar.layers import LowRank
+from attar.models.masks import is_masked
+from attar.models.uneven import uneven
+
+_ORIGINAL = "the original"
+
+
+def traits_of(module: Any, facts: Sequence[ModuleFact]) -> dict[str, set[Trait]]:
+    """The traits that the original's modules start with."""
+    traits: dict[str, set[Trait]] = {}
+    for fact in facts:
+        part = module.get_submodule(fact.name)
+        traits[fact.name] = {QUANTIZED if hasattr(part, "simulated") else FLOAT}
+        if is_masked(part):
+            traits[fact.name].add(MASKED)
+        if isinstance(module.get_submodule(fact.name.rpartition(".")[0]), LowRank):
+            traits[fact.name].add(LOWRANK)
+    for name in uneven(module, facts):
+        traits[name].add(UNEVEN)
+    return traits
+
+
+@dataclass(frozen=True)
+class Folded:
+    """The recipe with no choice left open, and what does not fit, by step and who left it so."""
+
+    recipe: Recipe
+    problems: list[str]
+
+
+def fold(
+    recipe: Recipe,
+    inputs: Inputs,
+    facts: Sequence[ModuleFact],
+    traits: dict[str, set[Trait]],
+    room: float,
+) -> Folded:
+    """Carry traits through the steps; `room` is the bytes of memory for each weight."""
+    problems: list[str] = []
+    steps: list[Step] = []
+    blame: dict[str, str] = {}
+    for number, (step, name) in enumerate(zip(recipe.steps, recipe.stage_ids(), strict=True), 1):
+        step = _settled(step, name, facts, traits, room)
+        steps.append(step)
+        where = f"step {number} ({step.kind})"
+        origin, evened = step.origin(facts), set(step.evened(facts))
+        if inputs.task not in step.tasks:
+            problems.append(
+                f"{where} works for {', '.join(step.tasks)}, and this model's task is {inputs.task}"
+            )
+        chosen = step.scope.select(facts)
+        if not chosen:
+            problems.append(
+                f"{where} has an empty scope: {list(step.scope.patterns)} names no module"
+                f"{_near(step, facts)} `attar show MODEL` prints the modules' names"
+            )
+        norms = {fact.name for fact in facts if fact.role == "norm"}  # float, whatever is done
+        tables = _tables(step, facts, inputs)
+        for text in _unmet(step, [*chosen, *tables], norms, traits, blame):
+            problems.append(f"{where} needs {text.format(name=repr(name))}")
+        problems += [f"{where}: {text}" for text in step.check(facts)]
+        touched = set(step.touched(facts)) - norms | set(tables)
+        facts = step.reshape(facts)
+        traits, blame = _moved(origin, traits, blame)
+        for fact in facts:
+            whole = fact.name.rpartition(".")[0]  # what it was split from, if it was
+            if fact.name not in traits:
+                traits[fact.name] = set(traits.get(whole, {FLOAT}))
+            if fact.name in evened:
+                traits[fact.name] = traits[fact.name] - {UNEVEN}
+            if (fact.name in touched or whole in touched) and (step.removes or step.adds):
+                traits[fact.name] = (traits[fact.name] - step.removes) | step.adds
+                blame[fact.name] = where
+    return Folded(recipe.model_copy(update={"steps": tuple(steps)}), problems)
+
+
+def _settled(
+    step: Step,
+    name: str,
+    facts: Sequence[ModuleFact],
+    traits: Mapping[str, set[Trait]],
+    room: float,
+) -> Step:
+    """The step, or the one that it stands for on these weights, which keeps its name."""
+    own = {trait for module in step.scope.select(facts) for trait in traits.get(module, {FLOAT})}
+    found = step.chosen(own, room)
+    return step if found is step else found.model_copy(update={"id": name})
+
+
+def _moved(
+    origin: Mapping[str, Sequence[str]], traits: dict[str, set[Trait]], blame: dict[str, str]
+) -> tuple[dict[str, set[Trait]], dict[str, str]]:
+    """Traits and blame under the names that modules have now.
+
+    Of what a module may have been, it surely is float or quantized only where all were, and may
+    have any other trait that one of them had: steps need the former, and forbid the latter.
+    """
+    new_traits, new_blame = dict(traits), dict(blame)
+    for name, before in origin.items():
+        known = [old for old in before if old in traits]
+        if known:
+            found = [traits[old] for old in known]
+            new_traits[name] = {
+                trait
+                for one in found
+                for trait in one
+                if trait not in (FLOAT, QUANTIZED) or all(trait in other for other in found)
+            }
+            new_blame[name] = next((blame[old] for old in known if old in blame), _ORIGINAL)
+    return new_traits, new_blame
+
+
+def _told(traits: set[Trait]) -> str:
+    return "/".join(sorted(traits)) or "float or quantized, by which blocks go"
+
+
+def _unmet(
+    step: Step,
+    chosen: Sequence[str],
+    norms: set[str],
+    traits: dict[str, set[Trait]],
+    blame: dict[str, str],
+) -> Iterator[str]:
+    """What a step needs of its scope, and who left that otherwise; `{name}` is the step's own."""
+    for need in sorted(step.needs):
+        able = [module for module in chosen if need == FLOAT or module not in norms]
+        lost = [module for module in able if need not in traits.get(module, {FLOAT})]
+        if chosen and not able:
+            yield f"{need} weights, and its scope names norms only. Widen its scope"
+        if lost:
+            yield (
+                f"{need} weights, but {blame.get(lost[0], 'the original')} left {lost[0]} "
+                f"{_told(traits[lost[0]])}. Move {{name}} before it, or narrow its scope"
+            )
+            return
+    for trait in sorted(step.forbids | _without_zero(step)):
+        left = [module for module in chosen if trait in traits.get(module, ())]
+        if left:
+            who = blame.get(left[0], _ORIGINAL)
+            ours = who != _ORIGINAL
+            way = "Move {name} before it" if ours else "Take another model, or leave the step out"
+            yield (
+                f"weights that are not {trait}, but {who} left "
+                f"{left[0]} {'/'.join(sorted(traits[left[0]]))}. {way}"
+            )
+
+
+def _without_zero(step: Step) -> frozenset[Trait]:
+    """That weights may not be masked, where the step rounds to a grid that holds no zero."""
+    name = getattr(step, "grid", None)
+    return frozenset({MASKED} if name is not None and Grid.parse(name).minimum else ())
+
+
+def _tables(step: Step, facts: Sequence[ModuleFact], inputs: Inputs) -> list[str]:
+    """The embedding, and a head that is tied to it, that a step rounds beside its scope."""
+    if getattr(step, "embeddings", None) is None:
+        return []
+    tied = bool(getattr(inputs.config, "tie_word_embeddings", False))
+    roles = ("embedding", "head") if tied else ("embedding",)
+    return [fact.name for fact in facts if fact.role in roles]
+
+
+def _near(step: Step, facts: Sequence[ModuleFact]) -> str:
+    """What a scope's patterns were most likely meant to name."""
+    last = sorted({fact.name.rpartition(".")[2] for fact in facts})
+    known = [*last, *(f"*.{name}" for name in last), "linears", *ROLES]
+    hints = (nearest(pattern, known) for pattern in step.scope.patterns)
+    return next((hint for hint in hints if hint), ".")
