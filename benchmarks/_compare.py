@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from _subjects import RESULT, Subject
@@ -53,14 +54,16 @@ def own(*steps: tuple[str, dict[str, Any]]) -> Method:
     def run(subject: Subject, out: Path) -> dict[str, float]:
         from attar.core.registry import find
 
-        model, ctx, seconds = subject.load(), _context(subject), 0.0
+        model, seconds = subject.load(), 0.0
         for kind, settings in steps:
             step = find(kind).model_validate(settings)
             heals = kind.startswith(("heal/", "distill/"))
-            with nullcontext() if heals else _calibrated_on(subject):
-                started = time.monotonic()
-                model = step.apply(model, ctx)
-                seconds += time.monotonic() - started
+            with TemporaryDirectory(dir=subject.folder) as scratch:
+                ctx = _context(subject, Path(scratch))
+                with nullcontext() if heals else _calibrated_on(subject):
+                    started = time.monotonic()
+                    model = step.apply(model, ctx)
+                    seconds += time.monotonic() - started
         found = {"seconds": seconds, "peak_memory": peak_memory(), "bytes": size(model)}
         write(weights(model) | norms(model.module), out)
         return found
@@ -78,7 +81,7 @@ def size(model: Any) -> int:
     )
 
 
-def _context(subject: Subject) -> Any:
+def _context(subject: Subject, scratch: Path) -> Any:
     import _texts
 
     from attar.core.context import Context
@@ -90,7 +93,9 @@ def _context(subject: Subject) -> Any:
         return load(DataSource(path=str(_texts.novel()), split=name), subject.task, name)
 
     precision = "bf16" if fast_bf16("cpu") else "float32"
-    return Context(subject.task, data, lambda _: subject.load(), precision=precision)
+    return Context(
+        subject.task, data, lambda _: subject.load(), precision=precision, scratch=scratch
+    )
 
 
 @contextmanager

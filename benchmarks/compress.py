@@ -136,16 +136,20 @@ def judged(case: str, method: str) -> dict[str, float]:
 
 
 def compare(case: str, kept: Kept) -> None:
-    """Hold every method of Attar's against the best peer's, on the same sequences.
+    """Hold every method of Attar's against the best peer that has it, on the same sequences.
 
-    And what was healed against what it was before: the share of the divergence that is gone.
+    What no peer has, and what was healed, is held against the best of all; what was healed also
+    against what it was before: the share of the divergence that is gone.
     """
     methods, judge = CASES[case].methods, "kl" if CASES[case].subject is DECODER else "distance"
     rows = {name: row for (where, name), row in kept.rows.items() if where == case}
     own = {name: row for name, row in rows.items() if methods[name].package == SELF}
-    best = min(rows.keys() - own.keys(), key=lambda name: rows[name][judge], default=None)
+    peers = sorted(rows.keys() - own.keys(), key=lambda name: rows[name][judge])
     for name, row in own.items():
         found: dict[str, Any] = {}
+        best = next((peer for peer in peers if peer.replace("-", "").startswith(name)), None)
+        if best is None and peers:
+            best = peers[0]
         if best is not None:
             for each in (name, best):
                 if not (folder(case, each) / ITEMS).exists():
