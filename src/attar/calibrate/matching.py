@@ -54,14 +54,15 @@ def match(
         before = _judge(exact, held)
         if not rates:
             return Matched(before, before)
-        kept = [parameter.detach().clone() for parameter in rates]
+        kept = [parameter.data for parameter in rates]
+        for parameter in rates:  # what is mapped from a file is not written to
+            parameter.data = parameter.data.clone()
         groups = [{"params": [parameter], "lr": rate} for parameter, rate in rates.items()]
         _train(exact, optimizer(groups), _order(taught, steps, seed, view.index))
         after = _judge(exact, held)
         if not after < before:
-            with torch.no_grad():
-                for parameter, value in zip(rates, kept, strict=True):
-                    parameter.copy_(value)
+            for parameter, value in zip(rates, kept, strict=True):
+                parameter.data = value
             after = before
         return Matched(before, after)
 

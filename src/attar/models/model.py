@@ -194,9 +194,13 @@ def outputs_first(linear: nn.Module, kept: Tensor) -> Tensor:
 
 
 def set_weight(linear: nn.Module, weight: Tensor) -> None:
-    """Put a weight of [outputs, inputs] into a linear, in its own dtype."""
-    with torch.no_grad():
-        weight_of(linear).copy_(weight)
+    """Put a weight of [outputs, inputs] into a linear, in its own dtype.
+
+    In new memory: what is mapped from a file would be copied page by page as it is written to,
+    and these copies stay for as long as anything of the file is mapped.
+    """
+    kept = cast("nn.Parameter", linear.weight)
+    kept.data = torch.empty_like(kept).copy_(outputs_first(linear, weight))
 
 
 @contextmanager
