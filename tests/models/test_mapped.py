@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from attar.core.recipe import ModelSource
+from attar.core.scope import Scope
 from attar.models import load, save
 from attar.models.mapped import mapped, release
+from attar.models.model import set_weight, weight_of
 from tiny_models import logits, tiny
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what is mapped")
@@ -55,3 +57,18 @@ def test_a_weight_that_was_changed_keeps_its_change(tmp_path: Path) -> None:
 
 def test_weights_that_are_in_no_file_are_left_alone() -> None:
     assert mapped(tiny("llama").blocks) == [[], [], []]
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_a_weight_that_is_put_in_writes_to_no_file_pages(tmp_path: Path, family: str) -> None:
+    save(tiny(family), tmp_path / "model")
+    model = load(ModelSource(path=str(tmp_path / "model")))
+    linears = model.linears(Scope.linears())
+    (before,) = mapped([model.module])
+    for linear in linears.values():
+        set_weight(linear, weight_of(linear) * 2)
+    (after,) = mapped([model.module])
+    assert len(after) == len(before) - len(linears)
+    again = load(ModelSource(path=str(tmp_path / "model"))).linears(Scope.linears())
+    for name, linear in linears.items():
+        assert torch.equal(weight_of(linear), weight_of(again[name]) * 2)
