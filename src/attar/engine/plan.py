@@ -13,16 +13,15 @@ from attar.core.recipe import ModelSource, Recipe
 from attar.core.registry import nearest
 from attar.core.scope import ROLES, ModuleFact
 from attar.core.step import Step, Task
-from attar.core.traits import FLOAT, LOWRANK, MASKED, QUANTIZED, UNEVEN, Trait
+from attar.core.traits import ADAPTER, FLOAT, MASKED, QUANTIZED, UNEVEN, Trait
 from attar.engine.inputs import Inputs
 from attar.engine.store import Store
 from attar.errors import PlanError, Problem
-from attar.layers import LowRank, QuantizedEmbedding, QuantizedLinear
+from attar.layers import QuantizedEmbedding, QuantizedLinear
 from attar.measure.machine import check_device, fast_bf16, free_memory
 from attar.models.load import config_of, skeleton
-from attar.models.masks import is_masked
 from attar.models.source import resolve
-from attar.models.uneven import uneven
+from attar.models.traits import traits_of
 from attar.train import trackers
 
 _ORIGINAL = "the original"
@@ -71,7 +70,7 @@ def make_plan(recipe: Recipe, store: Store, peek: bool = False, device: str = "c
         precision = "bf16" if fast_bf16(device) else "float32"
     model = skeleton(inputs.config, inputs.task, inputs.labels)
     facts = model.facts()
-    problems = fold(recipe, inputs, facts, traits_of(model.module, facts))
+    problems = fold(recipe, inputs, facts, traits_of(model.module, facts, inputs.adapted))
     problems += _over_budget(recipe, _weights(model.module, facts))
     problems += _misfits(recipe, inputs.task)
     problems += _strangers(recipe, inputs)
@@ -79,21 +78,6 @@ def make_plan(recipe: Recipe, store: Store, peek: bool = False, device: str = "c
     if problems:
         raise PlanError([Problem(problem) for problem in problems])
     return Plan(recipe, inputs, precision, device, _stages(recipe, inputs, store, precision, peek))
-
-
-def traits_of(module: Any, facts: Sequence[ModuleFact]) -> dict[str, set[Trait]]:
-    """The traits that the original's modules start with."""
-    traits: dict[str, set[Trait]] = {}
-    for fact in facts:
-        part = module.get_submodule(fact.name)
-        traits[fact.name] = {QUANTIZED if hasattr(part, "simulated") else FLOAT}
-        if is_masked(part):
-            traits[fact.name].add(MASKED)
-        if isinstance(module.get_submodule(fact.name.rpartition(".")[0]), LowRank):
-            traits[fact.name].add(LOWRANK)
-    for name in uneven(module, facts):
-        traits[name].add(UNEVEN)
-    return traits
 
 
 def fold(
@@ -184,7 +168,9 @@ def _unmet(
                 f"{_told(traits[lost[0]])}. Move {{name}} before it, or narrow its scope"
             )
             return
-    for trait in sorted(step.forbids | _without_zero(step)):
+    # What an adapter or a prompt has learned goes with the weights as they are.
+    fixed = frozenset({ADAPTER}) - step.needs
+    for trait in sorted(step.forbids | fixed | _without_zero(step)):
         left = [module for module in chosen if trait in traits.get(module, ())]
         if left:
             who = blame.get(left[0], _ORIGINAL)
@@ -267,10 +253,10 @@ def _over_budget(recipe: Recipe, weights: int) -> list[str]:
     budget = recipe.memory * 1e9 if recipe.memory else free_memory()
     return [
         f"step {number} ({step.kind}) trains the whole model and needs about "
-        f"{weights * step.training_bytes / 1e9:.1f} GB for {weights / 1e6:.0f} million weights; "
+        f"{weights * step.bytes_each() / 1e9:.1f} GB for {weights / 1e6:.0f} million weights; "
         f"there are {budget / 1e9:.1f} GB. Raise `memory`, take a smaller model, or leave it out"
         for number, step in enumerate(recipe.steps, 1)
-        if step.whole and weights * step.training_bytes > budget
+        if step.whole and weights * step.bytes_each() > budget
     ]
 
 
