@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -101,6 +101,22 @@ def write(module: Any, folder: Path) -> None:
     save_file(
         {_PREFIX + name: value.contiguous() for name, value in state.items()}, folder / WEIGHTS
     )
+
+
+def read(module: Any, folder: Path) -> None:
+    """Fill the adapter that a folder's files have put into a model, with all of its numbers.
+
+    transformers 5.23 reads LoRA's, and passes over the sizes that DoRA learns.
+    """
+    state = {
+        name.removeprefix(_PREFIX): value for name, value in load_file(folder / WEIGHTS).items()
+    }
+    if len(state) != len(numbers_of(module)):
+        raise ModelError(
+            f"{WEIGHTS} in {folder} holds {len(state)} tensors, and the adapter that {CONFIG} "
+            f"describes has {len(numbers_of(module))}. Write it again with PEFT"
+        )
+    peft().set_peft_model_state_dict(module, state, adapter_name=_NAME)
 
 
 def without(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -125,6 +125,9 @@ def load(
     with quiet(files), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module, report = _from_files(files, config, task, dtype, trust)
+    if adapters.adapted_in(files.folder):
+        adapters.read(module, files.folder)
+        report["missing_keys"] = []  # told of the adapter alone
     check_keys(report, task, files, fresh_head)
     check_finite(module, str(files.folder))
     if files.gguf is not None:

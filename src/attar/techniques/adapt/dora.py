@@ -12,7 +12,11 @@ from attar.train.updates import DoraUpdate
 
 
 class Dora(DoraUpdate, Tuned, Step, kind="adapt/dora"):
-    """DoRA (Liu et al. 2024, arXiv 2402.09353) as PEFT has it; in all else as adapt/lora."""
+    """DoRA (Liu et al. 2024, arXiv 2402.09353) as PEFT has it; in all else as adapt/lora.
+
+    One that is kept is for `attar.load` and PEFT: `from_pretrained` of transformers 5.23 passes
+    over the sizes that it learned.
+    """
 
     needs = frozenset({FLOAT})
     forbids = frozenset({MASKED})
