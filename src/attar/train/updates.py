@@ -86,7 +86,7 @@ class LoraUpdate(Update):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed_of(ctx.seed, "adapters"))
                 adapters.put(module, names, low)
-            trained = [*adapters.numbers_of(module), *_head(model)]
+            trained = [*adapters.numbers_of(module), *_head(model, scope)]
             _only(trained, ctx)
             try:
                 yield
@@ -263,11 +263,16 @@ def _check_fresh(model: Model) -> None:
         raise UserError("the model has an adapter or a prompt already; start from one without")
 
 
-def _head(model: Model) -> list[nn.Parameter]:
-    """What reads a classifier's classes off the last states, which may be fresh."""
+def _head(model: Model, scope: Scope) -> list[nn.Parameter]:
+    """What reads a classifier's classes off the last states, which may be fresh; in scope."""
     if model.task != "classification":
         return []
-    return [value for name, value in model.module.named_parameters() if of_head(name)]
+    chosen = set(model.select(scope))
+    return [
+        value
+        for name, value in model.module.named_parameters()
+        if of_head(name) and name.rpartition(".")[0] in chosen
+    ]
 
 
 def _only(trained: Sequence[nn.Parameter], ctx: Context) -> None:

@@ -22,4 +22,7 @@ class Dora(DoraUpdate, Tuned, Step, kind="adapt/dora"):
     forbids = frozenset({MASKED})
 
     learning_rate: float = Field(1e-3, gt=0, description="the highest learning rate")
-    scope: Scope = Field(Scope.linears(), description="the linears to adapt")
+    scope: Scope = Field(
+        Scope.of("linears", "other"),
+        description="the linears of blocks to adapt, and a classifier's head to train in full",
+    )

@@ -24,4 +24,7 @@ class Lora(LoraUpdate, Tuned, Step, kind="adapt/lora"):
     forbids = frozenset({MASKED})
 
     learning_rate: float = Field(1e-3, gt=0, description="the highest learning rate")
-    scope: Scope = Field(Scope.linears(), description="the linears to adapt")
+    scope: Scope = Field(
+        Scope.of("linears", "other"),
+        description="the linears of blocks to adapt, and a classifier's head to train in full",
+    )
