@@ -80,11 +80,12 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-def load(model: str | PathLike[str], task: Any = None) -> Model:
+def load(model: str | PathLike[str], task: Any = None, head: str | None = None) -> Model:
     """Load a model with its tokenizer, in evaluation mode.
 
     `model` is an artifact's folder, a run's folder or the `model` in it, any model's folder, a
-    GGUF file, `package:NAME`, or a hub name; `task` is needed where its config does not say.
+    GGUF file, `package:NAME`, or a hub name; `task` is needed where its config does not say. Of a
+    model with several heads (adapt/tasks), `head` names the one that is to answer.
     """
     import os
     from pathlib import Path
@@ -95,7 +96,12 @@ def load(model: str | PathLike[str], task: Any = None) -> Model:
     path = Path(os.fspath(model)).expanduser()
     if (path / "report.json").is_file() and (path / "model" / "config.json").is_file():
         path = path / "model"
-    return load_model(ModelSource(path=str(path) if path.exists() else os.fspath(model)), task)
+    found = load_model(ModelSource(path=str(path) if path.exists() else os.fspath(model)), task)
+    if head is None:
+        return found
+    from attar.models.tasks import for_task
+
+    return for_task(found, head)
 
 
 def plan(

@@ -13,19 +13,23 @@ import tiny_models
 from attar.core import registry
 from attar.core.context import Context
 from attar.core.scope import Scope
-from attar.core.traits import FLOAT, QUANTIZED, UNEVEN
+from attar.core.traits import ADAPTER, FLOAT, QUANTIZED, UNEVEN
 from attar.data.example import Dataset, Example
-from attar.engine.fold import traits_of
 from attar.models import Model, load, save
 from attar.models.masks import mark
 from attar.models.model import set_weight, weight_of
 from attar.models.source import Files
+from attar.models.traits import traits_of
 
 SMALL: dict[str, dict[str, Any]] = {
+    "adapt/dora": {"steps": 2, "batch": 2, "length": 16, "leaves": "adapter"},
     "adapt/full": {"steps": 2, "batch": 2, "length": 16},
+    "adapt/lora": {"steps": 2, "batch": 2, "length": 16, "leaves": "adapter"},
+    "adapt/tasks": {"steps": 2, "batch": 2, "length": 16, "others": ["mood"]},
     "distill/attention": {"steps": 2, "batch": 2, "length": 16},
     "distill/hidden": {"steps": 2, "batch": 2, "length": 16},
     "distill/logits": {"steps": 2, "batch": 2, "length": 16},
+    "distill/online": {"steps": 2, "batch": 2, "length": 16},
     "heal/auto": {"tokens": 1024, "length": 16},
     "heal/blockwise": {"sequences": 4, "batch": 1, "length": 16, "epochs": 2},
     "heal/lora": {"steps": 2, "batch": 2, "length": 16, "learning_rate": 0.1},
@@ -35,6 +39,9 @@ SMALL: dict[str, dict[str, Any]] = {
     "lowrank/residual": {"rank": 4, "grid": "int3-g32", "sequences": 2, "length": 16},
     "lowrank/svd": {"keep": 0.5},
     "lowrank/whitened": {"keep": 0.5, "sequences": 2, "length": 16},
+    "prompt/p-tuning": {"steps": 2, "batch": 2, "length": 16, "size": 3},
+    "prompt/prefix": {"steps": 2, "batch": 2, "length": 16, "size": 3},
+    "prompt/soft": {"steps": 2, "batch": 2, "length": 16, "size": 3},
     "prune/depth": {"remove": 1, "sequences": 2, "length": 16},
     "prune/early-exit": {"steps": 2, "batch": 2, "length": 16, "neurons": 8},
     "prune/gradual": {"steps": 4, "batch": 2, "length": 16, "every": 1},
@@ -78,8 +85,9 @@ CASES = [
     if place[1] in registry.find(kind).tasks
 ]
 # They cut through all modules, or through none; or their modules are none of the model's own.
-WHOLE = {"prune/depth", "prune/width", "prune/early-exit"}
-NO_ZERO = {"quantize/hqq"}  # pruned weights are refused
+PROMPTS = {"prompt/p-tuning", "prompt/prefix", "prompt/soft"}
+WHOLE = {"prune/depth", "prune/width", "prune/early-exit", "adapt/tasks", *PROMPTS}
+UNMASKED = {"quantize/hqq", "adapt/lora", "adapt/dora"}  # pruned weights are refused
 CACHES = {"quantize/kv"}
 SCOPED = [case for case in CASES if case[0] not in WHOLE]
 ATTENTION = {"prune/heads", *CACHES}  # they touch no MLP
@@ -177,13 +185,13 @@ def test_modules_outside_the_scope_are_untouched(
 def test_declared_traits_hold(kind: str, model_type: str, task: Any, tmp_path: Path):
     """What a step touches loses and gains what it declares; nothing else any trait."""
     step, model = registry.find(kind).model_validate(SMALL[kind]), start(kind, model_type, task)
-    for linear in model.linears(Scope.linears()).values() if kind not in NO_ZERO else ():
+    for linear in model.linears(Scope.linears()).values() if kind not in UNMASKED else ():
         mark(linear)
     norms = {fact.name for fact in model.facts() if fact.role == "norm"}  # always float
     chosen = set(step.touched(model.facts())) - norms
     before = traits_of(model.module, model.facts())
     pressed = press(kind, model, tmp_path)
-    assert chosen or UNEVEN in step.adds  # of which a config may say all
+    assert chosen or step.adds & {UNEVEN, ADAPTER}  # a config may say all, settings nothing
     for name, found in traits_of(pressed.module, pressed.facts()).items():
         whole = name if name in before else name.rpartition(".")[0]  # of two factors
         if whole not in before:  # a module that was added

@@ -10,9 +10,10 @@ import pytest
 from attar.core.context import Context
 from attar.core.recipe import Recipe
 from attar.core.registry import find
-from attar.engine.fold import fold, traits_of
+from attar.engine.fold import fold
 from attar.engine.plan import _over_budget, _weights
 from attar.models import Model
+from attar.models.traits import traits_of
 from attar.techniques.prune.depth import Depth
 from tiny_models import tiny
 

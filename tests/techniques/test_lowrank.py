@@ -13,12 +13,12 @@ from attar.core.registry import find
 from attar.core.scope import Scope
 from attar.core.traits import FLOAT, LOWRANK, QUANTIZED
 from attar.data.example import Dataset, Example
-from attar.engine.fold import traits_of
 from attar.layers import LowRank
 from attar.models import Model, load, save
 from attar.models.load import config_of, skeleton
 from attar.models.model import weight_of
 from attar.models.source import Files
+from attar.models.traits import traits_of
 from tiny_models import PAIRS, logits, texts, tiny
 
 KINDS = ("lowrank/fisher", "lowrank/svd", "lowrank/whitened")

@@ -13,13 +13,13 @@ from attar.core.registry import find
 from attar.core.scope import Scope
 from attar.core.traits import FLOAT, MASKED
 from attar.data.example import Dataset, Example
-from attar.engine.fold import traits_of
 from attar.models import Model, load, save
 from attar.models.load import config_of, skeleton
 from attar.models.masks import is_masked
 from attar.models.model import weight_of
 from attar.models.resize import drop_blocks, narrow
 from attar.models.source import Files
+from attar.models.traits import traits_of
 from tiny_models import assert_ordinary, texts, tiny
 
 KINDS = ("prune/magnitude", "prune/wanda", "prune/sparsegpt")

@@ -10,12 +10,13 @@ import torch
 from attar.core.recipe import Recipe
 from attar.core.scope import Scope
 from attar.core.traits import FLOAT, LOWRANK, QUANTIZED, UNEVEN
-from attar.engine.fold import fold, traits_of
+from attar.engine.fold import fold
 from attar.layers import Resized
 from attar.models import Model, load, save
 from attar.models.masks import mark
 from attar.models.model import set_weight, weight_of
 from attar.models.source import Files
+from attar.models.traits import traits_of
 from techniques.cutting import applied, reloaded, uneven
 from tiny_models import assert_ordinary, logits, tiny
 

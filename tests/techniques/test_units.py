@@ -15,10 +15,10 @@ from attar.core.registry import find
 from attar.core.scope import Scope
 from attar.core.traits import UNEVEN
 from attar.data.example import Dataset, Example
-from attar.engine.fold import traits_of
 from attar.errors import UserError
 from attar.models import Model
 from attar.models.model import weight_of
+from attar.models.traits import traits_of
 from attar.techniques.prune.heads import Heads
 from attar.techniques.prune.neurons import Neurons
 from attar.train.losses import Objective

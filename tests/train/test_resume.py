@@ -39,8 +39,10 @@ class Killed(BaseException):
 
 
 def train(ctx: Context, kind: str = "adapt/full", **more: Any) -> Weights:
-    model = tiny_models.tiny("bert", "masked-lm")
-    registry.find(kind).model_validate({**SETTINGS, **more}).apply(model, ctx)
+    cls = registry.find(kind)
+    pair: tuple[str, Any] = ("bert", "masked-lm")
+    model = tiny_models.tiny(*(pair if "masked-lm" in cls.tasks else ("llama", "causal-lm")))
+    cls.model_validate({**SETTINGS, **more}).apply(model, ctx)
     return weights(model)
 
 
@@ -88,9 +90,12 @@ def test_resumed_is_bit_equal(
         ("prune/gradual", {"every": 3}),
         ("prune/movement", {"every": 3}),
         ("quantize/qat", {"grid": "int2-g32"}),
+        ("adapt/lora", {"dropout": 0.2}),
+        ("prompt/p-tuning", {"size": 3}),
+        ("distill/online", {"back": 0.5}),
     ],
 )
-def test_what_weights_are_seen_through_is_resumed_too(
+def test_what_is_trained_beside_the_weights_is_resumed_too(
     context: Contexts, tmp_path: Path, kind: str, settings: dict[str, Any], steps: int
 ) -> None:
     """Masks are chosen before steps 0, 3, 4 and 6: it dies between two of these, and after all."""

@@ -89,6 +89,10 @@ class Step(BaseModel):
         """
         return self
 
+    def bytes_each(self) -> int:
+        """What training takes for each weight of the model, in bytes; settings may say less."""
+        return self.training_bytes
+
     def check(self, modules: Sequence[ModuleFact]) -> Iterable[str]:
         """Say what cannot work on these modules, before any weight loads."""
         return ()
@@ -111,6 +115,10 @@ class Step(BaseModel):
         Several where it is known only later which modules go.
         """
         return {}
+
+    def foreign(self) -> set[str]:
+        """The datasets it reads whose labels are those of other tasks than the recipe's."""
+        return set()
 
     def insist(self, modules: Sequence[ModuleFact]) -> None:
         """Raise UserError where `check` has anything to say."""

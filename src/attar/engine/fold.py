@@ -4,35 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from attar.core.grid import Grid
 from attar.core.recipe import Recipe
 from attar.core.registry import nearest
 from attar.core.scope import ROLES, ModuleFact
 from attar.core.step import Step
-from attar.core.traits import FLOAT, LOWRANK, MASKED, QUANTIZED, UNEVEN, Trait
+from attar.core.traits import ADAPTER, FLOAT, MASKED, QUANTIZED, UNEVEN, Trait
 from attar.engine.inputs import Inputs
-from attar.layers import LowRank
-from attar.models.masks import is_masked
-from attar.models.uneven import uneven
 
 _ORIGINAL = "the original"
-
-
-def traits_of(module: Any, facts: Sequence[ModuleFact]) -> dict[str, set[Trait]]:
-    """The traits that the original's modules start with."""
-    traits: dict[str, set[Trait]] = {}
-    for fact in facts:
-        part = module.get_submodule(fact.name)
-        traits[fact.name] = {QUANTIZED if hasattr(part, "simulated") else FLOAT}
-        if is_masked(part):
-            traits[fact.name].add(MASKED)
-        if isinstance(module.get_submodule(fact.name.rpartition(".")[0]), LowRank):
-            traits[fact.name].add(LOWRANK)
-    for name in uneven(module, facts):
-        traits[name].add(UNEVEN)
-    return traits
 
 
 @dataclass(frozen=True)
@@ -148,7 +129,9 @@ def _unmet(
                 f"{_told(traits[lost[0]])}. Move {{name}} before it, or narrow its scope"
             )
             return
-    for trait in sorted(step.forbids | _without_zero(step)):
+    # What an adapter or a prompt has learned goes with the weights as they are.
+    fixed = frozenset({ADAPTER}) - step.needs
+    for trait in sorted(step.forbids | fixed | _without_zero(step)):
         left = [module for module in chosen if trait in traits.get(module, ())]
         if left:
             who = blame.get(left[0], _ORIGINAL)

@@ -11,6 +11,7 @@ from attar.core.step import Task
 from attar.data import Dataset, check_together, fingerprint, load
 from attar.engine.store import Store
 from attar.errors import Problem, RecipeError
+from attar.models.adapters import adapted_in
 from attar.models.load import config_of, task_of
 from attar.models.source import Files, resolve
 
@@ -31,6 +32,11 @@ class Inputs:
     def config(self) -> Any:
         """The original's config."""
         return config_of(self.files, self.recipe.model)
+
+    @cached_property
+    def adapted(self) -> list[str]:
+        """The linears of the original that have an adapter, by the headers of its files."""
+        return adapted_in(self.files.folder)
 
     @cached_property
     def task(self) -> Task:
@@ -71,11 +77,17 @@ class Inputs:
             )
         return own
 
+    @property
+    def foreign(self) -> set[str]:
+        """Datasets whose labels are those of other tasks."""
+        return {name for step in self.recipe.steps for name in step.foreign()}
+
     def _train_labels(self) -> tuple[str, ...]:
-        for name, source in self.recipe.data.items():
+        sources = {n: s for n, s in self.recipe.data.items() if n not in self.foreign}
+        for name, source in sources.items():
             if source.labeled and (name == "train" or source.split == "train"):
                 return self.dataset(name).labels
-        labeled = [name for name, source in self.recipe.data.items() if source.labeled]
+        labeled = [name for name, source in sources.items() if source.labeled]
         return self.dataset(labeled[0]).labels if labeled else ()
 
     def dataset(self, name: str) -> Dataset:
@@ -105,6 +117,7 @@ class Inputs:
         datasets = {name: self.dataset(name) for name in used}
         read = [warning for dataset in datasets.values() for warning in dataset.warnings]
         warnings = list(dict.fromkeys(read))  # the same file may be read for several
+        used = [name for name in used if name not in self.foreign]
         train = next((name for name in used if self.recipe.data[name].split == "train"), None)
         train = train or ("train" if "train" in used else None)
         if train is None:

@@ -11,7 +11,7 @@ from attar.core.keys import key_of, seed_of
 from attar.core.recipe import ModelSource, Recipe
 from attar.core.scope import ModuleFact
 from attar.core.step import Step, Task
-from attar.engine.fold import fold, traits_of
+from attar.engine.fold import fold
 from attar.engine.inputs import Inputs
 from attar.engine.store import Store
 from attar.errors import PlanError, Problem
@@ -19,6 +19,7 @@ from attar.layers import QuantizedEmbedding, QuantizedLinear
 from attar.measure.machine import check_device, fast_bf16, free_memory
 from attar.models.load import config_of, skeleton
 from attar.models.source import resolve
+from attar.models.traits import traits_of
 from attar.train import trackers
 
 _ROUNDED = (QuantizedLinear, QuantizedEmbedding)  # a tied head has the embedding's codes
@@ -68,7 +69,8 @@ def make_plan(recipe: Recipe, store: Store, peek: bool = False, device: str = "c
     facts = model.facts()
     budget = recipe.memory * 1e9 if recipe.memory else free_memory()
     weights = _weights(model.module, facts)
-    folded = fold(recipe, inputs, facts, traits_of(model.module, facts), budget / weights)
+    traits = traits_of(model.module, facts, inputs.adapted)
+    folded = fold(recipe, inputs, facts, traits, budget / weights)
     recipe, problems = folded.recipe, folded.problems
     problems += _over_budget(recipe, weights, budget)
     problems += _misfits(recipe, inputs.task)
@@ -126,10 +128,10 @@ def _weights(module: Any, facts: Sequence[ModuleFact]) -> int:
 def _over_budget(recipe: Recipe, weights: int, budget: float) -> list[str]:
     return [
         f"step {number} ({step.kind}) trains the whole model and needs about "
-        f"{weights * step.training_bytes / 1e9:.1f} GB for {weights / 1e6:.0f} million weights; "
+        f"{weights * step.bytes_each() / 1e9:.1f} GB for {weights / 1e6:.0f} million weights; "
         f"there are {budget / 1e9:.1f} GB. Raise `memory`, take a smaller model, or leave it out"
         for number, step in enumerate(recipe.steps, 1)
-        if step.whole and weights * step.training_bytes > budget
+        if step.whole and weights * step.bytes_each() > budget
     ]
 
 

@@ -15,7 +15,7 @@ from attar.core.recipe import Recipe
 from attar.core.report import Report, StageReport
 from attar.core.scope import ModuleFact, Scope
 from attar.core.step import Step
-from attar.engine.fold import fold, traits_of
+from attar.engine.fold import fold
 from attar.engine.make import context, make, needs_copy, open_stage
 from attar.engine.plan import Plan, make_plan
 from attar.engine.store import Store
@@ -23,6 +23,7 @@ from attar.errors import PlanError, Problem
 from attar.measure.machine import environment
 from attar.models import Model
 from attar.models.load import skeleton
+from attar.models.traits import traits_of
 
 VERSION = 1
 

@@ -2,6 +2,7 @@
 
 from attar.layers.cache import CACHED, Cached, CacheGrid
 from attar.layers.exits import Exits, all_blocks
+from attar.layers.heads import Heads
 from attar.layers.int8 import DynamicLinear, StaticLinear
 from attar.layers.lowrank import LowRank, LowRankResidual
 from attar.layers.quantized import QuantizedEmbedding, QuantizedLinear, TiedHead
@@ -14,6 +15,7 @@ __all__ = [
     "Cached",
     "DynamicLinear",
     "Exits",
+    "Heads",
     "LowRank",
     "LowRankResidual",
     "QuantizedEmbedding",

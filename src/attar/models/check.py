@@ -26,7 +26,7 @@ def check_keys(report: dict[str, Any], task: Task, files: Files, fresh_head: boo
     """Raise ModelError where weights are missing or have other shapes than the config says."""
     shapes = {key: (tuple(ours), tuple(wanted)) for key, ours, wanted in report["mismatched_keys"]}
     missing = sorted({*report["missing_keys"]} - shapes.keys())
-    headless = [key for key in (*missing, *shapes) if task == "classification" and _of_head(key)]
+    headless = [key for key in (*missing, *shapes) if task == "classification" and of_head(key)]
     if headless and not fresh_head:
         raise ModelError(
             f"{files.folder} holds no classifier's head that fits ({headless[0]} is missing or "
@@ -51,7 +51,8 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
-def _of_head(key: str) -> bool:
+def of_head(key: str) -> bool:
+    """Whether a weight is of a head that reads classes off the last states."""
     return key.split(".")[0] in ("classifier", "pre_classifier", "score", "head") or (
         ".pooler." in key
     )

@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoTokenizer
 from attar.core.recipe import ModelSource
 from attar.core.step import Task
 from attar.errors import ModelError
-from attar.models import masks, structure
+from attar.models import adapters, masks, structure
 from attar.models.check import (
     check_finite,
     check_keys,
@@ -45,6 +45,7 @@ def config_of(files: Files, source: ModelSource | None = None) -> Any:
     """The transformers config. Raises UnknownFamily for an architecture not in the table."""
     trust = source is not None and source.trust_remote_code
     structure.register()
+    adapters.adapted_in(files.folder)  # one that does not load is refused at once
     try:
         with quiet(files):
             config: Any = AutoConfig.from_pretrained(
@@ -83,7 +84,7 @@ def task_of(config: Any, files: Files) -> Task:
 
 def skeleton(config: Any, task: Task, labels: Sequence[str] = ()) -> Model:
     """The model without weights, on the meta device: names and shapes only."""
-    config = _with_labels(copy.deepcopy(config), task, labels)
+    config = with_labels(copy.deepcopy(config), task, labels)
     swaps: Any = getattr(config, "quantization_config", None)
     with torch.device("meta"), quiet():
         module = AUTO[task].from_config(config)
@@ -118,12 +119,15 @@ def load(
     if task == "classification" and not labels:
         names: dict[int, str] = config.id2label or {}
         labels = tuple(str(names[index]) for index in sorted(names))
-    config = _with_labels(config, task, labels)
+    config = with_labels(config, task, labels)
     tokenizer = load_tokenizer(files, trust)
     check_tokenizer(tokenizer, config.vocab_size, files)
     with quiet(files), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module, report = _from_files(files, config, task, dtype, trust)
+    if adapters.adapted_in(files.folder):
+        adapters.read(module, files.folder)
+        report["missing_keys"] = []  # told of the adapter alone
     check_keys(report, task, files, fresh_head)
     check_finite(module, str(files.folder))
     if files.gguf is not None:
@@ -171,7 +175,8 @@ def _gguf(files: Files) -> str | None:
     return gguf_trouble(files.gguf) if files.gguf else None
 
 
-def _with_labels(config: Any, task: Task, labels: Sequence[str]) -> Any:
+def with_labels(config: Any, task: Task, labels: Sequence[str]) -> Any:
+    """The config, which now names these classes."""
     if task == "classification" and labels:
         config.num_labels = len(labels)
         config.id2label = dict(enumerate(labels))

@@ -14,6 +14,7 @@ from transformers.pytorch_utils import Conv1D
 from attar.core.scope import ModuleFact, Scope
 from attar.core.step import Task
 from attar.layers import LowRank, QuantizedEmbedding, QuantizedLinear, TiedHead
+from attar.models.adapters import is_adapted
 from attar.models.axes import Sizes, heads_of, sizes_of, unsplit
 from attar.models.axes import in_block as axes_in_block
 from attar.models.axes import outside as axes_outside
@@ -78,14 +79,17 @@ class Model:
             self.module.get_input_embeddings(): "embedding",
         }
         facts: list[ModuleFact] = []
+        adapted = "\0"  # what names in an adapted linear begin with
         heads = [
             heads_of(self.config, self.family, width_of(block.get_submodule(self.family.out)))
             for block in self.blocks
         ]
         for name, module in self.module.named_modules():
-            kind = _kind(module)
+            kind = "" if name.startswith(adapted) else _kind(module)
             if not kind:
                 continue
+            if is_adapted(module):
+                adapted = f"{name}."
             shape, linear = shape_of(module), kind == "linear"
             if not name.startswith(start):
                 role = roles.get(module, "norm" if kind == "norm" else "other")
@@ -158,7 +162,7 @@ class Model:
 
 def _kind(module: nn.Module) -> str:
     """`linear`, `table`, `norm`, or nothing."""
-    if isinstance(module, _LINEAR):
+    if isinstance(module, _LINEAR) or is_adapted(module):
         return "linear"
     if isinstance(module, _TABLE):
         return "table"
@@ -169,6 +173,8 @@ def shape_of(module: nn.Module) -> tuple[int, ...]:
     """(outputs, inputs) of a linear, (rows, width) of a table, a norm's width."""
     if isinstance(module, QuantizedLinear | QuantizedEmbedding):
         return module.rows, module.width
+    if is_adapted(module):
+        return shape_of(cast("nn.Module", module.base_layer))
     if isinstance(module, TiedHead):  # its own weight would have to be computed first
         return shape_of(module.__dict__["table"])
     weight = getattr(module, "weight", None)

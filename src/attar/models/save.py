@@ -8,6 +8,7 @@ from typing import Any
 from huggingface_hub import save_torch_state_dict
 from torch import Tensor
 
+from attar.models import adapters
 from attar.models.masks import write_names
 from attar.models.model import Model
 from attar.models.structure import METHOD, structure
@@ -17,11 +18,12 @@ def save(model: Model, folder: Path) -> None:
     """Write weights (safetensors, shards of at most 4 GB), config and tokenizer.
 
     A model of plain modules reloads without Attar; one with modules of Attar's own says so in
-    its config.
+    its config. An adapter lies beside the weights, in PEFT's own files.
     """
     folder.mkdir(parents=True, exist_ok=True)
     module = model.module
     save_torch_state_dict(_weights(module), folder, max_shard_size="4GB")
+    adapters.write(module, folder)
     config = module.config
     config.architectures, config.dtype = [type(module).__name__], module.dtype
     write_names(module)
@@ -44,7 +46,7 @@ def save(model: Model, folder: Path) -> None:
 
 def _weights(module: Any) -> dict[str, Tensor]:
     """Every weight once: what is tied to another is left out, as transformers does."""
-    state: dict[str, Tensor] = module.state_dict()
+    state: dict[str, Tensor] = adapters.without(module.state_dict())
     ties: dict[str, str] = getattr(module, "all_tied_weights_keys", None) or {}
     shared = {
         name

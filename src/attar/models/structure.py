@@ -14,6 +14,8 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from attar.layers import build, spec_of, swap
+from attar.models import prompts  # noqa: F401  (files may name them)
+from attar.models.adapters import own_name
 
 METHOD = "attar"
 
@@ -24,7 +26,7 @@ def structure(module: nn.Module) -> list[dict[str, Any]]:
     for name, child in module.named_modules():
         spec = spec_of(child)
         if spec is not None:
-            swaps.append({"name": name, **spec})
+            swaps.append({"name": own_name(name), **spec})
     return swaps
 
 

@@ -53,6 +53,10 @@ class Objective:
         theirs = None if self.teacher is None else teaching(self.teacher, batch)
         return self.against(theirs, batch, self.mix(progress))
 
+    def score(self, batches: Sequence[Batch]) -> Callable[[], float]:
+        """A function that tells the loss on held-out batches, weights as they are half way."""
+        return judge(self, batches, self.mix(0.5))
+
     def against(self, theirs: Tensor | None, batch: Batch, mix: Mix) -> Loss:
         """The loss of a batch where the teacher's states are at hand."""
         labels, own = judged_labels(self.model, batch), states(self.model, batch)

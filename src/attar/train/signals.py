@@ -87,7 +87,7 @@ class Guided(Objective):
         return Loss(total, loss.count, parts)
 
     def score(self, batches: Sequence[Batch]) -> Callable[[], float]:
-        """A function that tells the loss on held-out batches, weights as they are half way."""
+        """The same with signals; what a teacher makes on its way is too much to keep, it runs."""
 
         def score() -> float:
             losses = [self(batch.to(self.model.device), 0.5) for batch in batches]
@@ -104,8 +104,14 @@ def guided(
     signals: Mapping[str, Signal],
     mix: Callable[[float], Mix],
     batch: Batch,
-) -> Iterator[Guided]:
-    """An objective with signals, whose own parameters are the student's as long as this lasts."""
+) -> Iterator[Objective]:
+    """An objective with signals, whose own parameters are the student's as long as this lasts.
+
+    Without signals nothing is watched: the loss on answers alone.
+    """
+    if not signals:
+        yield Objective(student, teacher, mix)
+        return
     with watched(student) as own, watched(teacher) as theirs:
         batch, sights = batch.to(student.device), (Sight(student, own), Sight(teacher, theirs))
         with torch.no_grad():

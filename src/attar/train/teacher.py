@@ -29,6 +29,14 @@ def ready(teacher: Model, student: Model, device: str, precision: str) -> Model:
     return Model(module, teacher.tokenizer, teacher.task, teacher.labels)
 
 
+def learner(teacher: Model, student: Model, device: str) -> Model:
+    """A copy of the teacher that is to be trained itself; refused as by `ready`."""
+    _check_vocabulary(teacher, student)
+    _check_classes(teacher, student)
+    module = copy.deepcopy(teacher.module).to(device).requires_grad_(True)
+    return Model(module, teacher.tokenizer, teacher.task, teacher.labels)
+
+
 def _to_bf16(module: torch.nn.Module) -> None:
     """Weights only: rotary frequencies and other computed buffers need float32."""
     for parameter in module.parameters():

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from attar.core.context import Context
-from attar.core.scope import Scope
+from attar.core.scope import ModuleFact, Scope
 from attar.core.step import DataRef, ModelRef
+from attar.core.traits import ADAPTER, Trait
 from attar.errors import UserError
 from attar.models.model import Model
 from attar.ops.chunked import Mix
@@ -20,6 +23,7 @@ from attar.train.schedule import Training
 from attar.train.scoped import trained
 from attar.train.signals import Signal, guided
 from attar.train.teacher import ready
+from attar.train.updates import BYTES, Few
 
 
 class Also(BaseModel):
@@ -48,6 +52,10 @@ def silent(_: float) -> Mix:
 class GuidedTraining(Training):
     """A teacher, data and other signals, mixed into a step as fields of its own."""
 
+    whole: ClassVar[bool] = True
+    training_bytes: ClassVar[int] = 16
+    adds: ClassVar[frozenset[Trait]] = frozenset({ADAPTER})  # where `update` leaves one
+
     teacher: ModelRef = Field(
         "original", description="whom to learn from: the original, an earlier stage, or a path"
     )
@@ -58,6 +66,36 @@ class GuidedTraining(Training):
         "dev", description="the dataset that tells which state is best; none: the last is kept"
     )
     scope: Scope = Field(Scope.everything(), description="the modules to train")
+    update: Few = Field(
+        Few(),
+        description="what is trained instead of the weights, such as `lora: {rank: 8}`: lora, "
+        "dora, soft, p_tuning or prefix",
+    )
+
+    def bytes_each(self) -> int:
+        """Few parameters have gradients and moments where `update` says so."""
+        return BYTES if self.update.chosen() else self.training_bytes
+
+    def check(self, modules: Sequence[ModuleFact]) -> Iterable[str]:
+        """Whether what is trained leaves the signals something to compare."""
+        few = self.update.chosen()
+        if few is not None and few.shifts and (isinstance(self, Signal) or self.also.signals()):
+            yield (
+                "a prompt of embeddings gives blocks more positions than the teacher's have, so "
+                "signals do not compare. Take `update: {prefix: {}}` or `lora`"
+            )
+
+    def touched(self, modules: Sequence[ModuleFact]) -> Sequence[str]:
+        """Where `update` leaves something that goes with the weights as they are."""
+        few = self.update.chosen()
+        return [] if few is None else few.lasting(modules, self.scope)
+
+    def training(self, model: Model, ctx: Context) -> AbstractContextManager[None]:
+        """Let what is trained want a gradient, as long as it lasts."""
+        few = self.update.chosen()
+        if few is None:
+            return trained(model, self.scope)
+        return few.around(model, self.scope, self.length, ctx)
 
     def follow(
         self,
@@ -75,7 +113,7 @@ class GuidedTraining(Training):
             raise UserError(f"`also` holds {name}, which this step is already. Leave it out there")
         signals = {**own, **beside}
         with (
-            trained(model, self.scope),
+            self.training(model, ctx),
             guided(model, teacher, signals, mix, stream.batch(0)) as objective,
         ):
             fit(model, objective, stream, self, ctx, objective.score(held) if held else None)

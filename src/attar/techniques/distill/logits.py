@@ -12,11 +12,6 @@ from attar.core.traits import FLOAT
 from attar.models.model import Model
 from attar.ops.chunked import Mix
 from attar.techniques.distill._guided import GuidedTraining
-from attar.train.fit import fit
-from attar.train.losses import Objective, judge
-from attar.train.rows import held_out_of, stream_of
-from attar.train.scoped import trained
-from attar.train.teacher import ready
 
 _SHARES = {"jensen-shannon": 0.5, "skewed": 0.1, "skewed-reverse": 0.1}
 
@@ -86,16 +81,7 @@ class Logits(GuidedTraining, Step, kind="distill/logits"):
 
     def apply(self, model: Model, ctx: Context) -> Model:
         """Train the student, and leave the best state in it."""
-        if self.also.signals():
-            return self.follow(model, ctx, {}, lambda progress: self.mix(model, progress))
-        stream = stream_of(ctx.data(self.data), model, self, ctx)
-        teacher = ready(ctx.model(self.teacher), model, ctx.device, ctx.precision)
-        objective = Objective(model, teacher, lambda progress: self.mix(model, progress))
-        held = held_out_of(self.held_out, model, self, ctx)
-        evaluate = judge(objective, held, self.mix(model, 0.5)) if held else None
-        with trained(model, self.scope):
-            fit(model, objective, stream, self, ctx, evaluate)
-        return model
+        return self.follow(model, ctx, {}, lambda progress: self.mix(model, progress))
 
     def mix(self, model: Model, progress: float) -> Mix:
         """The loss at a share of the training done, from 0 to 1."""

@@ -8,11 +8,10 @@ from pydantic import Field
 
 from attar.core.context import Context
 from attar.core.step import DataRef, ModelRef, Step
-from attar.core.traits import QUANTIZED, Trait
+from attar.core.traits import Trait
 from attar.models.model import Model
 from attar.techniques.heal.blockwise import Blockwise
 from attar.techniques.heal.lora import Lora
-from attar.techniques.heal.scales import Scales
 
 _PASSES = 4  # of blockwise healing over its sequences
 

@@ -1,0 +1,35 @@
+"""The traits that a model's modules have, before any step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from attar.core.scope import ModuleFact
+from attar.core.traits import ADAPTER, FLOAT, LOWRANK, MASKED, QUANTIZED, UNEVEN, Trait
+from attar.layers import LowRank
+from attar.models.adapters import is_adapted
+from attar.models.masks import is_masked
+from attar.models.prompts import has_prompt
+from attar.models.uneven import uneven
+
+
+def traits_of(
+    module: Any, facts: Sequence[ModuleFact], adapted: Sequence[str] = ()
+) -> dict[str, set[Trait]]:
+    """The traits that the original's modules start with; files may say that some are `adapted`."""
+    traits: dict[str, set[Trait]] = {}
+    prompted = has_prompt(module)
+    for fact in facts:
+        part = module.get_submodule(fact.name)
+        traits[fact.name] = {QUANTIZED if hasattr(part, "simulated") else FLOAT}
+        if is_masked(part):
+            traits[fact.name].add(MASKED)
+        inner = prompted and fact.linear and fact.block is not None
+        if inner or is_adapted(part) or fact.name in adapted:
+            traits[fact.name].add(ADAPTER)
+        if isinstance(module.get_submodule(fact.name.rpartition(".")[0]), LowRank):
+            traits[fact.name].add(LOWRANK)
+    for name in uneven(module, facts):
+        traits[name].add(UNEVEN)
+    return traits

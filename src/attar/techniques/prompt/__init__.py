@@ -1,0 +1,1 @@
+"""Something learned that a language model reads before every text."""
