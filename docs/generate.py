@@ -12,7 +12,7 @@ from pathlib import Path
 
 from attar.core import registry
 from attar.core.explain import show
-from attar.core.step import Step
+from attar.core.step import DataStep, Step
 
 PAGES = Path(__file__).parent / "techniques"
 SOURCES = Path(registry.__file__).parent.parent / "techniques"
@@ -65,21 +65,25 @@ def page(entry: registry.Entry) -> str:
         lines += [about, ""]
     if cls.__doc__ and cls.__doc__.strip() not in (entry.summary, Step.__doc__):
         lines += [cls.__doc__.strip().replace("\n    ", "\n"), ""]
-    lines += [
-        f"Tasks: {', '.join(cls.tasks)}. Needs: {words(cls.needs)}"
-        + (f", not {words(cls.forbids)}" if cls.forbids else "")
-        + f". Removes: "
-        f"{words(cls.removes)}. Adds: {words(cls.adds)}. Promises: {words(cls.promises)}."
-        + (" Needs the whole model in memory." if cls.whole else ""),
-        "",
-        "| setting | default | meaning |",
-        "|---|---|---|",
-    ]
+    lines += [traits(cls), "", "| setting | default | meaning |", "|---|---|---|"]
     for name, field in cls.model_fields.items():
         default = "required" if field.is_required() else f"`{plain(field.get_default())}`"
         meaning = (field.description or "").replace("|", r"\|")
         lines.append(f"| `{name}` | {default} | {meaning} |")
     return "\n".join(lines) + "\n"
+
+
+def traits(cls: type[Step]) -> str:
+    """What it works for, and what becomes of the weights."""
+    tasks = f"Tasks: {', '.join(cls.tasks)}."
+    if issubclass(cls, DataStep):
+        return f"{tasks} Makes data, called by the step's id; the model goes on as it is."
+    forbidden = f", not {words(cls.forbids)}" if cls.forbids else ""
+    return (
+        f"{tasks} Needs: {words(cls.needs)}{forbidden}. Removes: {words(cls.removes)}. "
+        f"Adds: {words(cls.adds)}. Promises: {words(cls.promises)}."
+        + (" Needs the whole model in memory." if cls.whole else "")
+    )
 
 
 def words(traits: frozenset[str]) -> str:

@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import data_steps
 from attar.core import registry
+from attar.data.example import Dataset
 from attar.layers import CacheGrid, LowRank, QuantizedEmbedding, QuantizedLinear, StaticLinear
 from attar.models import Model
 from conformance.test_every_kind import SMALL, press, start
@@ -28,6 +30,8 @@ def golden() -> dict[str, Any]:
 
 def entry(kind: str, folder: Path) -> dict[str, Any]:
     """What golden.json holds of a kind: its version, what it began with, what it made."""
+    if kind in data_steps.SMALL:
+        return _entry_of_data(kind, folder)
     tasks = registry.find(kind).tasks
     model = start(kind, "llama", "causal-lm" if "causal-lm" in tasks else tasks[0])
     before = _weights(model)
@@ -38,6 +42,27 @@ def entry(kind: str, folder: Path) -> dict[str, Any]:
         "before": _of(before, {}),
         "after": {**_of(_weights(pressed), before), **_of_codes(pressed)},
     }
+
+
+def _entry_of_data(kind: str, folder: Path) -> dict[str, Any]:
+    return {
+        "version": registry.find(kind).version,
+        "settings": data_steps.SMALL[kind],
+        "before": _of_rows(data_steps.rows()),
+        "after": _of_rows(data_steps.made(kind, folder)),
+    }
+
+
+def _of_rows(data: Dataset) -> dict[str, Any]:
+    """How many rows, how long, and how many of each class."""
+    found: dict[str, Any] = {
+        "rows": len(data.examples),
+        "words": sum(len(example.text.split()) for example in data.examples),
+        "different": len({word for example in data.examples for word in example.text.split()}),
+    }
+    for label in data.labels:
+        found[label] = sum(example.label == label for example in data.examples)
+    return {**found, "direction": []}
 
 
 def _weights(model: Model) -> dict[str, Tensor]:

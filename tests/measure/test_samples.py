@@ -83,7 +83,7 @@ def _held_out(length: int = 20) -> list[Batch]:
 
 def test_looping_share_counts_continuations(monkeypatch: pytest.MonkeyPatch) -> None:
     written = [[1] * 48, list(range(10, 58)), [7, 8] * 24, [*[1] * 40, 5]]
-    monkeypatch.setattr(samples, "_continue", lambda *_: written)
+    monkeypatch.setattr(samples, "continued", lambda *_: written)
     assert looping_share(tiny("llama"), _held_out()) == 0.5
 
 

@@ -60,7 +60,7 @@ def context(model: Model, package: str, folder: Path) -> Context:
 
 
 @pytest.mark.parametrize("package", MODELS)
-@pytest.mark.parametrize("kind", registry.kinds())
+@pytest.mark.parametrize("kind", SMALL)
 def test_what_a_kind_makes_reloads_bit_equal(kind: str, package: str, tmp_path: Path) -> None:
     model, cls = real(package), registry.find(kind)
     if model.task not in cls.tasks:

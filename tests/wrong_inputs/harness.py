@@ -170,7 +170,7 @@ def drafts(home: Path) -> list[Path]:
 
 def _takes_home(words: Sequence[object]) -> bool:
     """Whether the command has a store, and none is named yet."""
-    commands = ("run", "plan", "show", "report", "diff", "quantize", "distill", "prune")
+    commands = ("run", "plan", "show", "report", "diff", "quantize", "distill", "prune", "augment")
     return words[0] in commands and "--home" not in words
 
 

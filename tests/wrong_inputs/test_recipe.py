@@ -1,4 +1,4 @@
-"""W10 to W36: what the recipe says, and what the command line says over it."""
+"""W10 to W36 and W90 to W96: what the recipe and the command line say."""
 
 from __future__ import annotations
 
@@ -123,6 +123,37 @@ RECIPES = [
         "measures.sequnces",
         "did you mean 'sequences'",
     ),
+    row(
+        "W90",
+        "steps:\n- adapt/full: {data: more}\n- data/label: {id: more}",
+        "recipe.yaml:4",
+        "step 1 (adapt/full)",
+        "'more'",
+        "step 2 makes later",
+    ),
+    row(
+        "W91",
+        "steps:\n- data/label: {id: train}",
+        "recipe.yaml:4",
+        "step 1 (data/label)",
+        "'train'",
+        "another id",
+    ),
+    row(
+        "W92",
+        "measures: {data: more}\nsteps:\n- data/label: {id: more}\n- quantize/rtn",
+        "recipe.yaml:3",
+        "'more'",
+        "step 1 makes",
+        "train, dev, test",
+    ),
+    row(
+        "W93",
+        "steps:\n- data/label: {id: more}\n- distill/logits: {teacher: more}",
+        "recipe.yaml:5",
+        "step 2 (distill/logits)",
+        "step 1, which makes data",
+    ),
     row("W29", "name: ../../elsewhere", "recipe.yaml:3", "'../../elsewhere'", "letters, digits"),
     row("W29-slash", "name: a/b", "recipe.yaml:3", "'a/b'", "letters, digits"),
     row("W29-absolute", "name: /tmp/x", "recipe.yaml:3", "'/tmp/x'", "letters, digits"),
@@ -180,6 +211,21 @@ def test_w18_three_mistakes_at_once(bench: Bench) -> None:
             "step 1 (quantize/rtn)",
             "*.down_prj",
             "down_proj",
+        ),
+        row(
+            "W94",
+            [{"data/synonyms": {"words": "nowhere.tsv"}}],
+            "step 1 (data/synonyms)",
+            "`words`",
+            "nowhere.tsv",
+        ),
+        row(
+            "W95",
+            [{"data/mlm": {}}],
+            "step 1 (data/mlm)",
+            "`mlm`",
+            "causal-lm",
+            "masked-lm",
         ),
     ],
 )
@@ -281,3 +327,10 @@ def test_one_line_commands(bench: Bench, case: Row) -> None:
 
 def test_w36_a_command_that_is_not_there(bench: Bench) -> None:
     bench.refused("quantise", said=("quantise", "Did you mean 'quantize'", "attar --help"))
+
+
+def test_w96_a_file_that_is_there(bench: Bench) -> None:
+    there = bench.write("more.jsonl", "mine")
+    words = ("augment", "generate", bench.sound(), "--texts", "3", "--out", there)
+    bench.refused(*words, said=(str(there), "--overwrite"))
+    assert there.read_text("utf-8") == "mine"

@@ -10,11 +10,12 @@ from attar.cli.launched import leads
 if TYPE_CHECKING:
     from attar.core.recipe import Recipe
     from attar.core.report import Report
+    from attar.engine.run import Run
 
 _MODEL = {"en": "Model:", "zh": "模型："}
 
 
-def execute(recipe: Recipe, home: str, language: str, device: str) -> None:
+def execute(recipe: Recipe, home: str, language: str, device: str) -> Run:
     """Run a recipe, print its table, and write its page beside its report.
 
     Raises what the run raises; where the guard refused a stage, the table comes first.
@@ -34,6 +35,7 @@ def execute(recipe: Recipe, home: str, language: str, device: str) -> None:
             present(read_report(folder / REPORT), folder, language)
             raise
     present(finished.report, finished.folder, language)
+    return finished
 
 
 def present(report: Report, folder: Path, language: str) -> None:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from attar.cli.augment import augment
 from attar.cli.bug import report_bug
 from attar.cli.demo import demo
 from attar.cli.diff import diff
@@ -35,6 +36,7 @@ _PANELS = {
         "distill": distill,
         "quantize": quantize,
         "prune": prune,
+        "augment": augment,
     },
     "Look": {
         "list": list_,

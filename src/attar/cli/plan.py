@@ -72,6 +72,8 @@ def _traits(stage: Stage) -> str:
     """What the step asks of the weights in its scope, and what it leaves them."""
     if stage.step is None:
         return ""
+    if stage.makes_data:
+        return "makes data"
     before = "/".join(sorted(stage.step.needs)) or "any"
     after = "/".join(sorted((stage.step.needs - stage.step.removes) | stage.step.adds)) or "any"
     return before if before == after else f"{before} → {after}"

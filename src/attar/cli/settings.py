@@ -22,6 +22,11 @@ _WORDS: dict[Any, str] = {
     str: "text",
     Scope: "scope",
 }
+_NAMES = {
+    "data": "a dataset's name",
+    "model": "original, a stage's id, or a model's path",
+    "file": "a path, or package:NAME/PATH",
+}
 _BOUNDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
 
 
@@ -82,7 +87,7 @@ def _word(kind: Any, marks: list[Any]) -> str:
         return ", ".join(str(value) for value in get_args(kind))
     if kind is str and any(isinstance(mark, Reads) for mark in marks):
         what = next(mark.what for mark in marks if isinstance(mark, Reads))
-        return "a dataset's name" if what == "data" else "original, a stage's id, or a model's path"
+        return _NAMES[what]
     if inner == GridName or (kind is str and _is_grid(marks)):
         return "grid"
     if get_origin(kind) in (list, tuple, set, frozenset):

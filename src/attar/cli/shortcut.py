@@ -14,6 +14,7 @@ from attar.errors import RecipeError, UserError
 
 if TYPE_CHECKING:
     from attar.core.recipe import Recipe
+    from attar.engine.run import Run
 
 _INTRODUCTION = "# The recipe that this command stands for; --dry-run prints it alone."
 
@@ -22,7 +23,7 @@ def start(
     command: str, model: str, data: Path | None, task: str | None, name: str | None
 ) -> dict[str, Any]:
     """The recipe's beginning: its name, model, task and data."""
-    plain: dict[str, Any] = {"name": name or f"{command}-{_slug(model)}", "model": _place(model)}
+    plain: dict[str, Any] = {"name": name or f"{command}-{_slug(model)}", "model": absolute(model)}
     if task is not None:
         plain["task"] = task
     if data is not None:
@@ -35,7 +36,7 @@ def press(
     sets: Sequence[str] | None,
     place: tuple[str, str, str],
     dry_run: bool,
-) -> None:
+) -> Run | None:
     """Print the recipe, and run it unless `dry_run`; `place` is home, language and device."""
     import yaml
 
@@ -45,11 +46,11 @@ def press(
     text = yaml.safe_dump(shown, sort_keys=False, allow_unicode=True)
     if dry_run:
         typer.echo(text, nl=False)
-        return
+        return None
     if leads():
         typer.secho(_INTRODUCTION, err=True)
         typer.echo(text, err=True)
-    execute(recipe, *place)
+    return execute(recipe, *place)
 
 
 def checked(plain: dict[str, Any], sets: Sequence[str]) -> tuple[Recipe, dict[str, Any]]:
@@ -74,10 +75,10 @@ def share(value: float, option: str) -> float:
     return value
 
 
-def _place(model: str) -> str:
-    """The model's path, absolute where there is one, so that the recipe holds from anywhere."""
-    path = Path(model).expanduser()
-    return str(path.absolute()) if path.exists() else model
+def absolute(path: str) -> str:
+    """A model's or file's path, absolute where it is one, so that the recipe holds anywhere."""
+    there = Path(path).expanduser()
+    return str(there.absolute()) if there.exists() else path
 
 
 def _slug(model: str) -> str:

@@ -33,6 +33,10 @@ def show_technique(kind: str) -> None:
 
 def facts_of(technique: type[Step]) -> list[str]:
     """What it needs, leaves, works for and promises, a line each."""
+    from attar.core.step import DataStep
+
+    if issubclass(technique, DataStep):
+        return ["makes data: a dataset called by the step's id", *_read(technique)]
     needs = ", ".join(sorted(technique.needs)) or "any"
     needs += "".join(f", not {trait}" for trait in sorted(technique.forbids))
     left = (technique.needs - technique.removes) | technique.adds
@@ -42,12 +46,19 @@ def facts_of(technique: type[Step]) -> list[str]:
     ]
     if technique.promises:
         facts.append(f"promises, and the guard checks: {', '.join(sorted(technique.promises))}")
-    for what, word in (("data", "data"), ("model", "models")):
+    facts += _read(technique)
+    if technique.whole:
+        facts.append("trains end to end: the whole model must fit in memory")
+    return facts
+
+
+def _read(technique: type[Step]) -> list[str]:
+    """The settings that name what it reads, a line for each kind of thing."""
+    facts: list[str] = []
+    for what, word in (("data", "data"), ("model", "models"), ("file", "files")):
         reads = technique.reading(what)  # type: ignore[arg-type]
         if reads:
             facts.append(f"reads {word}: {', '.join(reads)}")
-    if technique.whole:
-        facts.append("trains end to end: the whole model must fit in memory")
     return facts
 
 

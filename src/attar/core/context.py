@@ -51,7 +51,8 @@ class Context:
     """What a step reads and where it reports. There are no globals.
 
     `data(name)` gives the named dataset; `model(name)` the model named `original`, a stage's
-    id, or an artifact's path, ready for inference. `precision` is `bf16` or `float32`.
+    id, or an artifact's path, ready for inference, and `model(name, task)` the same for a task
+    that is not the recipe's own. `precision` is `bf16` or `float32`.
     `scratch` is a folder of this step's own that outlives a crash, None when not wanted.
     `memory` is how many bytes it may take, None for what is free. `device` is a torch device
     string. `trackers` are names that Accelerate knows; they write below the folder `logs`.
@@ -59,7 +60,7 @@ class Context:
 
     task: Task
     data: Callable[[str], Any]
-    model: Callable[[str], Any]
+    model: Callable[..., Any]
     seed: int = 0
     device: str = "cpu"
     precision: str = "float32"

@@ -14,7 +14,7 @@ from attar.core.overrides import Overridden, override
 from attar.core.plain import is_shorthand, split_step
 from attar.core.recipe import Recipe, not_a_recipe
 from attar.core.references import check
-from attar.core.step import Step
+from attar.core.step import DataStep, Step
 from attar.core.yaml_lines import MOST_CHARACTERS, Located, read_yaml
 from attar.errors import KeyPath, Problem, RecipeError, UserError
 
@@ -151,12 +151,16 @@ def _stand_in(step: Any) -> Step:
     """A step that does nothing under the name of one that cannot be read."""
     kind, settings = split_step(step) or (_kind_among(step), {})
     given = cast("Mapping[str, Any]", settings).get("id") if isinstance(settings, Mapping) else None
-    meant = get_close_matches(kind, registry.kinds(), n=1, cutoff=0.5)
+    kind = next(iter(get_close_matches(kind, registry.kinds(), n=1, cutoff=0.5)), kind)
 
-    class StandIn(Step, kind=meant[0] if meant else kind):
+    class StandIn(Step, kind=kind):
         """Holds a place."""
 
-    return StandIn.model_construct(id=given if given and isinstance(given, str) else None)
+    class DataStandIn(DataStep, kind=kind):
+        """Holds the place of a step that makes data."""
+
+    stand_in = DataStandIn if kind.startswith("data/") else StandIn
+    return stand_in.model_construct(id=given if given and isinstance(given, str) else None)
 
 
 def _kind_among(step: Any) -> str:
@@ -222,17 +226,19 @@ def _rebase_source(source: Any, folder: Path) -> Any:
 
 
 def _rebase_step(step: Any, folder: Path) -> Any:
-    """The step with the models that it names by path meant from a folder."""
+    """The step with the models and files that it names by path meant from a folder."""
     pair = split_step(step)
     if pair is None or not isinstance(pair[1], dict):
         return step
     kind, settings = pair[0], cast("dict[str, Any]", pair[1])
     try:
-        marked = registry.find(kind).reading("model")
+        technique = registry.find(kind)
     except UserError:
         return step
-    models = {name: _rebase_model(settings[name], folder) for name in marked if name in settings}
-    return {kind: {**settings, **models}}
+    models, files = technique.reading("model"), technique.reading("file")
+    moved = {name: _rebase_model(settings[name], folder) for name in models if name in settings}
+    moved |= {name: _rebase_path(settings[name], folder) for name in files if name in settings}
+    return {kind: {**settings, **moved}}
 
 
 def _rebase_model(name: Any, folder: Path) -> Any:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from attar.core.recipe import DataSource, Recipe
 from attar.core.registry import nearest
+from attar.core.step import DataStep
 from attar.errors import KeyPath, Problem
 
 
@@ -22,7 +23,11 @@ def check(recipe: Recipe) -> list[Problem]:
 
 
 def check_ids(recipe: Recipe) -> Iterator[Problem]:
-    """Every stage has a name of its own."""
+    """Every stage has a name of its own, and so has every dataset."""
+    for index, name in _made(recipe):
+        if name in recipe.data:
+            text = f"it makes the data {name!r}, a name that `data` has already. Give it another id"
+            yield Problem(f"{_who(recipe, index)}{text}", path=("steps", index))
     ids = [step.id for step in recipe.steps]
     for index, name in enumerate(ids):
         if name == "original":
@@ -38,24 +43,44 @@ def check_ids(recipe: Recipe) -> Iterator[Problem]:
 
 
 def check_data(recipe: Recipe) -> Iterator[Problem]:
-    """Every dataset that is read has a source."""
+    """Every dataset that is read has a source, or a step that has made it by then."""
+    makers = {name: index for index, name in _made(recipe)}
     for path, who, name in _data_read(recipe):
-        if name in recipe.data:
+        reader = int(path[1]) if path[0] == "steps" else None
+        maker = makers.get(name)
+        if name in recipe.data or (maker is not None and reader is not None and maker < reader):
             continue
-        if not recipe.data:
-            hint = ", and the recipe has no data. Add `data: PATH`"
-        else:
-            near = nearest(name, list(recipe.data)) or "."
-            hint = f"{near} `data` has {', '.join(recipe.data)}"
-        yield Problem(f"{who} reads the data {name!r}, which is not there{hint}", path=path)
+        yield Problem(f"{who} reads the data {name!r}, {_nowhere(recipe, name, reader)}", path=path)
+
+
+def _nowhere(recipe: Recipe, name: str, reader: int | None) -> str:
+    """Why there is no data of a name for a step, or for the measures (None)."""
+    makers = {made: index for index, made in _made(recipe)}
+    there = [*recipe.data, *(made for made, index in makers.items() if index < (reader or 0))]
+    if name in makers and reader is None:
+        what = f"which step {makers[name] + 1} makes: models are judged on data that no step made"
+        return f"{what}. `data` has {', '.join(recipe.data) or 'none'}"
+    if name in makers:
+        if makers[name] == reader:
+            return "which is what it makes. Give it other data to read"
+        return f"which step {makers[name] + 1} makes later. Move that step before this one"
+    if not there:
+        return "which is not there, and the recipe has no data. Add `data: PATH`"
+    return f"which is not there{nearest(name, there) or '.'} `data` has {', '.join(there)}"
+
+
+def _made(recipe: Recipe) -> list[tuple[int, str]]:
+    """The steps that make data: where they are, and what it is called."""
+    pairs = enumerate(zip(recipe.steps, recipe.stage_ids(), strict=True))
+    return [(index, name) for index, (step, name) in pairs if isinstance(step, DataStep)]
 
 
 def _data_read(recipe: Recipe) -> Iterator[tuple[KeyPath, str, str]]:
     for index, step in enumerate(recipe.steps):
         for setting, name in step.references("data"):
             yield ("steps", index, setting), f"{_who(recipe, index)}`{setting}`", name
-    name = recipe.measures.data
-    if recipe.data or name != type(recipe.measures).model_fields["data"].default:
+    name, judged = recipe.measures.data, len(_made(recipe)) < len(recipe.steps) or not recipe.steps
+    if (recipe.data and judged) or name != type(recipe.measures).model_fields["data"].default:
         yield ("measures", "data"), "`measures.data`", name
 
 
@@ -96,24 +121,26 @@ def _same_file(one: str, other: str) -> bool:
 
 def check_models(recipe: Recipe) -> Iterator[Problem]:
     """Every teacher and reference is the original, a stage that is there by then, or a path."""
-    ids = recipe.stage_ids()
+    ids, makers = recipe.stage_ids(), {name for _, name in _made(recipe)}
     for index, step in enumerate(recipe.steps):
         for setting, name in step.references("model"):
             who = f"{_who(recipe, index)}`{setting}`"
-            if (text := _lost(name, ids, index)) is not None:
+            if (text := _lost(name, ids, index, makers)) is not None:
                 yield Problem(f"{who} is {name!r}, {text}", path=("steps", index, setting))
     reference = recipe.guard.reference
-    if (text := _lost(reference, ids, len(ids))) is not None:
+    if (text := _lost(reference, ids, len(ids), makers)) is not None:
         text = f"`guard.reference` is {reference!r}, {text}"
         yield Problem(text, path=("guard", "reference"))
 
 
-def _lost(name: str, ids: list[str], before: int) -> str | None:
-    """Why a name leads to no model that is there before a step."""
-    earlier = ["original", *ids[:before]]
-    if name in earlier:
+def _lost(name: str, ids: list[str], before: int, makers: set[str]) -> str | None:
+    """Why a name leads to no model that is there before a step; `makers` make data."""
+    earlier = ["original", *(other for other in ids[:before] if other not in makers)]
+    if name in earlier or name.startswith("package:"):
         return None
     choice = f"Name one of {', '.join(earlier)}, or the path of a model"
+    if name in makers:
+        return f"the id of step {ids.index(name) + 1}, which makes data and no model. {choice}"
     if name in ids:
         where = ids.index(name) + 1
         which = "this step itself" if where == before + 1 else f"step {where}, which comes later"
@@ -134,8 +161,9 @@ def exists(path: Path) -> bool:
 
 
 def check_dips(recipe: Recipe) -> Iterator[Problem]:
-    """Every stage that may dip is there."""
-    ids = recipe.stage_ids()
+    """Every stage that may dip is there, and is a model."""
+    ids, makers = recipe.stage_ids(), {name for _, name in _made(recipe)}
+    ids = [name for name in ids if name not in makers]
     for index, name in enumerate(recipe.guard.may_dip):
         if name not in ids:
             known = f"The stages are {', '.join(ids)}" if ids else "The recipe has no steps"

@@ -41,7 +41,8 @@ class StageReport(_Part):
     `figures` by name: perplexity, kl, agreement, accuracy, macro_f1, size (bytes on disk),
     parameters, tokens_per_second, latency_p50, latency_p95, peak_memory. `curves` are lists
     of points by name (`loss/train`, `loss/dev`, `block influence`). `simulated` says that the
-    speed in PyTorch is not the speed of an engine that computes on the codes.
+    speed in PyTorch is not the speed of an engine that computes on the codes. Data that a step
+    made has no parent, and two figures: `rows`, and `kept`, the share of what was written.
     """
 
     id: str
@@ -79,3 +80,9 @@ class Report(_Part):
     samples: list[Sample] = []
     warnings: list[str] = []
     finished: bool = False
+
+    @property
+    def last(self) -> StageReport:
+        """The last model; a stage without a parent made data."""
+        made = (stage for stage in reversed(self.stages) if stage.parent is not None)
+        return next(made, self.stages[0])

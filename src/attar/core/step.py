@@ -19,11 +19,14 @@ Task = Literal["causal-lm", "masked-lm", "classification"]
 TASKS: tuple[Task, ...] = ("causal-lm", "masked-lm", "classification")
 
 
+What = Literal["data", "model", "file"]
+
+
 @dataclass(frozen=True)
 class Reads:
-    """Marks a setting that names something else in the recipe: `data` or a `model`."""
+    """Marks a setting that names what the step reads: `data`, a `model`, or a `file` or folder."""
 
-    what: Literal["data", "model"]
+    what: What
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,7 @@ class Unkeyed:
 
 DataRef = Annotated[str, Reads("data")]
 ModelRef = Annotated[str, Reads("model")]
+FileRef = Annotated[str, Reads("file")]
 
 
 class Step(BaseModel):
@@ -43,7 +47,8 @@ class Step(BaseModel):
     the step trains end to end and needs the whole model in memory, `training_bytes` for each
     weight: by default a weight, its gradient and two moments of AdamW, in float32. `promises`
     are held against the result by the guard: `changed` (weights differ from the parent's),
-    `smaller` (fewer bytes on disk).
+    `smaller` (fewer bytes on disk). The models that a step names have the original's tokens,
+    unless it takes text alone from them (`any_tokens`).
     """
 
     # Defaults are validated too, so that a default of `q4_0` and a written one are the same.
@@ -64,6 +69,7 @@ class Step(BaseModel):
     tasks: ClassVar[tuple[Task, ...]] = TASKS
     whole: ClassVar[bool] = False
     training_bytes: ClassVar[int] = 16
+    any_tokens: ClassVar[bool] = False
     promises: ClassVar[frozenset[str]] = frozenset({"changed"})
 
     id: str | None = Field(
@@ -125,7 +131,7 @@ class Step(BaseModel):
         for problem in self.check(modules):
             raise UserError(f"{self.kind}: {problem}")
 
-    def references(self, what: Literal["data", "model"]) -> Iterator[tuple[str, str]]:
+    def references(self, what: What) -> Iterator[tuple[str, str]]:
         """Pairs of setting and the name it holds, for settings that read `what`."""
         for name in self.reading(what):
             value: Any = getattr(self, name)
@@ -133,7 +139,7 @@ class Step(BaseModel):
             yield from ((name, item) for item in items if isinstance(item, str))
 
     @classmethod
-    def reading(cls, what: Literal["data", "model"]) -> list[str]:
+    def reading(cls, what: What) -> list[str]:
         """The settings that read `what`."""
         mark = Reads(what)
         return [
@@ -154,6 +160,28 @@ class Step(BaseModel):
             for name, value in self.settings().items()
             if not any(isinstance(mark, Unkeyed) for mark in fields[name].metadata)
         }
+
+
+class DataStep(Step):
+    """Settings of a technique that makes a dataset; the model goes on as it is.
+
+    The dataset is called by the step's id, and later steps name it where they name data.
+    """
+
+    needs = frozenset[Trait]()
+    promises = frozenset[str]()
+    any_tokens = True
+
+    # no module is touched, so there is nothing to choose
+    scope: ClassVar[Scope] = Scope.everything()  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    def make(self, ctx: Context) -> Any:
+        """Do the work and return the Dataset."""
+        raise NotImplementedError
+
+    def asks(self) -> Mapping[str, Task]:
+        """The tasks of the models that it names, by setting, where a task is asked of them."""
+        return {}
 
 
 def _mentions(annotation: Any, mark: Reads) -> bool:

@@ -12,12 +12,16 @@ from attar.errors import Problem
 
 @dataclass(frozen=True)
 class Example:
-    """One row or document; `where` is the file and line that it came from."""
+    """One row or document; `where` is the file and line that it came from.
+
+    `probabilities` are those that a teacher gave each class.
+    """
 
     text: str
     label: str | None = None
     messages: tuple[dict[str, Any], ...] | None = None
     where: str = field(default="", compare=False)
+    probabilities: dict[str, float] | None = field(default=None, compare=False)
 
     def digest(self) -> bytes:
         """A hash of what the model would see, the same for rows that differ in label only."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from attar.core.step import Task
-from attar.data.example import Dataset, shortened
+from attar.data.example import Dataset, Example, shortened
 from attar.errors import DataError, Problem
 
 _MOST = 10
@@ -27,9 +27,8 @@ def check_together(
     if task == "classification":
         problems += _labels(datasets[train], others)
     warnings: list[str] = []
-    known = {example.digest() for example in datasets[train].examples}
     for other in others:
-        twice = [example for example in other.examples if example.digest() in known]
+        twice = twins(datasets[train], other)
         if not twice:
             continue
         first = f'the first is {twice[0].where}: "{shortened(twice[0].text)}"'
@@ -43,6 +42,12 @@ def check_together(
     if problems:
         raise DataError(problems)
     return warnings
+
+
+def twins(train: Dataset, other: Dataset) -> list[Example]:
+    """The rows of the other dataset whose text is in the first one too."""
+    known = {example.digest() for example in train.examples}
+    return [example for example in other.examples if example.digest() in known]
 
 
 def _labels(train: Dataset, others: Sequence[Dataset]) -> list[Problem]:

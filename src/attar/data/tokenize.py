@@ -36,7 +36,7 @@ def sequences(
     such as Gemma are lost without it). The remainder is dropped, and no more is tokenized than
     `limit` asks for. Raises DataError when there is not one full sequence.
     """
-    begin = _begin(tokenizer)
+    begin = begins(tokenizer)
     body = length - len(begin)
     wanted = None if limit is None else limit * body
     ids: list[torch.Tensor] = []
@@ -174,7 +174,7 @@ def _ids(tokenizer: Any, texts: list[str], **settings: Any) -> list[list[int]]:
     return [list(ids) for ids in encoding["input_ids"]]
 
 
-def _begin(tokenizer: Any) -> list[int]:
+def begins(tokenizer: Any) -> list[int]:
     """The begin-of-text id where the tokenizer puts one before every text."""
     begin = getattr(tokenizer, "bos_token_id", None)
     if begin is None:

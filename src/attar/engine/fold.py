@@ -9,7 +9,7 @@ from attar.core.grid import Grid
 from attar.core.recipe import Recipe
 from attar.core.registry import nearest
 from attar.core.scope import ROLES, ModuleFact
-from attar.core.step import Step
+from attar.core.step import DataStep, Step
 from attar.core.traits import ADAPTER, FLOAT, MASKED, QUANTIZED, UNEVEN, Trait
 from attar.engine.inputs import Inputs
 
@@ -39,11 +39,14 @@ def fold(
         step = _settled(step, name, facts, traits, room)
         steps.append(step)
         where = f"step {number} ({step.kind})"
-        origin, evened = step.origin(facts), set(step.evened(facts))
         if inputs.task not in step.tasks:
             problems.append(
                 f"{where} works for {', '.join(step.tasks)}, and this model's task is {inputs.task}"
             )
+        if isinstance(step, DataStep):
+            problems += [f"{where}: {text}" for text in step.check(facts)]
+            continue
+        origin, evened = step.origin(facts), set(step.evened(facts))
         chosen = step.scope.select(facts)
         if not chosen:
             problems.append(

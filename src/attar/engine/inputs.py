@@ -9,6 +9,8 @@ from attar.core.keys import UNKNOWN, key_of
 from attar.core.recipe import Recipe
 from attar.core.step import Task
 from attar.data import Dataset, check_together, fingerprint, load
+from attar.data.files import located
+from attar.data.made import ROWS, read_rows
 from attar.engine.store import Store
 from attar.errors import Problem, RecipeError
 from attar.models.adapters import adapted_in
@@ -21,6 +23,7 @@ class Inputs:
 
     def __init__(self, recipe: Recipe, store: Store) -> None:
         self.recipe, self.store = recipe, store
+        self.made: dict[str, str] = {}  # names and keys of the datasets that steps make
         self._datasets: dict[str, Dataset] = {}
 
     @cached_property
@@ -92,16 +95,35 @@ class Inputs:
 
     def dataset(self, name: str) -> Dataset:
         """The dataset of this name. Raises KeyError when the recipe has none."""
+        if name in self.made:
+            return self._made(name)
         if name not in self._datasets:
             source = self.recipe.data[name]
             self._datasets[name] = load(source, self.task, name)
         return self._datasets[name]
 
+    def _made(self, name: str) -> Dataset:
+        """What a step has made; KeyError as long as it has not."""
+        key = self.made[name]
+        if name not in self._datasets:
+            if not self.store.has(key):
+                raise KeyError(name)
+            self._datasets[name] = read_rows(self.store.path(key) / ROWS, name, key)
+        return self._datasets[name]
+
     def data_key(self, name: str, peek: bool = False) -> str:
-        """A key over a dataset's content and how it is read."""
+        """A key over a dataset's content and how it is read; that of its step where one made it."""
+        if name in self.made:
+            return self.made[name]
         if name not in self.recipe.data:
             return key_of("no such data", name)
         return fingerprint(self.recipe.data[name], self.store.hashes, peek, name)
+
+    def file_key(self, path: str, peek: bool = False) -> str:
+        """A key over the content of a file, or of all files in a folder."""
+        place, read = located(path), self.store.hashes.peek if peek else self.store.hashes.of
+        files = sorted(place.iterdir()) if place.is_dir() else [place]
+        return key_of([[file.name, read(file)] for file in files if file.is_file()])
 
     def root_key(self, peek: bool = False) -> str:
         """The key of the original: content, dtype, and what a fresh head is drawn from."""

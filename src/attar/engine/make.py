@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from attar.core.context import Context, Progress
 from attar.core.keys import hash_file
 from attar.core.recipe import ModelSource
+from attar.core.step import Task
 from attar.engine.plan import Plan, Stage
 from attar.engine.store import REPORT_FILE, STEP_FILE, Store, readable
 from attar.engine.watch import watched
@@ -96,10 +99,12 @@ def make(
 def context(plan: Plan, stage: Stage, store: Store, progress: Progress) -> Context:
     """What the step of a stage is given."""
 
-    def open_model(name: str) -> Model:
+    def open_model(name: str, task: Task | None = None) -> Model:
+        if task not in (None, plan.inputs.task) and name == "original":
+            return _placed(load(plan.recipe.model, task), plan)
         if name in (other.id for other in plan.stages):
             return open_stage(plan, plan.stage(name), store)
-        return _placed(load(ModelSource(path=name), plan.inputs.task), plan)
+        return _placed(load(ModelSource(path=name), task or plan.inputs.task), plan)
 
     return Context(
         task=plan.inputs.task,
@@ -119,8 +124,15 @@ def context(plan: Plan, stage: Stage, store: Store, progress: Progress) -> Conte
 def _apply(stage: Stage, model: Model, ctx: Context) -> Model:
     if stage.step is None:
         raise UserError("the original has no step to apply")
-    try:
+    with naming(stage):
         return stage.step.apply(model, ctx)
+
+
+@contextmanager
+def naming(stage: Stage) -> Generator[None]:
+    """Put the step's id and kind in front of a mistake that names nothing else."""
+    try:
+        yield
     except (ModelError, DataError, MissingPackage):
         raise  # it names a file, or what to install
     except UserError as error:
@@ -160,11 +172,22 @@ def _publish(
     made: dict[str, Any],
 ) -> None:
     """`facts` are the same for every run that makes this artifact; `made` tells of this one."""
-    with store.draft(stage.key) as folder:
-        save(model, folder)
+    named = {"key": stage.key, "task": plan.inputs.task, "labels": model.labels}
+    publish(store, stage.key, lambda folder: save(model, folder), {**named, **facts}, made)
+
+
+def publish(
+    store: Store,
+    key: str,
+    write: Callable[[Path], None],
+    facts: dict[str, Any],
+    made: dict[str, Any],
+) -> None:
+    """Keep what `write` puts into a folder, with its hashes, as the artifact of a key."""
+    with store.draft(key) as folder:
+        write(folder)
         files = {path.name: hash_file(path) for path in sorted(folder.iterdir())}
-        named = {"key": stage.key, "task": plan.inputs.task, "labels": model.labels}
-        facts = {**named, **facts, "files": files}
+        facts = {**facts, "files": files}
         (folder / STEP_FILE).write_text(json.dumps(facts, indent=1, sort_keys=True), "utf-8")
         (folder / REPORT_FILE).write_text(json.dumps(made, indent=1), "utf-8")
-    store.hashes.remember({store.path(stage.key) / name: sha for name, sha in files.items()})
+    store.hashes.remember({store.path(key) / name: sha for name, sha in files.items()})

@@ -10,14 +10,15 @@ from typing import Any
 from attar.core.keys import key_of, seed_of
 from attar.core.recipe import ModelSource, Recipe
 from attar.core.scope import ModuleFact
-from attar.core.step import Step, Task
+from attar.core.step import DataStep, Step, Task
 from attar.engine.fold import fold
 from attar.engine.inputs import Inputs
+from attar.engine.reading import strangers, unread
 from attar.engine.store import Store
 from attar.errors import PlanError, Problem
 from attar.layers import QuantizedEmbedding, QuantizedLinear
 from attar.measure.machine import check_device, fast_bf16, free_memory
-from attar.models.load import config_of, skeleton
+from attar.models.load import skeleton
 from attar.models.source import resolve
 from attar.models.traits import traits_of
 from attar.train import trackers
@@ -27,7 +28,7 @@ _ROUNDED = (QuantizedLinear, QuantizedEmbedding)  # a tied head has the embeddin
 
 @dataclass(frozen=True)
 class Stage:
-    """The original (step is None), or what one step will make."""
+    """The original (step is None), or what one step will make: a model, or data (no parent)."""
 
     id: str
     kind: str
@@ -36,6 +37,11 @@ class Stage:
     step: Step | None
     seed: int
     cached: bool
+
+    @property
+    def makes_data(self) -> bool:
+        """Whether it is a dataset, and no model."""
+        return isinstance(self.step, DataStep)
 
 
 @dataclass
@@ -52,6 +58,11 @@ class Plan:
     def stage(self, name: str) -> Stage:
         """The stage of this id."""
         return next(stage for stage in self.stages if stage.id == name)
+
+    @property
+    def last(self) -> Stage:
+        """The last stage that is a model."""
+        return next(stage for stage in reversed(self.stages) if not stage.makes_data)
 
 
 def make_plan(recipe: Recipe, store: Store, peek: bool = False, device: str = "cpu") -> Plan:
@@ -74,7 +85,7 @@ def make_plan(recipe: Recipe, store: Store, peek: bool = False, device: str = "c
     recipe, problems = folded.recipe, folded.problems
     problems += _over_budget(recipe, weights, budget)
     problems += _misfits(recipe, inputs.task)
-    problems += _strangers(recipe, inputs)
+    problems += [*strangers(recipe, inputs), *unread(recipe, inputs)]
     problems += map(str, trackers.trouble(recipe.trackers))
     if problems:
         raise PlanError([Problem(problem) for problem in problems])
@@ -95,26 +106,6 @@ def _misfits(recipe: Recipe, task: Task) -> list[str]:
         problems.append(
             f"measures.prompts is set, but a model for {task} writes no text. Leave it out"
         )
-    return problems
-
-
-def _strangers(recipe: Recipe, inputs: Inputs) -> list[str]:
-    """Models that a step learns from, and whose tokens cannot be the original's."""
-    problems: list[str] = []
-    own = inputs.config.vocab_size
-    ids = {"original", *recipe.stage_ids()}
-    for number, step in enumerate(recipe.steps, 1):
-        for setting, path in step.references("model"):
-            if path in ids:
-                continue
-            source = ModelSource(path=path)
-            theirs = config_of(resolve(source), source).vocab_size
-            if theirs != own:
-                problems.append(
-                    f"step {number} ({step.kind}): `{setting}` {path} has a vocabulary of {theirs} "
-                    f"tokens, and {recipe.model.path} one of {own}, so their predictions cannot "
-                    "be compared. Take one of the same family, with the same tokenizer"
-                )
     return problems
 
 
@@ -148,7 +139,15 @@ def _stages(
         reads = {field: inputs.data_key(value, peek) for field, value in step.references("data")}
         for field_, value in step.references("model"):
             reads[field_] = keys[value] if value in keys else _other_model(value, store, peek)
+        for field_, value in step.references("file"):
+            reads[field_] = inputs.file_key(value, peek)
         settings = {k: v for k, v in step.keyed_settings().items() if k not in reads}
+        if isinstance(step, DataStep):
+            what = [inputs.task, list(inputs.labels)]  # what rows are read as
+            made = key_of("data", what, step.kind, step.version, settings, reads, precision, seed)
+            inputs.made[name] = made
+            stages.append(Stage(name, step.kind, made, None, step, seed, store.has(made)))
+            continue
         parent = key
         key = key_of("step", parent, step.kind, step.version, settings, reads, precision, seed)
         keys[name] = key

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,10 @@ from attar.core.context import Progress, Silent
 from attar.core.recipe import Recipe
 from attar.core.recipe_file import build, read
 from attar.core.report import Report, StageReport
+from attar.core.step import DataStep
+from attar.data import Dataset
 from attar.engine.make import make, needs_copy, path_of
+from attar.engine.make_data import figures_of, leak, make_data
 from attar.engine.measuring import Measuring
 from attar.engine.plan import Plan, Stage, make_plan
 from attar.engine.store import Store, readable
@@ -29,11 +32,15 @@ HOME = ".attar"
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: its report, its folder, and the pressed model's folder."""
+    """A finished run: its report, its folder, and the pressed model's folder.
+
+    `data` gives a dataset of the recipe by its name, those that steps made too.
+    """
 
     report: Report
     folder: Path
     path: Path
+    data: Callable[[str], Dataset]
 
     def load(self) -> Model:
         """The pressed model with its tokenizer."""
@@ -118,6 +125,9 @@ class _Running:
 
     def make(self, stage: Stage) -> None:
         """Make a stage: together where it trains, and else on the first process alone."""
+        if isinstance(stage.step, DataStep):
+            self.processes.lead(partial(make_data, self.plan, stage, self.store, self.progress))
+            return
         work = partial(make, self.plan, stage, self.store, self.progress)
         if stage.step is not None and stage.step.whole:
             work(publishes=self.processes.main)
@@ -125,8 +135,14 @@ class _Running:
             self.processes.lead(work)
 
     def judge(self, stage: Stage, cached: bool) -> None:
-        """Measure a stage, put it into the report, and stop where the guard refuses it."""
+        """Measure a stage, put it into the report, and stop where the guard refuses it.
+
+        Data is not measured.
+        """
         row = _row(self.plan, stage, self.store, cached)
+        if isinstance(stage.step, DataStep):
+            self._told(stage, row)
+            return
         with watched(f"measuring {stage.id!r}", "Lower measures.batch or measures.length"):
             self.measuring.measure(stage, row)
         self.report.stages.append(row)
@@ -138,14 +154,23 @@ class _Running:
                 f"is kept at {row.path} and marked so; the report is in {self.folder}"
             )
 
+    def _told(self, stage: Stage, row: StageReport) -> None:
+        """Put data into the report."""
+        row.figures.update(figures_of(row.notes))
+        if (warning := leak(self.plan, stage)) is not None:
+            row.warnings.append(warning)
+            self.progress.say(f"warning: {warning}")
+        self.report.stages.append(row)
+        self._write()
+
     def finish(self) -> Run:
         """Lead `model` to what the last step made."""
         self.report.finished = True
         self._write()
-        last = path_of(self.plan, self.plan.stages[-1], self.store)
+        last = path_of(self.plan, self.plan.last, self.store)
         with readable(f"{self.folder / 'model'} could not be written", self.store.home):
             _point(self.folder / "model", last)
-        return Run(self.report, self.folder, last)
+        return Run(self.report, self.folder, last, self.plan.inputs.dataset)
 
     def _write(self) -> None:
         self.store.write(self.folder / "report.json", self.report.model_dump_json(indent=1))

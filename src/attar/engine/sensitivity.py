@@ -14,7 +14,7 @@ from attar.core.keys import key_of
 from attar.core.recipe import Recipe
 from attar.core.report import Report, StageReport
 from attar.core.scope import ModuleFact, Scope
-from attar.core.step import Step
+from attar.core.step import DataStep, Step
 from attar.engine.fold import fold
 from attar.engine.make import context, make, needs_copy, open_stage
 from attar.engine.plan import Plan, make_plan
@@ -110,6 +110,8 @@ def _refuse(plan: Plan, steps: tuple[Step, ...]) -> None:
 
 
 def _unfit(step: Step, facts: Sequence[ModuleFact], part: Part) -> str | None:
+    if isinstance(step, DataStep):
+        return "makes data"
     if step.whole:
         return "trains the whole model"
     narrow = _on(step, part.names)

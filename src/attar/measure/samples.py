@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -39,7 +39,7 @@ def write(
         written = [
             ids
             for start in range(0, len(rows), _AT_ONCE)
-            for ids in _continue(model, rows[start : start + _AT_ONCE], new_tokens, precision)
+            for ids in continued(model, rows[start : start + _AT_ONCE], new_tokens, precision)
         ]
     return [model.tokenizer.decode(ids, skip_special_tokens=True) for ids in written]
 
@@ -78,8 +78,8 @@ def looping_share(
         dense(model, precision),
         (progress or Silent()).bar("looking for repetition", new_tokens) as bar,
     ):
-        written = _continue(model, rows, new_tokens, precision, bar)
-    ends = _ends(model)
+        written = continued(model, rows, new_tokens, precision, _ticking(bar))
+    ends = ends_of(model)
     loops = [looping(ids) for ids in written if not ends.intersection(ids)]
     return sum(loops) / len(written)
 
@@ -129,7 +129,7 @@ def _encode(model: Model, prompt: str, chat: bool) -> list[int]:
         text = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
         return tokenizer(text, add_special_tokens=False).input_ids
     ids: list[int] = tokenizer(prompt).input_ids
-    return ids or [next((i for i in (tokenizer.bos_token_id, *_ends(model)) if i is not None), 0)]
+    return ids or [next((i for i in (tokenizer.bos_token_id, *ends_of(model)) if i is not None), 0)]
 
 
 def _beginnings(batches: Sequence[Batch], count: int) -> list[list[int]]:
@@ -156,18 +156,25 @@ class _Tick:
         return scores
 
 
-def _continue(
+def _ticking(bar: Bar) -> dict[str, Any]:
+    return {"logits_processor": [_Tick(bar)]}
+
+
+def continued(
     model: Model,
     rows: Sequence[list[int]],
     new_tokens: int,
     precision: str,
-    bar: Bar | None = None,
+    how: Mapping[str, Any] | None = None,
 ) -> list[list[int]]:
-    """The new tokens of each row, together, padded on the left; the end token is kept."""
+    """The new tokens of each row, together, padded on the left; the end token is kept.
+
+    Greedily, unless `how` says otherwise in the words of transformers' `generate`.
+    """
     limit = getattr(model.config, "max_position_embeddings", None) or 1 << 30
     new_tokens = min(new_tokens, limit - 1)
     rows = [row[-(limit - new_tokens) :] for row in rows]
-    width, ends = max(len(row) for row in rows), _ends(model)
+    width, ends = max(len(row) for row in rows), ends_of(model)
     filler = model.tokenizer.pad_token_id
     filler = next(iter(ends), 0) if filler is None else filler
     ids = torch.tensor([[filler] * (width - len(row)) + row for row in rows], device=model.device)
@@ -178,9 +185,8 @@ def _continue(
             input_ids=ids,
             attention_mask=mask.to(model.device),
             max_new_tokens=new_tokens,
-            logits_processor=[] if bar is None else [_Tick(bar)],
             pad_token_id=filler,
-            **_GREEDY,
+            **{**_GREEDY, **(how or {})},
         )
     return [_until_end(row, ends) for row in made[:, width:].tolist()]
 
@@ -197,7 +203,7 @@ _GREEDY: dict[str, Any] = {
 }
 
 
-def _ends(model: Model) -> set[int]:
+def ends_of(model: Model) -> set[int]:
     """The tokens that end a text."""
     config = model.module.generation_config or model.config
     found = config.eos_token_id

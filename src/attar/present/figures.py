@@ -23,6 +23,8 @@ ORDER = (
     "peak_memory",
     "size",
     "parameters",
+    "rows",
+    "kept",
 )
 SHARES = frozenset({"agreement", "accuracy", "macro_f1"})
 LATENCIES = frozenset({"latency_p50", "latency_p95"})
@@ -80,7 +82,7 @@ def unit_label(name: str, stages: Iterable[StageReport], words: Words) -> str:
 def _form(name: str, figure: Figure) -> str:
     if name in BYTES or figure.unit == "bytes":
         return "bytes"
-    if name == "parameters":
+    if name in ("parameters", "rows"):
         return "count"
     if name in SHARES or figure.unit == "%":
         return "share"
@@ -188,9 +190,9 @@ def stage_name(stage: StageReport, words: Words) -> str:
 
 def headline(report: Report, words: Words) -> str:
     """What the run came to: how much smaller, how much worse, how much faster."""
-    if len(report.stages) < 2:
+    if report.last is report.stages[0]:
         return words("headline.original")
-    first, last = report.stages[0], report.stages[-1]
+    first, last = report.stages[0], report.last
     parts = [_size(first, last, words), _quality(report, words), _speed(report, words)]
     return words("headline.comma").join(part for part in parts if part)
 
@@ -207,7 +209,7 @@ def _size(first: StageReport, last: StageReport, words: Words) -> str:
 
 def _quality(report: Report, words: Words) -> str:
     name = quality(report)
-    first, last = report.stages[0], report.stages[-1]
+    first, last = report.stages[0], report.last
     if name is None or name not in last.figures:
         return ""
     times = ratio(last.figures[name], first.figures.get(name))
@@ -223,7 +225,7 @@ def _quality(report: Report, words: Words) -> str:
 
 
 def _speed(report: Report, words: Words) -> str:
-    name, first, last = speed(report), report.stages[0], report.stages[-1]
+    name, first, last = speed(report), report.stages[0], report.last
     if name is None or last.simulated:
         return ""
     times = ratio(last.figures.get(name), first.figures.get(name))

@@ -18,6 +18,8 @@ EN: dict[str, str] = {
     "figure.peak_memory": "peak memory",
     "figure.size": "on disk",
     "figure.parameters": "parameters",
+    "figure.rows": "rows",
+    "figure.kept": "kept",
     "unit.nats/token": "nats/token",
     "unit.nats/text": "nats/text",
     # the table
@@ -133,6 +135,8 @@ ZH: dict[str, str] = {
     "figure.peak_memory": "峰值内存",
     "figure.size": "磁盘占用",
     "figure.parameters": "参数量",
+    "figure.rows": "条数",
+    "figure.kept": "保留",
     "unit.nats/token": "奈特/词元",
     "unit.nats/text": "奈特/文本",
     "stage": "阶段",

@@ -14,7 +14,7 @@ from attar.calibrate.rows import Calibrated, calibration
 from attar.calibrate.sensitivity import answers
 from attar.core.context import Context
 from attar.core.scope import ModuleFact, Scope
-from attar.core.step import DataRef, Step
+from attar.core.step import DataRef, Step, What
 from attar.data.batches import Batch
 from attar.models.axes import unsplit
 from attar.models.blocks import after, recorded, without
@@ -67,7 +67,7 @@ class Depth(Calibrated, Step, kind="prune/depth"):
             raise ValueError(f"give exactly one of {', '.join(_WAYS)}; {found}")
         return self
 
-    def references(self, what: Literal["data", "model"]) -> Iterator[tuple[str, str]]:
+    def references(self, what: What) -> Iterator[tuple[str, str]]:
         """The data to measure on, unless the blocks are given."""
         if self.blocks is None:
             yield from super().references(what)

@@ -1,0 +1,123 @@
+"""Learn the texts that a teacher writes after prompts; it may have other tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pydantic import Field
+
+from attar.core.context import Context
+from attar.core.scope import Scope
+from attar.core.step import DataRef, ModelRef, Step
+from attar.core.traits import FLOAT
+from attar.data.batches import Batch
+from attar.data.example import Dataset, Example
+from attar.data.tokenize import pieces
+from attar.errors import UserError
+from attar.measure.samples import ends_of
+from attar.models.model import Model
+from attar.train.answers import Answered, Answers
+from attar.train.fit import fit
+from attar.train.losses import Objective, judge, plain
+from attar.train.processes import join
+from attar.train.schedule import Training
+from attar.train.scoped import trained
+from attar.train.writing import Writing, prompt_of, write_after
+
+_HELD_OUT = 16  # prompts to judge on, unless `evaluate_on` says otherwise
+
+
+class SequenceLevel(Writing, Training, Step, kind="distill/sequence"):
+    """Sequence-level distillation (Kim and Rush 2016, arXiv 1606.07947).
+
+    The teacher writes once, before training, what comes after each prompt, and the student is
+    fine-tuned on that and not on what the data says. Only text goes from one to the other, so
+    teacher and student may differ in everything. A prompt is a chat up to its last answer, or the
+    first `prompt_tokens` of a text; running text is cut into pieces of `length` tokens first.
+    """
+
+    needs = frozenset({FLOAT})
+    tasks = ("causal-lm",)
+    whole = True
+    any_tokens = True
+    promises = frozenset({"changed"})
+
+    teacher: ModelRef = Field(
+        "original", description="who writes: the original, an earlier stage, or a path"
+    )
+    data: DataRef = Field("train", description="the dataset with the prompts")
+    held_out: DataRef | None = Field(
+        "dev",
+        description="the dataset with other prompts; what the teacher writes after these tells "
+        "which state is best; none: the last is kept",
+    )
+    prompts: int | None = Field(None, ge=1, description="how many prompts to take; all by default")
+    prompt_tokens: int = Field(32, ge=1, description="tokens of a text that are the prompt")
+    temperature: float = Field(
+        0.0, ge=0, description="what logits are divided by; 0: always the likeliest token"
+    )
+    learning_rate: float = Field(1e-4, gt=0, description="the highest learning rate")
+    scope: Scope = Field(Scope.everything(), description="the modules to train")
+
+    def apply(self, model: Model, ctx: Context) -> Model:
+        """Let the teacher write, train the student on it, and leave the best state in it."""
+        teacher: Model = ctx.model(self.teacher)
+        rows = self._written(ctx.data(self.data), self.prompts, teacher, ctx)
+        answers = Answers(rows, model.tokenizer, self.length, self.batch, ctx.seed)
+        answers.check(model.config.vocab_size)
+        held = self._held_out(model, teacher, ctx)
+        objective = Objective(model)
+        ctx.note("prompts", len(rows))
+        with trained(model, self.scope):
+            evaluate = judge(objective, held, plain(1.0)) if held else None
+            fit(model, objective, answers, self, ctx, evaluate)
+        return model
+
+    def _held_out(self, model: Model, teacher: Model, ctx: Context) -> list[Batch]:
+        """Batches to judge on; none where the recipe has no data of that name."""
+        if self.held_out is None:
+            return []
+        try:
+            dataset: Dataset = ctx.data(self.held_out)
+        except KeyError:
+            return []
+        rows = self._written(dataset, self.evaluate_on or _HELD_OUT, teacher, ctx)
+        return Answers(rows, model.tokenizer, self.length, self.batch, ctx.seed).in_order()
+
+    def _written(
+        self, dataset: Dataset, count: int | None, teacher: Model, ctx: Context
+    ) -> list[Answered]:
+        """Prompts of a dataset, and what the teacher writes after them; one process lets it."""
+        rows = self._prompts(dataset, teacher)[:count]
+        ids, ends = [prompt_of(row, teacher.tokenizer) for row in rows], ends_of(teacher)
+        label = f"writing after {dataset.name}"
+        found = join(ctx.device).lead(
+            lambda: write_after(teacher, ids, self, self.batch, ctx, label)
+        )
+        texts = teacher.tokenizer.batch_decode(found, skip_special_tokens=True)
+        answers = [
+            Answered(row, text, ends=bool(ends.intersection(new)))
+            for row, text, new in zip(rows, texts, found, strict=True)
+            if text.strip()
+        ]
+        if not answers:
+            raise UserError(
+                f"the teacher writes nothing after the prompts of {dataset.name!r}. Take prompts "
+                "that it goes on from, or another number of prompt_tokens"
+            )
+        return answers
+
+    def _prompts(self, dataset: Dataset, teacher: Model) -> list[Example]:
+        """Chats as they are, and the beginnings of texts and of pieces of long ones."""
+        tokenizer = teacher.tokenizer
+        found: list[Example] = []
+        for example in dataset.examples:
+            if example.messages is not None:
+                found.append(example)
+                continue
+            for piece in pieces(example.text, 4 * self.length):
+                ids: Sequence[int] = tokenizer(piece, add_special_tokens=False).input_ids
+                text = tokenizer.decode(ids[: self.prompt_tokens], skip_special_tokens=True)
+                if text.strip():
+                    found.append(Example(text))
+        return found
