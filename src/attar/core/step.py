@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast, get_args
 
@@ -43,7 +43,8 @@ class Step(BaseModel):
     the step trains end to end and needs the whole model in memory, `training_bytes` for each
     weight: by default a weight, its gradient and two moments of AdamW, in float32. `promises`
     are held against the result by the guard: `changed` (weights differ from the parent's),
-    `smaller` (fewer bytes on disk).
+    `smaller` (fewer bytes on disk). `any_vocabulary`: the models that the step reads may have
+    other tokens than the one that it changes.
     """
 
     # Defaults are validated too, so that a default of `q4_0` and a written one are the same.
@@ -65,6 +66,7 @@ class Step(BaseModel):
     whole: ClassVar[bool] = False
     training_bytes: ClassVar[int] = 16
     promises: ClassVar[frozenset[str]] = frozenset({"changed"})
+    any_vocabulary: ClassVar[bool] = False
 
     id: str | None = Field(
         default=None,
@@ -116,6 +118,16 @@ class Step(BaseModel):
             value: Any = getattr(self, name)
             items = cast("Sequence[Any]", value) if isinstance(value, list | tuple) else [value]
             yield from ((name, item) for item in items if isinstance(item, str))
+
+    def keyed_references(
+        self, what: Literal["data", "model"], key: Callable[[str], str]
+    ) -> dict[str, str | list[str]]:
+        """The key of what each setting reads; of all that it names where it is a list."""
+        found: dict[str, list[str]] = {}
+        for setting, name in self.references(what):
+            found.setdefault(setting, []).append(key(name))
+        one = {name for name in found if isinstance(getattr(self, name), str)}
+        return {name: keys[0] if name in one else keys for name, keys in found.items()}
 
     @classmethod
     def reading(cls, what: Literal["data", "model"]) -> list[str]:

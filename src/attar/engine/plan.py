@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -243,7 +244,7 @@ def _strangers(recipe: Recipe, inputs: Inputs) -> list[str]:
     ids = {"original", *recipe.stage_ids()}
     for number, step in enumerate(recipe.steps, 1):
         for setting, path in step.references("model"):
-            if path in ids:
+            if path in ids or step.any_vocabulary:
                 continue
             source = ModelSource(path=path)
             theirs = config_of(resolve(source), source).vocab_size
@@ -251,7 +252,8 @@ def _strangers(recipe: Recipe, inputs: Inputs) -> list[str]:
                 problems.append(
                     f"step {number} ({step.kind}): `{setting}` {path} has a vocabulary of {theirs} "
                     f"tokens, and {recipe.model.path} one of {own}, so their predictions cannot "
-                    "be compared. Take one of the same family, with the same tokenizer"
+                    "be compared position by position. Take one of the same family, with the same "
+                    "tokenizer, or learn by distill/cross-tokenizer"
                 )
     return problems
 
@@ -284,16 +286,14 @@ def _stages(
     for step, name in zip(recipe.steps, recipe.stage_ids(), strict=True):
         counts[step.kind] = counts.get(step.kind, 0) + 1
         seed = seed_of(recipe.seed, step.kind, counts[step.kind])
-        reads = {field: inputs.data_key(value, peek) for field, value in step.references("data")}
-        for field_, value in step.references("model"):
-            reads[field_] = keys[value] if value in keys else _other_model(value, store, peek)
+        reads = step.keyed_references("data", partial(inputs.data_key, peek=peek))
+        reads |= step.keyed_references("model", partial(_model_key, keys, store, peek))
         settings = {k: v for k, v in step.keyed_settings().items() if k not in reads}
-        parent = key
-        key = key_of("step", parent, step.kind, step.version, settings, reads, precision, seed)
-        keys[name] = key
+        parent, kind = key, (step.kind, step.version)
+        keys[name] = key = key_of("step", parent, *kind, settings, reads, precision, seed)
         stages.append(Stage(name, step.kind, key, parent, step, seed, store.has(key)))
     return stages
 
 
-def _other_model(path: str, store: Store, peek: bool) -> str:
-    return resolve(ModelSource(path=path)).content(store.hashes, peek)
+def _model_key(keys: Mapping[str, str], store: Store, peek: bool, name: str) -> str:
+    return keys.get(name) or resolve(ModelSource(path=name)).content(store.hashes, peek)
