@@ -112,10 +112,17 @@ def sorted_distance(own: Tensor, theirs: Tensor) -> Tensor:
     own, theirs: [spans, tokens], of any two numbers of tokens. The Wasserstein-1 distance where
     any two tokens are equally far apart (Boizard et al. 2024, ULD, arXiv:2402.12030, section 3).
     """
-    ordered = [side.sort(-1, descending=True).values for side in (own, theirs)]
-    width = max(own.shape[-1], theirs.shape[-1])
-    filled = [functional.pad(side, (0, width - side.shape[-1])) for side in ordered]
-    return (filled[0] - filled[1]).abs().sum(-1)
+    width = min(own.shape[-1], theirs.shape[-1])
+    mine, yours = _highest(own, width), _highest(theirs, width)
+    longer, highest = (own, mine) if own.shape[-1] > width else (theirs, yours)
+    return (mine - yours).abs().sum(-1) + (longer.sum(-1) - highest.sum(-1))
+
+
+def _highest(values: Tensor, count: int) -> Tensor:
+    """The highest so many, in falling order: what lies below them need not be sorted."""
+    if values.shape[-1] == count:
+        return values.sort(-1, descending=True).values
+    return values.topk(count, -1).values
 
 
 def sorted_spans(own: Spelled, theirs: Spelled) -> Tensor:
