@@ -28,6 +28,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "adapt/lora": {"steps": 2, "batch": 2, "length": 16, "leaves": "adapter"},
     "adapt/tasks": {"steps": 2, "batch": 2, "length": 16, "others": ["mood"]},
     "distill/attention": {"steps": 2, "batch": 2, "length": 16},
+    "distill/continual": {"steps": 2, "batch": 2, "length": 16, "earlier": ["before"]},
+    "distill/cross-tokenizer": {"steps": 2, "batch": 2, "length": 16, "teacher": "other"},
     "distill/hidden": {"steps": 2, "batch": 2, "length": 16},
     "distill/logits": {"steps": 2, "batch": 2, "length": 16},
     "distill/sequence": {
@@ -40,6 +42,14 @@ SMALL: dict[str, dict[str, Any]] = {
     },
     "distill/online": {"steps": 2, "batch": 2, "length": 16},
     "heal/auto": {"tokens": 1024, "length": 16},
+    "distill/multi-teacher": {"steps": 2, "batch": 2, "length": 16, "teachers": ["one", "other"]},
+    "distill/routed": {
+        "steps": 2,
+        "batch": 2,
+        "length": 16,
+        "teachers": ["one", "other"],
+        "data": ["train", "more"],
+    },
     "heal/blockwise": {"sequences": 4, "batch": 1, "length": 16, "epochs": 2},
     "heal/lora": {"steps": 2, "batch": 2, "length": 16, "learning_rate": 0.1},
     "heal/scales": {"steps": 2, "batch": 2, "length": 16},

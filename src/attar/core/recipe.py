@@ -113,6 +113,11 @@ class Measures(BaseModel):
     data: DataRef = Field(
         default="test", description="the held-out dataset; never one that a step reads"
     )
+    also: tuple[DataRef, ...] = Field(
+        default=(),
+        description="more held-out datasets, such as one for each task: every stage is judged on "
+        "each, and the report shows what it forgot",
+    )
     sequences: int = Field(
         default=32, ge=2, description="texts, or sequences of tokens, to judge on"
     )
@@ -124,6 +129,11 @@ class Measures(BaseModel):
     )
     prompts: tuple[str, ...] = Field(default=(), description="texts to go on from, side by side")
     new_tokens: int = Field(default=40, ge=1, description="tokens to write after each prompt")
+
+    @property
+    def datasets(self) -> tuple[str, ...]:
+        """All that is judged on."""
+        return (self.data, *self.also)
 
 
 class Guard(BaseModel):

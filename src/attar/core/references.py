@@ -82,20 +82,18 @@ def _data_read(recipe: Recipe) -> Iterator[tuple[KeyPath, str, str]]:
     name, judged = recipe.measures.data, len(_made(recipe)) < len(recipe.steps) or not recipe.steps
     if (recipe.data and judged) or name != type(recipe.measures).model_fields["data"].default:
         yield ("measures", "data"), "`measures.data`", name
+    for name in recipe.measures.also:
+        yield ("measures", "also"), "`measures.also`", name
 
 
 def check_held_out(recipe: Recipe) -> Iterator[Problem]:
     """No step reads what the stages are judged on."""
-    held_out = recipe.measures.data
-    judge = recipe.data.get(held_out)
+    places = [(recipe.measures.data, "measures.data")]
+    places += [(name, "measures.also") for name in recipe.measures.also]
     for index, step in enumerate(recipe.steps):
         for setting, name in step.references("data"):
-            source = recipe.data.get(name)
-            if name == held_out:
-                what = f"reads {name!r}, which `measures.data` names"
-            elif judge is not None and source is not None and _overlap(source, judge):
-                what = f"reads {name!r}, the same rows as {held_out!r}, which `measures.data` names"
-            else:
+            what = next(filter(None, (_same(recipe, name, *place) for place in places)), None)
+            if what is None:
                 continue
             yield Problem(
                 f"{_who(recipe, index)}`{setting}` {what}: held-out data is never calibration "
@@ -103,6 +101,16 @@ def check_held_out(recipe: Recipe) -> Iterator[Problem]:
                 "two another dataset",
                 path=("steps", index, setting),
             )
+
+
+def _same(recipe: Recipe, name: str, held_out: str, where: str) -> str | None:
+    """How a dataset that a step reads is one that stages are judged on, if it is."""
+    source, judge = recipe.data.get(name), recipe.data.get(held_out)
+    if name == held_out:
+        return f"reads {name!r}, which `{where}` names"
+    if judge is not None and source is not None and _overlap(source, judge):
+        return f"reads {name!r}, the same rows as {held_out!r}, which `{where}` names"
+    return None
 
 
 def _overlap(one: DataSource, other: DataSource) -> bool:

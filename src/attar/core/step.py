@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast, get_args
 
@@ -47,8 +47,8 @@ class Step(BaseModel):
     the step trains end to end and needs the whole model in memory, `training_bytes` for each
     weight: by default a weight, its gradient and two moments of AdamW, in float32. `promises`
     are held against the result by the guard: `changed` (weights differ from the parent's),
-    `smaller` (fewer bytes on disk). The models that a step names have the original's tokens,
-    unless it takes text alone from them (`any_tokens`).
+    `smaller` (fewer bytes on disk). `any_vocabulary`: the models that the step reads may have
+    other tokens than the one that it changes.
     """
 
     # Defaults are validated too, so that a default of `q4_0` and a written one are the same.
@@ -69,8 +69,8 @@ class Step(BaseModel):
     tasks: ClassVar[tuple[Task, ...]] = TASKS
     whole: ClassVar[bool] = False
     training_bytes: ClassVar[int] = 16
-    any_tokens: ClassVar[bool] = False
     promises: ClassVar[frozenset[str]] = frozenset({"changed"})
+    any_vocabulary: ClassVar[bool] = False
 
     id: str | None = Field(
         default=None,
@@ -138,6 +138,14 @@ class Step(BaseModel):
             items = cast("Sequence[Any]", value) if isinstance(value, list | tuple) else [value]
             yield from ((name, item) for item in items if isinstance(item, str))
 
+    def keyed_references(self, what: What, key: Callable[[str], str]) -> dict[str, str | list[str]]:
+        """The key of what each setting reads; of all that it names where it is a list."""
+        found: dict[str, list[str]] = {}
+        for setting, name in self.references(what):
+            found.setdefault(setting, []).append(key(name))
+        one = {name for name in found if isinstance(getattr(self, name), str)}
+        return {name: keys[0] if name in one else keys for name, keys in found.items()}
+
     @classmethod
     def reading(cls, what: What) -> list[str]:
         """The settings that read `what`."""
@@ -170,7 +178,7 @@ class DataStep(Step):
 
     needs = frozenset[Trait]()
     promises = frozenset[str]()
-    any_tokens = True
+    any_vocabulary = True
 
     # no module is touched, so there is nothing to choose
     scope: ClassVar[Scope] = Scope.everything()  # pyright: ignore[reportIncompatibleVariableOverride]

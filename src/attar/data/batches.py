@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
-from typing import Any
+from itertools import chain
+from typing import Any, Protocol
 
 import torch
 
@@ -44,7 +46,21 @@ class Batch:
         )
 
 
-class Stream:
+class Rows(Protocol):
+    """Rows by their number; `lengths` where batches had better hold rows of like length."""
+
+    lengths: torch.Tensor | None
+
+    def __len__(self) -> int:
+        """How many there are."""
+        ...
+
+    def batch(self, numbers: list[int], seeds: list[int]) -> Batch:
+        """The rows of these numbers; the seeds are for what is random in each."""
+        ...
+
+
+class Shuffled:
     """Shuffled batches without end, each made from its number alone.
 
     The rows' order within an epoch comes from the seed and the epoch, a row's masks from the
@@ -52,6 +68,34 @@ class Stream:
     sees, and `world` ranks of `batch` rows share out what one rank would see in `world` times
     as many. `rows` counts what there is, `per_epoch` the batches of a single rank in an epoch.
     """
+
+    def __init__(self, rows: Rows, batch: int, seed: int) -> None:
+        self._rows, self._batch, self._seed = rows, batch, seed
+        self._orders: dict[int, torch.Tensor] = {}
+        self.rows = len(rows)
+        self.per_epoch = -(-self.rows // batch)
+
+    def batch(self, step: int, rank: int = 0, world: int = 1) -> Batch:
+        """The batch that a rank works on in a step."""
+        start = (step * world + rank) * self._batch
+        places = range(start, start + self._batch)
+        numbers = [int(self._order(at // self.rows)[at % self.rows]) for at in places]
+        return self._rows.batch(numbers, [seed_of(self._seed, "mask", at) for at in places])
+
+    def _order(self, epoch: int) -> torch.Tensor:
+        if epoch not in self._orders:
+            if len(self._orders) > 1:
+                self._orders.clear()
+            generator = torch.Generator().manual_seed(seed_of(self._seed, "order", epoch))
+            order = torch.randperm(self.rows, generator=generator)
+            if self._rows.lengths is not None:
+                order = _grouped(order, self._rows.lengths, self._batch, generator)
+            self._orders[epoch] = order
+        return self._orders[epoch]
+
+
+class Stream(Shuffled):
+    """Shuffled batches of a dataset."""
 
     def __init__(
         self,
@@ -65,33 +109,24 @@ class Stream:
         limit: int | None = None,
         mask_rate: float = 0.15,
     ) -> None:
-        self._rows = _Rows(dataset, tokenizer, task, length, labels, limit, mask_rate)
-        self._batch, self._seed = batch, seed
-        self._orders: dict[int, torch.Tensor] = {}
-        self.rows = len(self._rows)
-        self.per_epoch = -(-self.rows // batch)
-
-    def batch(self, step: int, rank: int = 0, world: int = 1) -> Batch:
-        """The batch that a rank works on in a step."""
-        start = (step * world + rank) * self._batch
-        places = range(start, start + self._batch)
-        numbers = [int(self._order(at // self.rows)[at % self.rows]) for at in places]
-        return self._rows.batch(numbers, [seed_of(self._seed, "mask", at) for at in places])
+        self._own = _Rows(dataset, tokenizer, task, length, labels, limit, mask_rate)
+        super().__init__(self._own, batch, seed)
 
     def check(self, vocabulary: int) -> None:
         """Raise ModelError where a row holds an id outside a model's vocabulary."""
-        check_ids(self._rows.tokens, vocabulary)
+        check_ids(self._own.tokens, vocabulary)
 
-    def _order(self, epoch: int) -> torch.Tensor:
-        if epoch not in self._orders:
-            if len(self._orders) > 1:
-                self._orders.clear()
-            generator = torch.Generator().manual_seed(seed_of(self._seed, "order", epoch))
-            order = torch.randperm(self.rows, generator=generator)
-            if self._rows.lengths is not None:
-                order = _grouped(order, self._rows.lengths, self._batch, generator)
-            self._orders[epoch] = order
-        return self._orders[epoch]
+    def with_some_of(self, others: Sequence[Stream], share: float) -> Shuffled:
+        """A stream that holds rows of others too, drawn evenly, so many that they are this share.
+
+        There are as many as the others have where that is fewer.
+        """
+        wanted = round(share / (1 - share) * self.rows / len(others))
+        drawn: list[_Rows] = []
+        for number, other in enumerate(others):
+            generator = torch.Generator().manual_seed(seed_of(self._seed, "drawn", number))
+            drawn.append(other._own.some(torch.randperm(other.rows, generator=generator)[:wanted]))
+        return Shuffled(self._own.joined(drawn), self._batch, self._seed)
 
 
 def held_out(
@@ -140,6 +175,26 @@ class _Rows:
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+    def some(self, numbers: torch.Tensor) -> _Rows:
+        """The rows of these numbers, as rows."""
+        if isinstance(self.tokens, torch.Tensor):
+            return self._with(self.tokens[numbers])
+        return self._with([self.tokens[number] for number in numbers.tolist()])
+
+    def joined(self, others: Sequence[_Rows]) -> _Rows:
+        """These rows, and after them others of the same model and length."""
+        every = [self.tokens, *(other.tokens for other in others)]
+        tensors = [tokens for tokens in every if isinstance(tokens, torch.Tensor)]
+        lists = [tokens for tokens in every if not isinstance(tokens, torch.Tensor)]
+        return self._with(torch.cat(tensors) if tensors else list(chain.from_iterable(lists)))
+
+    def _with(self, tokens: torch.Tensor | list[Encoded]) -> _Rows:
+        rows = copy(self)
+        rows.tokens = tokens
+        if not isinstance(tokens, torch.Tensor):
+            rows.lengths = torch.tensor([len(row.ids) for row in tokens])
+        return rows
 
     def batch(self, numbers: list[int], seeds: list[int]) -> Batch:
         """The rows of these numbers; the seeds are for their masks."""

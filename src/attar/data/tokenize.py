@@ -36,7 +36,7 @@ def sequences(
     such as Gemma are lost without it). The remainder is dropped, and no more is tokenized than
     `limit` asks for. Raises DataError when there is not one full sequence.
     """
-    begin = begins(tokenizer)
+    begin = beginning(tokenizer)
     body = length - len(begin)
     wanted = None if limit is None else limit * body
     ids: list[torch.Tensor] = []
@@ -72,7 +72,7 @@ def encode(
     encoded: list[Encoded] = []
     for start in range(0, len(dataset.examples), _ROWS):
         some = dataset.examples[start : start + _ROWS]
-        texts = [_text(example, tokenizer, dataset.name) for example in some]
+        texts = [text_of(example, tokenizer, dataset.name) for example in some]
         rows = _ids(tokenizer, texts, add_special_tokens=True, truncation=True, max_length=length)
         for example, ids in zip(some, rows, strict=True):
             label = None if numbers is None else _number(example, numbers, dataset.name)
@@ -136,7 +136,7 @@ def _token_runs(dataset: Dataset, tokenizer: Any) -> Iterator[list[int]]:
         return list(chain.from_iterable(rows))
 
     for example in dataset.examples:
-        parts = list(pieces(_text(example, tokenizer, dataset.name)))
+        parts = list(pieces(text_of(example, tokenizer, dataset.name)))
         for number, part in enumerate(parts, 1):
             waiting.append(part)
             last.append(number == len(parts))
@@ -174,7 +174,7 @@ def _ids(tokenizer: Any, texts: list[str], **settings: Any) -> list[list[int]]:
     return [list(ids) for ids in encoding["input_ids"]]
 
 
-def begins(tokenizer: Any) -> list[int]:
+def beginning(tokenizer: Any) -> list[int]:
     """The begin-of-text id where the tokenizer puts one before every text."""
     begin = getattr(tokenizer, "bos_token_id", None)
     if begin is None:
@@ -183,7 +183,7 @@ def begins(tokenizer: Any) -> list[int]:
     return [begin] if ids and ids[0] == begin else []
 
 
-def _text(example: Example, tokenizer: Any, name: str) -> str:
+def text_of(example: Example, tokenizer: Any, name: str) -> str:
     """What the model reads: the text, or the chat in the model's own template."""
     if example.messages is None:
         return example.text

@@ -149,7 +149,7 @@ class Inputs:
 
     def used_data(self) -> list[str]:
         """Names of the datasets that a step or a measure reads, in the recipe's order."""
-        names = {self.recipe.measures.data}
+        names = set(self.recipe.measures.datasets)
         for step in self.recipe.steps:
             names |= {name for _, name in step.references("data")}
         return [name for name in self.recipe.data if name in names]

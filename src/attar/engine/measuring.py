@@ -16,6 +16,7 @@ from attar.data.batches import Batch, held_out
 from attar.engine.make import open_stage, path_of
 from attar.engine.plan import Plan, Stage
 from attar.engine.store import Store
+from attar.measure.forgetting import forgetting
 from attar.measure.items import Items
 from attar.measure.machine import processor
 from attar.measure.quality import States, computes_nan, judge, reference_states
@@ -38,7 +39,8 @@ class Measuring:
         self.settings = plan.recipe.measures
         self._models: dict[str, Model] = {}
         self._states: dict[str, States] = {}
-        self._batches: list[Batch] | None = None
+        self._batches: dict[str, list[Batch]] = {}
+        self._alone: list[dict[str, Figure]] = []
         self._items: dict[str, Items] = {}
         self._texts: dict[str, list[str]] = {}
         self._sizes: dict[str, int] = {}
@@ -54,6 +56,7 @@ class Measuring:
         row.figures["size"] = Figure(value=size, unit="bytes")
         if self.settings.data in self.plan.recipe.data:
             self._quality(stage, row)
+        self._tasks(stage, row)
         if stage.step is not None and self.plan.recipe.guard.enabled:
             evidence = self._evidence(stage, stage.step)
             row.verdict = judge_stage(self.plan.recipe.guard, evidence)
@@ -76,10 +79,22 @@ class Measuring:
 
     def _quality(self, stage: Stage, row: StageReport) -> None:
         reference = self._reference(stage)
-        items = self._judged(stage, reference)
+        items = self._judged(stage, reference, self.settings.data)
         self._items[stage.id] = items
         base = self._items.get(reference.id) if reference else None
         row.figures.update(figures(items, base, self.plan.inputs.task))
+
+    def _tasks(self, stage: Stage, row: StageReport) -> None:
+        """One figure for each further dataset: stages and datasets are rows and columns."""
+        found: dict[str, Figure] = {}
+        for name in self.settings.also:
+            judged = figures(self._judged(stage, None, name), None, self.plan.inputs.task)
+            for what in ("accuracy", "perplexity"):
+                if what in judged:
+                    found[f"{what} on {name}"] = judged[what]
+        self._alone.append(found)
+        lost = forgetting(self._alone, list(found)) if found and stage.step else None
+        row.figures.update(found if lost is None else {**found, "forgetting": lost})
 
     def _evidence(self, stage: Stage, step: Step) -> Evidence:
         """What the guard judges by; without data NaN and the step's promises are left."""
@@ -106,10 +121,10 @@ class Measuring:
             return None
         return self.plan.stage(wanted)
 
-    def _judged(self, stage: Stage, reference: Stage | None) -> Items:
+    def _judged(self, stage: Stage, reference: Stage | None, data: str) -> Items:
         settings = self.settings
         parts = [
-            self.plan.inputs.data_key(settings.data),
+            self.plan.inputs.data_key(data),
             settings.sequences,
             settings.length,
             reference.key if reference else None,
@@ -119,7 +134,7 @@ class Measuring:
         def work() -> dict[str, Any]:
             model = self._model(stage)
             other = self._reference_states(reference) if reference else None
-            batches = self._held_out()
+            batches = self._held_out(data)
             return judge(model, batches, other, self.plan.precision, self.progress).to_plain()
 
         return Items.from_plain(self._kept("quality", stage, parts, work))
@@ -133,12 +148,12 @@ class Measuring:
             )
         return self._states[reference.id]
 
-    def _held_out(self) -> list[Batch]:
-        if self._batches is None:
-            settings = self.settings
+    def _held_out(self, data: str | None = None) -> list[Batch]:
+        settings, name = self.settings, data or self.settings.data
+        if name not in self._batches:
             original = path_of(self.plan, self.plan.stages[0], self.store)
-            self._batches = held_out(
-                self.plan.inputs.dataset(settings.data),
+            self._batches[name] = held_out(
+                self.plan.inputs.dataset(name),
                 load_tokenizer(Files(original)),
                 self.plan.inputs.task,
                 settings.length,
@@ -146,7 +161,7 @@ class Measuring:
                 settings.sequences,
                 labels=self.plan.inputs.labels or None,
             )
-        return self._batches
+        return self._batches[name]
 
     def _computes_nan(self, stage: Stage) -> bool:
         precision = self.plan.precision

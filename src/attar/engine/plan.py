@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -136,24 +137,21 @@ def _stages(
     for step, name in zip(recipe.steps, recipe.stage_ids(), strict=True):
         counts[step.kind] = counts.get(step.kind, 0) + 1
         seed = seed_of(recipe.seed, step.kind, counts[step.kind])
-        reads = {field: inputs.data_key(value, peek) for field, value in step.references("data")}
-        for field_, value in step.references("model"):
-            reads[field_] = keys[value] if value in keys else _other_model(value, store, peek)
-        for field_, value in step.references("file"):
-            reads[field_] = inputs.file_key(value, peek)
+        reads = step.keyed_references("data", partial(inputs.data_key, peek=peek))
+        reads |= step.keyed_references("model", partial(_model_key, keys, store, peek))
+        reads |= step.keyed_references("file", partial(inputs.file_key, peek=peek))
         settings = {k: v for k, v in step.keyed_settings().items() if k not in reads}
+        what = (step.kind, step.version, settings, reads, precision, seed)
         if isinstance(step, DataStep):
-            what = [inputs.task, list(inputs.labels)]  # what rows are read as
-            made = key_of("data", what, step.kind, step.version, settings, reads, precision, seed)
-            inputs.made[name] = made
+            read_as = [inputs.task, list(inputs.labels)]
+            inputs.made[name] = made = key_of("data", read_as, *what)
             stages.append(Stage(name, step.kind, made, None, step, seed, store.has(made)))
             continue
         parent = key
-        key = key_of("step", parent, step.kind, step.version, settings, reads, precision, seed)
-        keys[name] = key
+        keys[name] = key = key_of("step", parent, *what)
         stages.append(Stage(name, step.kind, key, parent, step, seed, store.has(key)))
     return stages
 
 
-def _other_model(path: str, store: Store, peek: bool) -> str:
-    return resolve(ModelSource(path=path)).content(store.hashes, peek)
+def _model_key(keys: Mapping[str, str], store: Store, peek: bool, name: str) -> str:
+    return keys.get(name) or resolve(ModelSource(path=name)).content(store.hashes, peek)

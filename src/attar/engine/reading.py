@@ -20,7 +20,7 @@ def strangers(recipe: Recipe, inputs: Inputs) -> list[str]:
     ids = {"original", *recipe.stage_ids()}
     for number, step in enumerate(recipe.steps, 1):
         for setting, path in step.references("model"):
-            if path in ids or step.any_tokens:
+            if path in ids or step.any_vocabulary:
                 continue
             source = ModelSource(path=path)
             theirs = config_of(resolve(source), source).vocab_size
@@ -28,7 +28,8 @@ def strangers(recipe: Recipe, inputs: Inputs) -> list[str]:
                 problems.append(
                     f"step {number} ({step.kind}): `{setting}` {path} has a vocabulary of {theirs} "
                     f"tokens, and {recipe.model.path} one of {own}, so their predictions cannot "
-                    "be compared. Take one of the same family, with the same tokenizer"
+                    "be compared position by position. Take one of the same family, with the same "
+                    "tokenizer, or learn by distill/cross-tokenizer"
                 )
     return problems
 

@@ -124,11 +124,11 @@ def _ratio(name: str, left: Figure | None, right: Figure | None) -> Text:
     ratio = figures.ratio(right, left)
     if ratio is None or left is None or right is None:
         return Text("–", style="dim")
-    style = ""
+    style, kind = "", figures.kind(name)
     if figures.apart(left, right) and (
-        name in figures.HIGHER_IS_BETTER or name in figures.LOWER_IS_BETTER
+        kind in figures.HIGHER_IS_BETTER or kind in figures.LOWER_IS_BETTER
     ):
-        better = (ratio > 1) == (name in figures.HIGHER_IS_BETTER)
+        better = (ratio > 1) == (kind in figures.HIGHER_IS_BETTER)
         style = "green" if better else "red"
     return Text(f"{ratio_text(ratio)}×", style=style)
 

@@ -32,7 +32,7 @@ SPEEDS = frozenset({"tokens_per_second", "texts_per_second"})
 TIMED = SPEEDS | LATENCIES
 BYTES = frozenset({"peak_memory", "size"})
 HIGHER_IS_BETTER = SHARES | SPEEDS
-LOWER_IS_BETTER = frozenset({"perplexity", "kl"}) | LATENCIES | BYTES
+LOWER_IS_BETTER = frozenset({"perplexity", "kl", "forgetting"}) | LATENCIES | BYTES
 # A ratio of these says something; for shares and divergences it does not.
 COMPARED = frozenset({"perplexity", "parameters"}) | TIMED | BYTES
 
@@ -65,6 +65,9 @@ def columns(stages: Iterable[StageReport]) -> list[str]:
 
 def label(name: str, words: Words) -> str:
     """What a figure is called."""
+    what, on, data = name.partition(" on ")
+    if on:
+        return words("figure.on", what=label(what, words), data=clean(data))
     return words.get(f"figure.{name}", clean(name).replace("_", " "))
 
 
@@ -77,6 +80,11 @@ def unit_label(name: str, stages: Iterable[StageReport], words: Words) -> str:
         if figure is not None and figure.unit and _form(name, figure) == "number":
             return words.get(f"unit.{figure.unit}", clean(figure.unit))
     return ""
+
+
+def kind(name: str) -> str:
+    """What a figure is one of: `accuracy` for `accuracy on reviews`."""
+    return name.partition(" on ")[0]
 
 
 def _form(name: str, figure: Figure) -> str:

@@ -85,9 +85,9 @@ def _columns(report: Report, words: Words) -> list[dict[str, str]]:
     found: list[dict[str, str]] = []
     for name in figures.columns(report.stages):
         arrow, better = "", ""
-        if name in figures.HIGHER_IS_BETTER:
+        if figures.kind(name) in figures.HIGHER_IS_BETTER:
             arrow, better = "↑", words("plot.better_high")
-        elif name in figures.LOWER_IS_BETTER:
+        elif figures.kind(name) in figures.LOWER_IS_BETTER:
             arrow, better = "↓", words("plot.better_low")
         unit = figures.unit_label(name, report.stages, words)
         found.append(

@@ -6,8 +6,16 @@ import copy
 
 import torch
 
+from attar.core.context import Context
 from attar.errors import UserError
 from attar.models.model import Model
+
+_OTHER_WAYS = (
+    "Take a teacher of the student's own family, or make the student from the teacher "
+    "(prune/depth, prune/width)",
+    "Learn by distill/cross-tokenizer, which compares them by spans of text; or take a teacher of "
+    "the student's own family, or make the student from the teacher (prune/depth, prune/width)",
+)
 
 
 def ready(teacher: Model, student: Model, device: str, precision: str) -> Model:
@@ -15,8 +23,23 @@ def ready(teacher: Model, student: Model, device: str, precision: str) -> Model:
 
     Raises UserError where teacher and student do not speak of the same tokens or classes.
     """
+    check_task(teacher, student)
     _check_vocabulary(teacher, student)
     _check_classes(teacher, student)
+    return fixed(teacher, student, device, precision)
+
+
+def ready_by_name(name: str, student: Model, ctx: Context) -> Model:
+    """One of several teachers, made ready; where it does not fit, the error names it."""
+    teacher = ctx.model(name)
+    try:
+        return ready(teacher, student, ctx.device, ctx.precision)
+    except UserError as error:
+        raise UserError(f"teacher {name!r}: {error}") from error
+
+
+def fixed(teacher: Model, student: Model, device: str, precision: str) -> Model:
+    """The teacher for inference on a device, in bf16 where that is what is computed in."""
     module = teacher.module
     wide = any(p.dtype == torch.float32 for p in module.parameters())
     if teacher.module is student.module or (precision == "bf16" and wide):
@@ -44,13 +67,17 @@ def _to_bf16(module: torch.nn.Module) -> None:
             parameter.data = parameter.data.bfloat16()
 
 
-def _check_vocabulary(teacher: Model, student: Model) -> None:
-    theirs, own = teacher.config.vocab_size, student.config.vocab_size
+def check_task(teacher: Model, student: Model) -> None:
+    """Raise UserError where teacher and student are for different tasks."""
     if teacher.task != student.task:
         raise UserError(
             f"the teacher is a model for {teacher.task} and the student one for {student.task}; "
             "take a teacher of the same task"
         )
+
+
+def _check_vocabulary(teacher: Model, student: Model) -> None:
+    theirs, own = teacher.config.vocab_size, student.config.vocab_size
     one, other = teacher.tokenizer, student.tokenizer
     differ = "" if theirs == own else f"{theirs} and {own} tokens"
     if not differ and one is not None and other is not None:
@@ -58,8 +85,7 @@ def _check_vocabulary(teacher: Model, student: Model) -> None:
     if differ:
         raise UserError(
             f"teacher and student have different vocabularies ({differ}), so their predictions "
-            "cannot be compared position by position. Take a teacher of the student's own family, "
-            "or make the student from the teacher (prune/depth, prune/width)"
+            f"cannot be compared position by position. {_OTHER_WAYS[student.task == 'causal-lm']}"
         )
 
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from attar.core.context import Context
 from attar.data.example import Example
-from attar.data.tokenize import begins
+from attar.data.tokenize import beginning
 from attar.errors import DataError, Problem
 from attar.measure.samples import continued, dense, ends_of
 from attar.models.model import Model
@@ -90,7 +90,7 @@ def seeded(seed: int, device: str) -> Iterator[None]:
 def prompt_of(example: Example, tokenizer: Any) -> list[int]:
     """The tokens to go on from: a text, or a chat up to the answer that is to be given."""
     if example.messages is None:
-        return begins(tokenizer) + tokenizer(example.text, add_special_tokens=False).input_ids
+        return beginning(tokenizer) + tokenizer(example.text, add_special_tokens=False).input_ids
     messages = asked(example)
     if not getattr(tokenizer, "chat_template", None):
         text = f"{example.where}: chat messages need a model with a chat template"

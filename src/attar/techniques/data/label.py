@@ -13,7 +13,7 @@ from torch import Tensor
 from attar.core.context import Context
 from attar.core.step import DataRef, DataStep, ModelRef, Task
 from attar.data.example import Dataset, Example, classes
-from attar.data.tokenize import begins
+from attar.data.tokenize import beginning
 from attar.errors import UserError
 from attar.models.model import Model
 from attar.train.asking import Asked
@@ -135,4 +135,4 @@ class Label(DataStep, kind="data/label"):
         if chat:
             message = {"role": "user", "content": question}
             return prompt_of(Example(question, messages=(message,)), tokenizer)
-        return begins(tokenizer) + tokenizer(question, add_special_tokens=False).input_ids
+        return beginning(tokenizer) + tokenizer(question, add_special_tokens=False).input_ids

@@ -39,7 +39,7 @@ class SequenceLevel(Writing, Training, Step, kind="distill/sequence"):
     needs = frozenset({FLOAT})
     tasks = ("causal-lm",)
     whole = True
-    any_tokens = True
+    any_vocabulary = True
     promises = frozenset({"changed"})
 
     teacher: ModelRef = Field(

@@ -1,0 +1,77 @@
+"""Learn another task and keep the earlier ones: distilled from its former self, with rehearsal."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from attar.core.context import Context
+from attar.core.step import DataRef, Step
+from attar.core.traits import FLOAT
+from attar.models.model import Model
+from attar.ops.chunked import Mix
+from attar.train.fit import fit
+from attar.train.losses import Objective, judge
+from attar.train.rows import held_out_of, labeled, stream_of
+from attar.train.schedule import Training
+from attar.train.scoped import trained
+from attar.train.teacher import ready
+
+
+class Continual(Training, Step, kind="distill/continual"):
+    """One task after another (Learning without Forgetting, Li and Hoiem 2016, arXiv:1606.09282).
+
+    The teacher is the model as it comes into this step. On every row the loss is weight x
+    KL(former self || model) + (1 - weight) x the task's own loss. Rows of earlier tasks among them
+    are rehearsed with their labels and the former self's answers, as in DER++ (Buzzega et al. 2020,
+    arXiv:2004.07211). `measures.also` measures every stage on every task's held-out data.
+    """
+
+    needs = frozenset({FLOAT})
+    whole = True
+    training_bytes = 20  # the former self is in memory beside it
+    promises = frozenset({"changed"})
+
+    data: DataRef = Field("train", description="the dataset of the new task")
+    earlier: tuple[DataRef, ...] = Field(
+        (), description="datasets of earlier tasks, whose rows are rehearsed"
+    )
+    rehearsal: float = Field(
+        0.2,
+        ge=0,
+        lt=1,
+        description="the share of rows that are of earlier tasks, drawn evenly from each of them",
+    )
+    weight: float = Field(
+        0.5, ge=0, le=1, description="weight of the divergence; the task's own loss has the rest"
+    )
+    temperature: float | None = Field(
+        None,
+        gt=0,
+        description="what all logits are divided by in the divergence; 1 for language models and "
+        "2 for classifiers by default",
+    )
+    learning_rate: float = Field(1e-4, gt=0, description="the highest learning rate")
+    held_out: DataRef | None = Field(
+        None,
+        description="the dataset that tells which state is best; none, the default: the last is "
+        "kept, for what is best on the new task may be what forgot most",
+    )
+
+    def apply(self, model: Model, ctx: Context) -> Model:
+        """Train the model, and leave the last or the best state in it."""
+        stream = stream_of(labeled(self.data, model, ctx), model, self, ctx)
+        batches = stream
+        if self.earlier and self.rehearsal:
+            others = [
+                stream_of(labeled(name, model, ctx), model, self, ctx) for name in self.earlier
+            ]
+            batches = stream.with_some_of(others, self.rehearsal)
+            ctx.note("rehearsed_rows", batches.rows - stream.rows)
+        former = ready(model, model, ctx.device, ctx.precision)
+        default = 2.0 if model.task == "classification" else 1.0
+        mix = Mix("forward", self.temperature or default, self.weight, 1 - self.weight)
+        objective = Objective(model, former, lambda _: mix)
+        held = held_out_of(self.held_out, model, self, ctx)
+        with trained(model, self.scope):
+            fit(model, objective, batches, self, ctx, judge(objective, held, mix) if held else None)
+        return model

@@ -1,0 +1,67 @@
+"""Learn from several teachers at once: their mean, or more from those that are surer or right."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from attar.core.context import Context
+from attar.core.step import DataRef, ModelRef, Step
+from attar.core.traits import FLOAT
+from attar.models.model import Model
+from attar.ops.chunked import Mix
+from attar.train.ensemble import Combined, EnsembleObjective
+from attar.train.fit import fit
+from attar.train.rows import held_out_of, stream_of
+from attar.train.schedule import Training
+from attar.train.scoped import trained
+from attar.train.teacher import ready_by_name
+
+
+class MultiTeacher(Training, Step, kind="distill/multi-teacher"):
+    """Distillation of one distribution that is made of several teachers'.
+
+    All have the student's vocabulary, or its classes. The loss is weight x KL(teachers || student)
+    + (1 - weight) x the task's own loss. All teachers' weights are in memory at once; of their
+    answers, one teacher's to a few positions.
+    """
+
+    needs = frozenset({FLOAT})
+    whole = True
+    promises = frozenset({"changed"})
+
+    teachers: tuple[ModelRef, ...] = Field(
+        min_length=2,
+        description="whom to learn from: earlier stages, paths, or the original; two or more",
+    )
+    combined: Combined = Field(
+        "mean",
+        description="mean: of their probabilities; confidence: weighted at each position by how "
+        "sure each is (one over exp of its entropy); best: at each position the one that finds "
+        "the label likeliest, and their mean where there is no label",
+    )
+    temperature: float | None = Field(
+        None,
+        gt=0,
+        description="what all logits are divided by in the divergence; 1 for language models and "
+        "2 for classifiers by default",
+    )
+    weight: float = Field(
+        0.5, ge=0, le=1, description="weight of the divergence; the task's own loss has the rest"
+    )
+    learning_rate: float = Field(3e-4, gt=0, description="the highest learning rate")
+    data: DataRef = Field("train", description="the dataset to learn on")
+    held_out: DataRef | None = Field(
+        "dev", description="the dataset that tells which state is best; none: the last is kept"
+    )
+
+    def apply(self, model: Model, ctx: Context) -> Model:
+        """Train the student, and leave the best state in it."""
+        stream = stream_of(ctx.data(self.data), model, self, ctx)
+        teachers = [ready_by_name(name, model, ctx) for name in self.teachers]
+        default = 2.0 if model.task == "classification" else 1.0
+        mix = Mix("forward", self.temperature or default, self.weight, 1 - self.weight)
+        objective = EnsembleObjective(model, teachers, self.combined, lambda _: mix)
+        held = held_out_of(self.held_out, model, self, ctx)
+        with trained(model, self.scope):
+            fit(model, objective, stream, self, ctx, objective.score(held) if held else None)
+        return model

@@ -1,0 +1,139 @@
+"""Several teachers at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import tiny_models
+from attar.core.context import Context
+from attar.core.registry import find
+from attar.core.step import Task
+from attar.data.batches import Batch
+from attar.errors import UserError
+from attar.models.model import Model
+from attar.ops.chunked import Mix
+from attar.train.ensemble import Combined, EnsembleObjective
+from train.small import dataset, equal, weights
+
+PLACES: list[tuple[str, Task]] = [
+    ("llama", "causal-lm"),
+    ("bert", "masked-lm"),
+    ("bert", "classification"),
+]
+SHORT: dict[str, Any] = {"batch": 4, "length": 16, "steps": 20, "learning_rate": 3e-3}
+
+
+def context(teachers: dict[str, Model], **more: Any) -> Context:
+    data = {"train": dataset(), "dev": dataset("dev", 12)}
+    task = next(iter(teachers.values())).task
+    return Context(task, data.__getitem__, teachers.__getitem__, **more)
+
+
+def teachers(family: str, task: Task) -> dict[str, Model]:
+    return {name: tiny_models.tiny(family, task, seed=seed) for seed, name in enumerate("abc", 1)}
+
+
+def learn(student: Model, ctx: Context, **settings: Any) -> Model:
+    step = find("distill/multi-teacher").model_validate(
+        {**SHORT, "teachers": ["a", "b", "c"], **settings}
+    )
+    return step.apply(student, ctx)
+
+
+@pytest.mark.parametrize(("family", "task"), PLACES)
+@pytest.mark.parametrize("combined", ["mean", "confidence", "best"])
+def test_comes_nearer_to_what_they_say_together(family: str, task: Task, combined: str) -> None:
+    student, ctx = tiny_models.tiny(family, task), context(teachers(family, task))
+    before = {name: weights(one) for name, one in teachers(family, task).items()}
+    learn(student, ctx, combined=combined, weight=1.0)
+    losses = [value for _, value in ctx.curves["loss/divergence"]]
+    assert sum(losses[-4:]) < 0.9 * sum(losses[:4])
+    assert all(equal(weights(ctx.model(name)), kept) for name, kept in before.items())
+
+
+def by_hand(
+    student: Model, others: list[Model], batch: Batch, combined: Combined, temperature: float
+) -> float:
+    """T^2 KL(mixture || student), a mean over what is judged, in float64."""
+
+    def answers(one: Model) -> torch.Tensor:
+        logits = one.logits(batch).detach().double()
+        if one.task == "causal-lm":
+            return logits[:, :-1].flatten(0, 1)
+        return logits
+
+    labels = batch.labels if student.task == "classification" else batch.labels[:, 1:].flatten()
+    tempered = [torch.softmax(answers(one) / temperature, -1) for one in others]
+    own = torch.log_softmax(answers(student) / temperature, -1)
+    total = 0.0
+    for place, label in enumerate(labels.tolist()):
+        rows = [one[place] for one in tempered]
+        if combined == "mean":
+            shares = [1.0] * len(rows)
+        elif combined == "confidence":
+            shares = [float(torch.exp((p * p.log()).sum())) for p in rows]
+        else:
+            chances = [float(answers(one).softmax(-1)[place, label]) for one in others]
+            shares = [float(chance == max(chances)) for chance in chances]
+        p = torch.stack([share * row for share, row in zip(shares, rows, strict=True)]).sum(0)
+        p = p / sum(shares)
+        total += temperature**2 * float((p * (p.log() - own[place])).sum())
+    return total / len(labels)
+
+
+@pytest.mark.parametrize("combined", ["mean", "confidence", "best"])
+@pytest.mark.parametrize(
+    ("family", "task", "temperature"),
+    [("llama", "causal-lm", 1.0), ("bert", "classification", 2.0)],
+)
+def test_the_loss_is_the_formula(
+    family: str, task: Task, temperature: float, combined: Combined
+) -> None:
+    student, others = tiny_models.tiny(family, task), list(teachers(family, task).values())
+    batch = tiny_models.batch(student)
+    mix = Mix("forward", temperature, 1.0, 0.0)
+    loss = EnsembleObjective(student, others, combined, lambda _: mix)(batch, 0.0)
+    wanted = by_hand(student, others, batch, combined, temperature)
+    assert float(loss.value.detach()) == pytest.approx(wanted, rel=1e-4)
+
+
+def test_teachers_of_different_widths_teach_together() -> None:
+    others = teachers("llama", "causal-lm")
+    others["b"] = tiny_models.tiny("llama", hidden_size=16, seed=4)
+    others["c"] = tiny_models.tiny("gpt2", seed=5)
+    learn(tiny_models.tiny("llama"), context(others), steps=2)
+
+
+def test_bf16_makes_little_difference() -> None:
+    ends: list[float] = []
+    for precision in ("float32", "bf16"):
+        ctx = context(teachers("llama", "causal-lm"), precision=precision)
+        learn(tiny_models.tiny("llama"), ctx, steps=6)
+        ends.append(ctx.curves["loss/dev"][-1][1])
+    assert ends[0] == pytest.approx(ends[1], rel=0.05)
+
+
+def test_a_teacher_that_does_not_fit_is_refused_by_name() -> None:
+    others = teachers("llama", "causal-lm")
+    others["b"] = tiny_models.tiny("llama", vocab_size=110)
+    with pytest.raises(UserError, match=r"teacher 'b': .*different vocabularies"):
+        learn(tiny_models.tiny("llama"), context(others))
+    classes = teachers("bert", "classification")
+    classes["c"].labels = ("good", "bad", "mixed")
+    with pytest.raises(UserError, match=r"teacher 'c': .*same order"):
+        learn(tiny_models.tiny("bert", "classification"), context(classes))
+
+
+def test_one_teacher_is_not_several() -> None:
+    with pytest.raises(ValueError, match="teachers"):
+        find("distill/multi-teacher").model_validate({"teachers": ["a"]})
+
+
+def test_the_key_holds_every_teacher() -> None:
+    step = find("distill/multi-teacher").model_validate({"teachers": ["a", "b"]})
+    keys = {"a": "1", "b": "2"}
+    assert step.keyed_references("model", keys.__getitem__) == {"teachers": ["1", "2"]}
+    assert step.keyed_references("data", lambda name: name) == {"data": "train", "held_out": "dev"}

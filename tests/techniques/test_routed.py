@@ -1,0 +1,100 @@
+"""A teacher for each task."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import tiny_models
+from attar.core.context import Context
+from attar.core.registry import find
+from attar.core.step import Task
+from attar.data.batches import Batch, Stream
+from attar.data.example import Dataset, Example
+from attar.data.turns import Turns
+from attar.errors import UserError
+from attar.models.model import Model
+from attar.ops.chunked import Mix
+from attar.train.losses import Objective, judge
+from attar.train.rows import held_out_of
+
+LABELS = tiny_models.LABELS
+SHORT: dict[str, Any] = {"batch": 4, "length": 16, "steps": 40, "learning_rate": 3e-3}
+
+
+def counting(name: str, step: int, count: int = 40) -> Dataset:
+    rows = [
+        Example(" ".join(f"w{(n + step * k) % 90}" for k in range(14)), LABELS[n % 3])
+        for n in range(count)
+    ]
+    return Dataset(name, rows, name, LABELS)
+
+
+DATA = {"one": counting("one", 1), "other": counting("other", 7, 24)}
+
+
+def stream(name: str, seed: int = 0) -> Stream:
+    return Stream(DATA[name], tiny_models.tokenizer(), "causal-lm", 16, 4, seed)
+
+
+def test_every_row_has_its_turn_in_an_epoch() -> None:
+    streams = [stream("one"), stream("other")]
+    turns = Turns(streams, 0)
+    assert turns.per_epoch == sum(one.per_epoch for one in streams)
+    for epoch in range(2):
+        numbers = range(epoch * turns.per_epoch, (epoch + 1) * turns.per_epoch)
+        found: dict[int, list[Batch]] = {0: [], 1: []}
+        for number in numbers:
+            batch = turns.batch(number)
+            found[batch.source].append(batch)
+        for source, one in enumerate(streams):
+            assert len(found[source]) == one.per_epoch
+            wanted = [one.batch(epoch * one.per_epoch + n) for n in range(one.per_epoch)]
+            pairs = zip(found[source], wanted, strict=True)
+            assert all(torch.equal(a.input_ids, b.input_ids) for a, b in pairs)
+    orders = [[turns.batch(n + e * turns.per_epoch).source for n in range(12)] for e in range(2)]
+    assert orders[0] != orders[1]
+    assert turns.batch(2, rank=1, world=2).source == turns.batch(5).source
+
+
+def context(teachers: dict[str, Model]) -> Context:
+    task = next(iter(teachers.values())).task
+    return Context(task, DATA.__getitem__, teachers.__getitem__)
+
+
+@pytest.mark.parametrize(("family", "task"), [("llama", "causal-lm"), ("bert", "classification")])
+def test_each_task_is_learned_from_its_own_teacher(family: str, task: Task) -> None:
+    teachers = {n: tiny_models.tiny(family, task, seed=s) for s, n in enumerate("ab", 1)}
+    student, ctx = tiny_models.tiny(family, task), context(teachers)
+    mix = Mix("forward", 1.0, 1.0, 0.0)
+
+    def apart(data: str, teacher: str) -> float:
+        step = find("adapt/full").model_validate(SHORT)
+        held = held_out_of(data, student, step, ctx)  # pyright: ignore[reportArgumentType]
+        with torch.no_grad():
+            return judge(Objective(student, teachers[teacher]), held, mix)()
+
+    before = apart("one", "a"), apart("other", "b")
+    settings = {"teachers": ["a", "b"], "data": ["one", "other"], "held_out": ["one", "other"]}
+    find("distill/routed").model_validate({**SHORT, **settings}).apply(student, ctx)
+    after = apart("one", "a"), apart("other", "b")
+    assert after[0] < 0.9 * before[0]
+    assert after[1] < 0.9 * before[1]
+    assert after[0] < apart("one", "b")  # and not from the other's
+    assert len(ctx.curves["loss/dev"]) == 4
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    with pytest.raises(ValueError, match="`data` names 3 datasets for 2 teachers"):
+        find("distill/routed").model_validate({"teachers": ["a", "b"], "data": ["x", "y", "z"]})
+    teachers = {
+        "a": tiny_models.tiny("llama", seed=1),
+        "b": tiny_models.tiny("llama", vocab_size=110),
+    }
+    step = find("distill/routed").model_validate(
+        {**SHORT, "teachers": ["a", "b"], "data": ["one", "other"]}
+    )
+    with pytest.raises(UserError, match=r"teacher 'b': .*different vocabularies"):
+        step.apply(tiny_models.tiny("llama"), context(teachers))
