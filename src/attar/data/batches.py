@@ -66,7 +66,7 @@ class Stream:
         mask_rate: float = 0.15,
     ) -> None:
         self._rows = _Rows(dataset, tokenizer, task, length, labels, limit, mask_rate)
-        self._batch, self._seed = batch, seed
+        self.length, self._batch, self._seed = length, batch, seed
         self._orders: dict[int, torch.Tensor] = {}
         self.rows = len(self._rows)
         self.per_epoch = -(-self.rows // batch)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -12,7 +12,7 @@ from attar.core.keys import key_of, seed_of
 from attar.core.recipe import ModelSource, Recipe
 from attar.core.registry import nearest
 from attar.core.scope import ROLES, ModuleFact
-from attar.core.step import Step, Task
+from attar.core.step import Step, Task, is_address
 from attar.core.traits import FLOAT, LOWRANK, MASKED, QUANTIZED, UNEVEN, Trait
 from attar.engine.inputs import Inputs
 from attar.engine.store import Store
@@ -52,6 +52,7 @@ class Plan:
     device: str
     stages: list[Stage]
     warnings: list[str] = field(default_factory=list[str])
+    secret: Callable[[str], str | None] | None = field(default=None, repr=False)
 
     def stage(self, name: str) -> Stage:
         """The stage of this id."""
@@ -243,7 +244,7 @@ def _strangers(recipe: Recipe, inputs: Inputs) -> list[str]:
     ids = {"original", *recipe.stage_ids()}
     for number, step in enumerate(recipe.steps, 1):
         for setting, path in step.references("model"):
-            if path in ids:
+            if path in ids or is_address(path):
                 continue
             source = ModelSource(path=path)
             theirs = config_of(resolve(source), source).vocab_size
@@ -286,7 +287,7 @@ def _stages(
         seed = seed_of(recipe.seed, step.kind, counts[step.kind])
         reads = {field: inputs.data_key(value, peek) for field, value in step.references("data")}
         for field_, value in step.references("model"):
-            reads[field_] = keys[value] if value in keys else _other_model(value, store, peek)
+            reads[field_] = keys[value] if value in keys else other_model(value, store, peek)
         settings = {k: v for k, v in step.keyed_settings().items() if k not in reads}
         parent = key
         key = key_of("step", parent, step.kind, step.version, settings, reads, precision, seed)
@@ -295,5 +296,8 @@ def _stages(
     return stages
 
 
-def _other_model(path: str, store: Store, peek: bool) -> str:
+def other_model(path: str, store: Store, peek: bool = False) -> str:
+    """The key of a model that no stage makes; of a served one all that is known is its address."""
+    if is_address(path):
+        return key_of("served", path)
     return resolve(ModelSource(path=path)).content(store.hashes, peek)
