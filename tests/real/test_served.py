@@ -34,8 +34,7 @@ def test_llama_cpp_tells_the_likeliest_tokens(tmp_path: Path) -> None:
         logs = model.module(input_ids=torch.tensor([row])).logits[0, :-1].float().log_softmax(-1)
     assert len(told) == len(row) - 1
     for one, own in zip(told, logs, strict=True):
-        likely = own[one.ids]
-        assert int(own.argmax()) in one.ids[:2]
-        high = likely > -5  # llama.cpp computes with 8-bit inputs
-        assert (likely - torch.tensor(one.logs))[high].abs().max() < 0.3
+        assert int(own.argmax()) in one.ids[:3]
+        off = (own[one.ids].exp() - torch.tensor(one.logs).exp()).abs()
+        assert off.max() < 0.1  # llama.cpp computes with 8-bit inputs
     assert len(served.write([TEXT], 5)[0]) > 0
