@@ -50,6 +50,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "teachers": ["one", "other"],
         "data": ["train", "more"],
     },
+    "distill/on-policy": {"steps": 2, "batch": 2, "length": 16, "prompt": 8},
     "heal/blockwise": {"sequences": 4, "batch": 1, "length": 16, "epochs": 2},
     "heal/lora": {"steps": 2, "batch": 2, "length": 16, "learning_rate": 0.1},
     "heal/scales": {"steps": 2, "batch": 2, "length": 16},

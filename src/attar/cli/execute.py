@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,7 +30,7 @@ def execute(recipe: Recipe, home: str, language: str, device: str) -> Run:
 
     with RichProgress(Console(stderr=True), language) as progress:
         try:
-            finished = run(recipe, home, progress, device)
+            finished = run(recipe, home, progress, device, os.environ.get)
         except GuardFailed:
             folder = run_folder(home, recipe.name)
             present(read_report(folder / REPORT), folder, language)

@@ -46,6 +46,10 @@ class Silent:
         """Show nothing."""
 
 
+def _no_secret(name: str) -> str | None:
+    return None
+
+
 @dataclass
 class Context:
     """What a step reads and where it reports. There are no globals.
@@ -56,6 +60,9 @@ class Context:
     `scratch` is a folder of this step's own that outlives a crash, None when not wanted.
     `memory` is how many bytes it may take, None for what is free. `device` is a torch device
     string. `trackers` are names that Accelerate knows; they write below the folder `logs`.
+    `beside(name)` is a folder, shared by all runs, for what can be worked out again from the model
+    of that name; None where nothing outlives the step. `secret(name)` is what the user's
+    environment holds under a name: a key, which must be written nowhere.
     """
 
     task: Task
@@ -66,6 +73,8 @@ class Context:
     precision: str = "float32"
     scratch: Path | None = None
     memory: float | None = None
+    beside: Callable[[str], Path] | None = None
+    secret: Callable[[str], str | None] = _no_secret
     progress: Progress = field(default_factory=Silent)
     trackers: tuple[str, ...] = ()
     logs: Path | None = None

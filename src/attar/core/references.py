@@ -7,7 +7,7 @@ from pathlib import Path
 
 from attar.core.recipe import DataSource, Recipe
 from attar.core.registry import nearest
-from attar.core.step import DataStep
+from attar.core.step import DataStep, is_address
 from attar.errors import KeyPath, Problem
 
 
@@ -133,6 +133,8 @@ def check_models(recipe: Recipe) -> Iterator[Problem]:
     for index, step in enumerate(recipe.steps):
         for setting, name in step.references("model"):
             who = f"{_who(recipe, index)}`{setting}`"
+            if is_address(name) and step.served:
+                continue
             if (text := _lost(name, ids, index, makers)) is not None:
                 yield Problem(f"{who} is {name!r}, {text}", path=("steps", index, setting))
     reference = recipe.guard.reference

@@ -34,6 +34,11 @@ class Unkeyed:
     """Marks a setting that does not change the result, such as how often to checkpoint."""
 
 
+def is_address(name: str) -> bool:
+    """Whether a model's name is the address of a server that answers for it."""
+    return name.startswith(("http://", "https://"))
+
+
 DataRef = Annotated[str, Reads("data")]
 ModelRef = Annotated[str, Reads("model")]
 FileRef = Annotated[str, Reads("file")]
@@ -45,7 +50,8 @@ class Step(BaseModel):
     `needs` are traits that every module in scope must have, `forbids` those that none may have;
     `removes` and `adds` say how the traits of the `touched` modules change. `whole` says that
     the step trains end to end and needs the whole model in memory, `training_bytes` for each
-    weight: by default a weight, its gradient and two moments of AdamW, in float32. `promises`
+    weight: by default a weight, its gradient and two moments of AdamW, in float32. `served` says
+    that a model it reads may be behind an address. `promises`
     are held against the result by the guard: `changed` (weights differ from the parent's),
     `smaller` (fewer bytes on disk). `any_vocabulary`: the models that the step reads may have
     other tokens than the one that it changes.
@@ -69,6 +75,7 @@ class Step(BaseModel):
     tasks: ClassVar[tuple[Task, ...]] = TASKS
     whole: ClassVar[bool] = False
     training_bytes: ClassVar[int] = 16
+    served: ClassVar[bool] = False
     promises: ClassVar[frozenset[str]] = frozenset({"changed"})
     any_vocabulary: ClassVar[bool] = False
 

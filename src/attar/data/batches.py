@@ -111,6 +111,7 @@ class Stream(Shuffled):
     ) -> None:
         self._own = _Rows(dataset, tokenizer, task, length, labels, limit, mask_rate)
         super().__init__(self._own, batch, seed)
+        self.length = length
 
     def check(self, vocabulary: int) -> None:
         """Raise ModelError where a row holds an id outside a model's vocabulary."""

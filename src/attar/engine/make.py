@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from attar.core.context import Context, Progress
-from attar.core.keys import hash_file
+from attar.core.keys import hash_file, key_of
 from attar.core.recipe import ModelSource
 from attar.core.step import Task
-from attar.engine.plan import Plan, Stage
+from attar.engine.plan import Plan, Stage, other_model
 from attar.engine.store import REPORT_FILE, STEP_FILE, Store, readable
 from attar.engine.watch import watched
 from attar.errors import (
@@ -106,6 +106,11 @@ def context(plan: Plan, stage: Stage, store: Store, progress: Progress) -> Conte
             return open_stage(plan, plan.stage(name), store)
         return _placed(load(ModelSource(path=name), task or plan.inputs.task), plan)
 
+    def beside(name: str) -> Path:
+        keys = {other.id: other.key for other in plan.stages}
+        key = keys[name] if name in keys else other_model(name, store)
+        return store.home / "teachers" / key_of(key, plan.precision)
+
     return Context(
         task=plan.inputs.task,
         data=plan.inputs.dataset,
@@ -115,6 +120,8 @@ def context(plan: Plan, stage: Stage, store: Store, progress: Progress) -> Conte
         precision=plan.precision,
         scratch=store.scratch(stage.key),
         memory=plan.inputs.recipe.memory and plan.inputs.recipe.memory * 1e9,
+        beside=beside,
+        secret=plan.secret or (lambda _: None),
         progress=progress,
         trackers=plan.recipe.trackers,
         logs=store.run_folder(plan.recipe.name) / "trackers" / f"{stage.id}-{stage.key[:8]}",

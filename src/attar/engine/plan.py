@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from math import prod
@@ -11,7 +11,7 @@ from typing import Any
 from attar.core.keys import key_of, seed_of
 from attar.core.recipe import ModelSource, Recipe
 from attar.core.scope import ModuleFact
-from attar.core.step import DataStep, Step, Task
+from attar.core.step import DataStep, Step, Task, is_address
 from attar.engine.fold import fold
 from attar.engine.inputs import Inputs
 from attar.engine.reading import strangers, unread
@@ -55,6 +55,7 @@ class Plan:
     device: str
     stages: list[Stage]
     warnings: list[str] = field(default_factory=list[str])
+    secret: Callable[[str], str | None] | None = field(default=None, repr=False)
 
     def stage(self, name: str) -> Stage:
         """The stage of this id."""
@@ -154,4 +155,11 @@ def _stages(
 
 
 def _model_key(keys: Mapping[str, str], store: Store, peek: bool, name: str) -> str:
-    return keys.get(name) or resolve(ModelSource(path=name)).content(store.hashes, peek)
+    return keys.get(name) or other_model(name, store, peek)
+
+
+def other_model(path: str, store: Store, peek: bool = False) -> str:
+    """The key of a model that no stage makes; of a served one all that is known is its address."""
+    if is_address(path):
+        return key_of("served", path)
+    return resolve(ModelSource(path=path)).content(store.hashes, peek)

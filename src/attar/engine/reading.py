@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from attar.core.recipe import ModelSource, Recipe
-from attar.core.step import DataStep, Step, Task
+from attar.core.step import DataStep, Step, Task, is_address
 from attar.data.files import located
 from attar.engine.inputs import Inputs
 from attar.errors import UserError
@@ -20,7 +20,7 @@ def strangers(recipe: Recipe, inputs: Inputs) -> list[str]:
     ids = {"original", *recipe.stage_ids()}
     for number, step in enumerate(recipe.steps, 1):
         for setting, path in step.references("model"):
-            if path in ids or step.any_vocabulary:
+            if path in ids or step.any_vocabulary or is_address(path):
                 continue
             source = ModelSource(path=path)
             theirs = config_of(resolve(source), source).vocab_size

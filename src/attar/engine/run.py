@@ -52,12 +52,14 @@ def run(
     home: str | Path = HOME,
     progress: Progress | None = None,
     device: str = "cpu",
+    secret: Callable[[str], str | None] | None = None,
 ) -> Run:
     """Run a recipe, given as a Recipe, plain data, or the path of a YAML file.
 
     What the store under `home` already holds is not made again, so a run that was killed goes
     on where it was. Under `accelerate launch` the processes train together, and the first one
-    alone does everything else. Raises GuardFailed, with the report written, when a stage is
+    alone does everything else. `secret` gives a server's key by the name that the recipe has for
+    it, as `os.environ.get` does. Raises GuardFailed, with the report written, when a stage is
     outside its bound and may not dip; errors of `attar.errors` for everything else.
     """
     recipe, processes = as_recipe(recipe), join(device)
@@ -66,6 +68,7 @@ def run(
     plan = processes.each(
         lambda: make_plan(recipe, Store(Path(home)), device=processes.device),
     )
+    plan.secret = secret
     running = _Running(plan, processes, progress)
     processes.lead(running.begin)
     for stage in plan.stages:

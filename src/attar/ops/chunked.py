@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from attar.ops.divergence import IGNORED, Divergence, log_probabilities, measured, toward
+from attar.ops.sketch import Sample, Top
 
 _CACHED = 1 << 20  # logits handled at once by what is not a matrix product: 4 MB stay in cache
 
@@ -27,6 +28,9 @@ class Side:
     head: Callable[[Tensor], Tensor]
     hidden: Tensor
     weights: Sequence[Tensor] = ()
+
+
+Told = Side | Top | Sample  # what a teacher says: of every class, or what was kept of that
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,7 @@ class Losses:
 
 
 def chunked(
-    student: Side, teacher: Side | None, labels: Tensor, mix: Mix, chunk: int = 512
+    student: Side, teacher: Told | None, labels: Tensor, mix: Mix, chunk: int = 512
 ) -> Losses:
     """The mix of divergence and cross-entropy, its logits never in memory all at once.
 
@@ -93,7 +97,7 @@ class _Work:
     """The arguments of `chunked` that autograd does not look at, with the sum over chunks."""
 
     student: Side
-    teacher: Side | None
+    teacher: Told | None
     labels: Tensor
     mix: Mix
     chunk: int
@@ -112,10 +116,7 @@ class _Work:
             hidden = self.student.hidden[part].detach()
             with torch.set_grad_enabled(bool(grads)):
                 logits = self.student.head(hidden.requires_grad_(bool(grads)))
-            theirs = None
-            if self.teacher is not None:
-                with torch.no_grad():
-                    theirs = self.teacher.head(self.teacher.hidden[part])
+            theirs = None if self.teacher is None else _said(self.teacher, part)
             own = logits.detach()
             slope = torch.empty_like(own) if grads else None
             sums += _over_rows(own, theirs, self.labels[part], self.mix, slope)
@@ -158,8 +159,18 @@ class _Chunked(torch.autograd.Function):
         return None, *given
 
 
+@torch.no_grad()
+def _said(teacher: Told, part: slice) -> Tensor | Top | Sample:
+    """What the teacher says of some positions."""
+    return teacher.head(teacher.hidden[part]) if isinstance(teacher, Side) else teacher[part]
+
+
 def _over_rows(
-    student: Tensor, teacher: Tensor | None, labels: Tensor, mix: Mix, slope: Tensor | None
+    student: Tensor,
+    teacher: Tensor | Top | Sample | None,
+    labels: Tensor,
+    mix: Mix,
+    slope: Tensor | None,
 ) -> Tensor:
     """Sums of divergence and cross-entropy of one chunk; fills `slope` with d(mix)/d(logits).
 
@@ -176,7 +187,11 @@ def _over_rows(
 
 
 def _rows(
-    student: Tensor, teacher: Tensor | None, labels: Tensor, mix: Mix, slope: Tensor | None
+    student: Tensor,
+    teacher: Tensor | Top | Sample | None,
+    labels: Tensor,
+    mix: Mix,
+    slope: Tensor | None,
 ) -> Tensor:
     own = log_probabilities(student, 1.0)
     judged = labels != IGNORED
@@ -188,9 +203,11 @@ def _rows(
         slope.zero_()
     if teacher is None:
         return torch.stack([torch.zeros_like(task), task])
-    found = measured(
-        student, teacher, mix.divergence, mix.temperature, mix.share, slope is not None
-    )
+    settings = mix.divergence, mix.temperature, mix.share, slope is not None
+    if isinstance(teacher, Tensor):
+        found = measured(student, teacher, *settings)
+    else:
+        found = teacher.measured(student, *settings)
     if slope is not None and found.slope is not None:
         slope.add_(found.slope, alpha=mix.weight)
     return torch.stack([found.each.sum(), task])

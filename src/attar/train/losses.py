@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch import Tensor
 from attar.data.batches import Batch
 from attar.layers import all_blocks
 from attar.models.model import Model
-from attar.ops.chunked import Mix, Side, chunked
+from attar.ops.chunked import Mix, Side, Told, chunked
 from attar.ops.divergence import IGNORED
 
 
@@ -26,6 +27,9 @@ class Loss:
     value: Tensor
     count: int
     parts: dict[str, tuple[float, int]]
+
+
+Teacher = Callable[[Batch], Told]  # what is said of the judged positions of a batch
 
 
 def plain(progress: float) -> Mix:
@@ -43,29 +47,30 @@ class Objective:
     def __init__(
         self,
         model: Model,
-        teacher: Model | None = None,
+        teacher: Model | Teacher | None = None,
         mix: Callable[[float], Mix] = plain,
     ) -> None:
-        self.model, self.teacher, self.mix = model, teacher, mix
+        self.model, self.mix = model, mix
+        self.teacher = partial(teaching, teacher) if isinstance(teacher, Model) else teacher
 
     def __call__(self, batch: Batch, progress: float) -> Loss:
         """The loss of a batch."""
-        theirs = None if self.teacher is None else teaching(self.teacher, batch)
-        return self.against(theirs, batch, self.mix(progress))
+        return self.against(self.told(batch), batch, self.mix(progress))
+
+    def told(self, batch: Batch) -> Told | None:
+        """What the teacher says of a batch, where there is one."""
+        return None if self.teacher is None else self.teacher(batch)
 
     def score(self, batches: Sequence[Batch]) -> Callable[[], float]:
         """A function that tells the loss on held-out batches, weights as they are half way."""
         return judge(self, batches, self.mix(0.5))
 
-    def against(self, theirs: Tensor | None, batch: Batch, mix: Mix) -> Loss:
-        """The loss of a batch where the teacher's states are at hand."""
+    def against(self, teacher: Told | None, batch: Batch, mix: Mix) -> Loss:
+        """The loss of a batch where what the teacher says of it is at hand."""
         labels, own = judged_labels(self.model, batch), states(self.model, batch)
         known = labels != IGNORED
         labeled = int(known.sum())
-        teacher = None
-        if self.teacher is not None and theirs is not None:
-            teacher = side(self.teacher, theirs)
-        elif labeled < len(labels):  # a row without a label and without a teacher says nothing
+        if teacher is None and labeled < len(labels):  # such a row without a teacher says nothing
             labels, own = labels[known], own[known]
         losses = chunked(side(self.model, own), teacher, labels, mix)
         parts = {"task": (float(losses.task), labeled)} if labeled else {}
@@ -94,10 +99,10 @@ def judged_labels(model: Model, batch: Batch) -> Tensor:
     return labels[labels != IGNORED]
 
 
-def teaching(teacher: Model, batch: Batch) -> Tensor:
-    """The teacher's states, without a graph."""
+def teaching(teacher: Model, batch: Batch) -> Side:
+    """The teacher at its head, without a graph."""
     with torch.inference_mode():
-        return states(teacher, batch)
+        return side(teacher, states(teacher, batch))
 
 
 def side(model: Model, hidden: Tensor) -> Side:
@@ -114,15 +119,14 @@ def judge(objective: Objective, batches: Sequence[Batch], mix: Mix) -> Callable[
 
     What the teacher says of them is worked out once and kept: its states are small.
     """
-    kept: list[Tensor | None] = []
+    kept: list[Told | None] = []
 
     def score() -> float:
         total = count = 0.0
         for index, held in enumerate(batches):
             batch = held.to(objective.model.device)
             if len(kept) == index:
-                teacher = objective.teacher
-                kept.append(None if teacher is None else teaching(teacher, batch))
+                kept.append(objective.told(batch))
             loss = objective.against(kept[index], batch, mix)
             total += float(loss.value.detach()) * loss.count
             count += loss.count

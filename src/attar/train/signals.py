@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from attar.data.batches import Batch
 from attar.models.model import Model
 from attar.ops.chunked import Mix
-from attar.train.losses import Loss, Objective, states
+from attar.train.losses import Loss, Objective, side, states
 from attar.train.watched import Watched, watched
 
 Signals = dict[str, "tuple[Signal, Compared]"]
@@ -68,12 +67,13 @@ class Guided(Objective):
     ) -> None:
         super().__init__(student.model, teacher.model, mix)
         self.own, self.theirs, self.signals = student.made, teacher.made, signals
+        self.guide = teacher.model
 
     def __call__(self, batch: Batch, progress: float) -> Loss:
         """The loss of a batch."""
         mix, mask = self.mix(progress), batch.attention_mask.bool()
         with torch.no_grad():  # not inference mode: its tensors are part of the student's graph
-            theirs = states(cast("Model", self.teacher), batch)
+            theirs = side(self.guide, states(self.guide, batch))
         if mix.weight or mix.task_weight:
             loss = self.against(theirs, batch, mix)
         else:
@@ -87,7 +87,7 @@ class Guided(Objective):
         return Loss(total, loss.count, parts)
 
     def score(self, batches: Sequence[Batch]) -> Callable[[], float]:
-        """The same with signals; what a teacher makes on its way is too much to keep, it runs."""
+        """The same with signals: what a teacher makes on its way is too much to keep, it runs."""
 
         def score() -> float:
             losses = [self(batch.to(self.model.device), 0.5) for batch in batches]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -17,7 +17,8 @@ from attar.models.model import Model
 from attar.ops.chunked import Mix
 from attar.techniques.distill._attention import AttentionSignal
 from attar.techniques.distill._hidden import HiddenSignal
-from attar.train.fit import fit
+from attar.train.fit import Batches, fit
+from attar.train.losses import Objective
 from attar.train.rows import held_out_of, stream_of
 from attar.train.schedule import Training
 from attar.train.scoped import trained
@@ -105,8 +106,7 @@ class GuidedTraining(Training):
         mix: Callable[[float], Mix] = silent,
     ) -> Model:
         """Train the student by these signals and those beside them, and by its answers."""
-        stream = stream_of(ctx.data(self.data), model, self, ctx)
-        teacher = ready(ctx.model(self.teacher), model, ctx.device, ctx.precision)
+        stream = self.stream(model, ctx)
         held = held_out_of(self.held_out, model, self, ctx)
         beside = self.also.signals()
         for name in own.keys() & beside.keys():
@@ -114,7 +114,25 @@ class GuidedTraining(Training):
         signals = {**own, **beside}
         with (
             self.training(model, ctx),
-            guided(model, teacher, signals, mix, stream.batch(0)) as objective,
+            self.objective(model, ctx, signals, mix, stream) as objective,
         ):
             fit(model, objective, stream, self, ctx, objective.score(held) if held else None)
         return model
+
+    def stream(self, model: Model, ctx: Context) -> Batches:
+        """What the student is trained on."""
+        return stream_of(ctx.data(self.data), model, self, ctx)
+
+    @contextmanager
+    def objective(
+        self,
+        model: Model,
+        ctx: Context,
+        signals: Mapping[str, Signal],
+        mix: Callable[[float], Mix],
+        stream: Batches,
+    ) -> Iterator[Objective]:
+        """The loss toward the teacher, as long as this lasts."""
+        teacher = ready(ctx.model(self.teacher), model, ctx.device, ctx.precision)
+        with guided(model, teacher, signals, mix, stream.batch(0)) as objective:
+            yield objective

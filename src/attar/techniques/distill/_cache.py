@@ -1,0 +1,141 @@
+"""A teacher's answers on disk: what is kept of them, where, and who is asked for the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from attar.core.context import Context
+from attar.core.keys import key_of
+from attar.core.step import is_address
+from attar.data.endpoint import Endpoint, Patience
+from attar.data.teacher_cache import TeacherCache
+from attar.errors import UserError
+from attar.models.model import Model
+from attar.train.cached import Asked, Cached, Drawn, Likeliest, Local, Served, Sketch
+from attar.train.teacher import ready
+
+_FORMAT = 1
+_TEXT = 500  # characters by which a server's tokenizer is compared with the student's
+
+
+class Cache(BaseModel):
+    """What is kept of a language model's answer to a token; a classifier's are kept whole."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    top: int | None = Field(
+        default=None,
+        ge=1,
+        le=1024,
+        description="so many likeliest tokens, and the mass of all others as one number: 64 of "
+        "them by default, in 200 bytes. For any divergence; what it leaves out is the shape of "
+        "the rest",
+    )
+    sampled: int | None = Field(
+        default=None,
+        ge=1,
+        le=1024,
+        description="so many tokens drawn from the teacher instead: unbiased on average, and "
+        "noisier; for the forward divergence at temperature 1",
+    )
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if self.top is not None and self.sampled is not None:
+            raise ValueError("top and sampled both say what is kept; keep one")
+        return self
+
+    @property
+    def sketch(self) -> Sketch:
+        """What is kept, ready for work."""
+        return Drawn(self.sampled) if self.sampled is not None else Likeliest(self.top or 64)
+
+
+class Server(BaseModel):
+    """How a teacher behind an address is asked."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    key: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
+        description="the environment variable that holds the server's key; its value is kept "
+        "nowhere",
+    )
+    timeout: float = Field(default=120.0, gt=0, description="seconds that an answer may take")
+    tries: int = Field(default=5, ge=1, description="how often to ask where the server fails")
+    at_once: int = Field(default=4, ge=1, le=256, description="questions at a time")
+
+
+@contextmanager
+def cached(
+    cache: Cache, limit: float, model: Model, ctx: Context, teacher: str, asked: Asked
+) -> Iterator[Cached]:
+    """A teacher whose answers are kept, in a folder that other runs read too."""
+    vocabulary = None if model.tokenizer is None else sorted(model.tokenizer.get_vocab().items())
+    what = "whole" if model.task == "classification" else repr(cache.sketch)
+    name = key_of(_FORMAT, what, list(model.labels), vocabulary)
+    with ExitStack() as stack:
+        if ctx.beside is not None:
+            base = ctx.beside(teacher)
+        else:
+            temporary = TemporaryDirectory(prefix="attar-") if ctx.scratch is None else None
+            base = Path(stack.enter_context(temporary)) if temporary else ctx.scratch or Path()
+        kept = TeacherCache(base / name, limit * 1e9, ctx.warn)
+        found = Cached(asked, kept, cache.sketch, model.task, model.config.vocab_size)
+        try:
+            yield found
+        finally:
+            kept.flush()
+        ctx.note("teacher", {"rows read": found.read, "rows asked": found.missed})
+
+
+def asked_of(
+    teacher: str, cache: Cache, server: Server, model: Model, ctx: Context, text: str
+) -> Asked:
+    """Whoever answers for the teacher of this name, opened when it is first asked.
+
+    text: some text, by which the tokens of a server and of the student are compared.
+    """
+    if not is_address(teacher):
+        loaded = partial(_loaded, teacher, model, ctx)
+        return Local(loaded, cache.sketch, ctx.precision)
+    key = None if server.key is None else ctx.secret(server.key)
+    if server.key is not None and not key:
+        raise UserError(
+            f"`server.key` names the environment variable {server.key}, which is not set. Set it "
+            "to the server's key, or leave `key` out where it wants none"
+        )
+    patience = Patience(server.timeout, server.tries, server.at_once)
+    endpoint = Endpoint(teacher, key, patience)
+    return Served(
+        partial(_checked, endpoint, model, ctx, text), cache.top or 64, model.config.vocab_size
+    )
+
+
+def _loaded(name: str, student: Model, ctx: Context) -> Model:
+    return ready(ctx.model(name), student, ctx.device, ctx.precision)
+
+
+def _checked(endpoint: Endpoint, model: Model, ctx: Context, text: str) -> Endpoint:
+    """The server, where its tokens are the student's."""
+    theirs = endpoint.tokens(text[:_TEXT])
+    own = model.tokenizer(text[:_TEXT], add_special_tokens=False).input_ids
+    if theirs is None:
+        ctx.warn(
+            f"{endpoint.address} does not tell its tokens; that they are the student's could not "
+            "be seen, and a student of another vocabulary would learn nonsense"
+        )
+    elif list(theirs) != list(own):
+        raise UserError(
+            f"{endpoint.address} makes other tokens of a text than the student does, so what it "
+            "says cannot be compared position by position. Serve a model of the student's family"
+        )
+    return endpoint

@@ -1,0 +1,140 @@
+"""Distillation on what the student writes: its own words, judged after the prompt alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import tiny_models
+from attar.core.context import Context
+from attar.data.batches import Stream
+from attar.models.model import Model
+from attar.ops.divergence import IGNORED
+from attar.techniques.distill.on_policy import OnPolicy
+from attar.train.machine import Machine
+from attar.train.written import Written
+from train.small import dataset, equal, weights
+
+SHORT: dict[str, Any] = {
+    "batch": 4,
+    "length": 16,
+    "prompt": 6,
+    "steps": 20,
+    "learning_rate": 3e-3,
+    "evaluate_every": 5,
+}
+
+
+def context(teacher: Model, **more: Any) -> Context:
+    data = {"train": dataset(), "dev": dataset("dev", 12)}
+    return Context("causal-lm", data.__getitem__, lambda _: teacher, **more)
+
+
+def written(model: Model, share: float = 1.0, heat: float = 1.0, seed: int = 0) -> Written:
+    stream = Stream(dataset(), model.tokenizer, "causal-lm", 16, 4, 0)
+    return Written(stream, model, context(model, seed=seed), share, 6, heat)
+
+
+@pytest.mark.parametrize("divergence", ["forward", "reverse", "jensen-shannon"])
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_comes_nearer_to_the_teacher(divergence: str, share: float) -> None:
+    teacher, student = tiny_models.tiny("llama", seed=1), tiny_models.tiny("llama")
+    ctx = context(teacher)
+    step = {**SHORT, "divergence": divergence, "written": share}
+    OnPolicy.model_validate(step).apply(student, ctx)
+    losses = [value for _, value in ctx.curves["loss/dev"]]
+    assert losses[-1] < losses[0]
+    assert ("written tokens" in ctx.notes) == (share > 0)
+    assert not student.module.training
+
+
+def test_the_share_is_spread_evenly() -> None:
+    model = tiny_models.tiny("llama")
+    source, data = written(model, 0.4), written(model, 0.0)
+    own = [
+        not torch.equal(source.batch(step).input_ids, data.batch(step).input_ids)
+        for step in range(10)
+    ]
+    assert own == [False, False, True, False, True, False, False, True, False, True]
+
+
+def test_only_what_follows_the_prompt_is_judged() -> None:
+    model = tiny_models.tiny("llama")
+    for share in (0.0, 1.0):
+        batch = written(model, share).batch(0)
+        assert (batch.labels[:, :6] == IGNORED).all()
+        judged = batch.labels != IGNORED
+        assert judged[:, 6].all()
+        assert torch.equal(batch.labels[judged], batch.input_ids[judged])
+        assert (batch.attention_mask[judged] == 1).all()
+
+
+def test_nothing_counts_after_the_end_of_a_text() -> None:
+    model = tiny_models.tiny("llama")
+    model.module.generation_config.eos_token_id = list(range(6, 60))  # ends often
+    batch = written(model).batch(0)
+    for ids, labels, mask in zip(batch.input_ids, batch.labels, batch.attention_mask, strict=True):
+        ends = [place for place in range(6, len(ids)) if int(ids[place]) in range(6, 60)]
+        last = ends[0] if ends else len(ids) - 1
+        assert (labels[6 : last + 1] == ids[6 : last + 1]).all()
+        assert (labels[last + 1 :] == IGNORED).all()
+        assert mask.tolist() == [1] * (last + 1) + [0] * (len(ids) - last - 1)
+    assert (batch.attention_mask == 0).any()
+
+
+def test_writes_what_the_model_finds_likely() -> None:
+    """Nearly without heat it is the likeliest token at each place, found without a cache."""
+    model = tiny_models.tiny("llama")
+    model.module.generation_config.eos_token_id = None
+    batch = written(model, heat=1e-4).batch(0)
+    ids = batch.input_ids[:, :6]
+    with torch.no_grad():
+        for _ in range(10):
+            best = model.module(input_ids=ids).logits[:, -1].argmax(-1, keepdim=True)
+            ids = torch.cat([ids, best], 1)
+    assert torch.equal(batch.input_ids, ids)
+
+
+def test_a_batch_depends_on_number_and_seed_alone() -> None:
+    model = tiny_models.tiny("llama")
+    one, other = written(model), written(model)
+    torch.manual_seed(3)
+    first = [one.batch(step).input_ids for step in (0, 1, 2)]
+    again = [other.batch(step).input_ids for step in (2, 1, 0)][::-1]
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not torch.equal(first[0], written(model, seed=1).batch(0).input_ids)
+
+
+def test_a_killed_training_goes_on_bit_equal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(**more: Any) -> dict[str, torch.Tensor]:
+        student = tiny_models.tiny("llama")
+        settings = {**SHORT, "steps": 8, "checkpoint_minutes": 0, "written": 0.5}
+        ctx = context(tiny_models.tiny("llama", seed=1), **more)
+        OnPolicy.model_validate(settings).apply(student, ctx)
+        return weights(student)
+
+    calm = train()
+    whole, taken = Machine.step, 0
+
+    def dying(machine: Machine, *args: Any) -> Any:
+        nonlocal taken
+        taken += 1
+        if taken == 4:
+            raise KeyboardInterrupt
+        return whole(machine, *args)
+
+    monkeypatch.setattr(Machine, "step", dying)
+    with pytest.raises(KeyboardInterrupt):
+        train(scratch=tmp_path)
+    monkeypatch.undo()
+    assert equal(train(scratch=tmp_path), calm)
+
+
+def test_a_prompt_that_leaves_no_room_is_refused() -> None:
+    with pytest.raises(ValueError, match="leaves no room"):
+        OnPolicy(prompt=32, length=32)
