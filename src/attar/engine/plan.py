@@ -9,15 +9,16 @@ from typing import Any
 
 from attar.core.grid import Grid
 from attar.core.keys import key_of, seed_of
-from attar.core.recipe import ModelSource, Recipe
+from attar.core.recipe import Guard, ModelSource, Recipe
 from attar.core.registry import nearest
 from attar.core.scope import ROLES, ModuleFact
 from attar.core.step import Step, Task
-from attar.core.traits import FLOAT, LOWRANK, MASKED, QUANTIZED, UNEVEN, Trait
+from attar.core.traits import FLOAT, LOWRANK, MASKED, QUANTIZED, SHARED, UNEVEN, Trait
 from attar.engine.inputs import Inputs
 from attar.engine.store import Store
 from attar.errors import PlanError, Problem
 from attar.layers import LowRank, QuantizedEmbedding, QuantizedLinear
+from attar.layers.shared import sharing
 from attar.measure.machine import check_device, fast_bf16, free_memory
 from attar.models.load import config_of, skeleton
 from attar.models.masks import is_masked
@@ -84,11 +85,14 @@ def make_plan(recipe: Recipe, store: Store, peek: bool = False, device: str = "c
 def traits_of(module: Any, facts: Sequence[ModuleFact]) -> dict[str, set[Trait]]:
     """The traits that the original's modules start with."""
     traits: dict[str, set[Trait]] = {}
+    shared = sharing(module)
     for fact in facts:
         part = module.get_submodule(fact.name)
         traits[fact.name] = {QUANTIZED if hasattr(part, "simulated") else FLOAT}
         if is_masked(part):
             traits[fact.name].add(MASKED)
+        if fact.name in shared and fact.role != "norm":
+            traits[fact.name].add(SHARED)
         if isinstance(module.get_submodule(fact.name.rpartition(".")[0]), LowRank):
             traits[fact.name].add(LOWRANK)
     for name in uneven(module, facts):
@@ -184,7 +188,7 @@ def _unmet(
                 f"{_told(traits[lost[0]])}. Move {{name}} before it, or narrow its scope"
             )
             return
-    for trait in sorted(step.forbids | _without_zero(step)):
+    for trait in sorted(_forbidden(step)):
         left = [module for module in chosen if trait in traits.get(module, ())]
         if left:
             who = blame.get(left[0], _ORIGINAL)
@@ -196,10 +200,11 @@ def _unmet(
             )
 
 
-def _without_zero(step: Step) -> frozenset[Trait]:
-    """That weights may not be masked, where the step rounds to a grid that holds no zero."""
+def _forbidden(step: Step) -> frozenset[Trait]:
+    """What weights may not be: nor masked, where the step rounds to a grid that holds no zero."""
     name = getattr(step, "grid", None)
-    return frozenset({MASKED} if name is not None and Grid.parse(name).minimum else ())
+    zero = name is not None and Grid.parse(name).minimum
+    return step.forbids | ({MASKED} if zero else set()) | (set() if step.shares else {SHARED})
 
 
 def _tables(step: Step, facts: Sequence[ModuleFact], inputs: Inputs) -> list[str]:
@@ -221,14 +226,14 @@ def _near(step: Step, facts: Sequence[ModuleFact]) -> str:
 
 def _misfits(recipe: Recipe, task: Task) -> list[str]:
     """What the recipe asks to measure or to guard, and this task has no such thing."""
-    classes = task == "classification"
-    bound, other = ("perplexity", "accuracy") if classes else ("accuracy", "perplexity")
-    problems: list[str] = []
-    if bound in recipe.guard.model_fields_set and getattr(recipe.guard, bound) is not None:
-        problems.append(
-            f"guard.{bound} is set, but a model for {task} is measured by its {other}. Set "
-            f"guard.{other} instead"
-        )
+    own = {"classification": "accuracy", "embedding": "cosine"}.get(task, "perplexity")
+    set_ = {name for name, value in recipe.guard if value is not None}
+    problems = [
+        f"guard.{bound} is set, but a model for {task} is measured by its {own}. "
+        + (f"Set guard.{own} instead" if own in Guard.model_fields else "Leave it out")
+        for bound in sorted({"perplexity", "accuracy"} - {own})
+        if bound in recipe.guard.model_fields_set & set_
+    ]
     if recipe.measures.prompts and task != "causal-lm":
         problems.append(
             f"measures.prompts is set, but a model for {task} writes no text. Leave it out"
