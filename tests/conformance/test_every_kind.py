@@ -23,9 +23,12 @@ from attar.models.source import Files
 
 SMALL: dict[str, dict[str, Any]] = {
     "adapt/full": {"steps": 2, "batch": 2, "length": 16},
+    "adapt/pretrain": {"steps": 2, "batch": 2, "length": 16, "next_sentence": 0.0},
     "distill/attention": {"steps": 2, "batch": 2, "length": 16},
+    "distill/embedding": {"steps": 2, "batch": 2, "length": 16},
     "distill/hidden": {"steps": 2, "batch": 2, "length": 16},
     "distill/logits": {"steps": 2, "batch": 2, "length": 16},
+    "distill/pretrain": {"steps": 2, "batch": 2, "length": 16, "next_sentence": 0.0},
     "heal/blockwise": {"sequences": 4, "batch": 1, "length": 16, "epochs": 2},
     "heal/lora": {"steps": 2, "batch": 2, "length": 16, "learning_rate": 0.1},
     "heal/scales": {"steps": 2, "batch": 2, "length": 16},
@@ -48,6 +51,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "sequences": 2,
         "length": 16,
     },
+    "prune/share": {"distinct": 2},
     "prune/sparsegpt": {"pattern": "2:4", "sequences": 16, "length": 16},
     "prune/wanda": {"sequences": 2, "length": 16},
     "prune/width": {"fraction": 0.5, "multiple": 8, "sequences": 2, "length": 16},
@@ -69,7 +73,12 @@ SMALL: dict[str, dict[str, Any]] = {
     "quantize/smoothquant": {"sequences": 2, "length": 16},
     "quantize/static": {"sequences": 2, "length": 16},
 }
-PLACES = [("llama", "causal-lm"), ("bert", "masked-lm"), ("bert", "classification")]
+PLACES = [
+    ("llama", "causal-lm"),
+    ("bert", "masked-lm"),
+    ("bert", "classification"),
+    ("bert", "embedding"),
+]
 CASES = [
     (kind, *place)
     for kind in registry.kinds()
@@ -77,7 +86,7 @@ CASES = [
     if place[1] in registry.find(kind).tasks
 ]
 # They cut through all modules, or through none; or their modules are none of the model's own.
-WHOLE = {"prune/depth", "prune/width", "prune/early-exit"}
+WHOLE = {"prune/depth", "prune/share", "prune/width", "prune/early-exit"}
 NO_ZERO = {"quantize/hqq"}  # pruned weights are refused
 CACHES = {"quantize/kv"}
 SCOPED = [case for case in CASES if case[0] not in WHOLE]

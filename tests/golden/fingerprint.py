@@ -29,7 +29,8 @@ def golden() -> dict[str, Any]:
 def entry(kind: str, folder: Path) -> dict[str, Any]:
     """What golden.json holds of a kind: its version, what it began with, what it made."""
     tasks = registry.find(kind).tasks
-    model = start(kind, "llama", "causal-lm" if "causal-lm" in tasks else tasks[0])
+    task = "causal-lm" if "causal-lm" in tasks else tasks[0]
+    model = start(kind, "bert" if task == "masked-lm" else "llama", task)
     before = _weights(model)
     pressed = press(kind, model, folder)
     return {

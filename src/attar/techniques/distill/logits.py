@@ -32,6 +32,7 @@ class Logits(GuidedTraining, Step, kind="distill/logits"):
 
     needs = frozenset({FLOAT})
     whole = True
+    shares = True
     promises = frozenset({"changed"})
 
     divergence: Literal[
