@@ -137,7 +137,8 @@ class _Rows:
             return
         classes = labels if task == "classification" else None
         self.tokens = encode(_first(dataset, limit), tokenizer, length, classes)
-        self.lengths = torch.tensor([len(row.ids) for row in self.tokens])
+        if task == "classification":  # vectors are held against all others of a batch
+            self.lengths = torch.tensor([len(row.ids) for row in self.tokens])
         if not self.tokens:
             raise fail(f"data {dataset.name}: it holds no row")
 
