@@ -46,7 +46,9 @@ _AUTO: dict[str, Any] = {
     "causal-lm": transformers.AutoModelForCausalLM,
     "masked-lm": transformers.AutoModelForMaskedLM,
     "classification": transformers.AutoModelForSequenceClassification,
+    "embedding": transformers.AutoModel,
 }
+_BOTH_HEADS = "BertForPreTraining"
 _SIZES: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "hidden_size": 32,
@@ -98,7 +100,10 @@ _OWN: dict[str, dict[str, Any]] = {
 
 
 def tiny(model_type: str, task: Task | None = None, **overrides: Any) -> Model:
-    """A random model: hidden 32, 4 heads, feed-forward 64, 3 blocks. `seed` draws another."""
+    """A random model: hidden 32, 4 heads, feed-forward 64, 3 blocks. `seed` draws another.
+
+    `both_heads`: of BERT, the one that tells masked tokens and next sentences.
+    """
     task = task or ("causal-lm" if model_type in DECODERS else "masked-lm")
     seed = overrides.pop("seed", 0)
     dtype = overrides.pop("dtype", torch.float32)
@@ -108,9 +113,12 @@ def tiny(model_type: str, task: Task | None = None, **overrides: Any) -> Model:
         settings["id2label"] = dict(enumerate(labels))
         settings["label2id"] = {label: index for index, label in enumerate(labels)}
         settings["problem_type"] = "single_label_classification"
+    made = _AUTO[task]
+    if settings.pop("both_heads", False):
+        settings["architectures"], made = [_BOTH_HEADS], transformers.AutoModelForPreTraining
     config = transformers.AutoConfig.for_model(model_type, **_known(model_type, settings))
     torch.manual_seed(seed)
-    module = _AUTO[task].from_config(config, dtype=dtype)
+    module = made.from_config(config, dtype=dtype)
     _shake(module)
     return Model(module.eval(), tokenizer(), task, labels)
 
@@ -181,7 +189,8 @@ def logits(model: Model, seed: int = 0, rows: int = 2, length: int = 16) -> torc
     """What the whole module answers to `batch`, where a token is real."""
     given = batch(model, rows, length, seed)
     with torch.no_grad():
-        found = model.module(input_ids=given.input_ids, attention_mask=given.attention_mask).logits
+        found = model.module(input_ids=given.input_ids, attention_mask=given.attention_mask)
+    found = found.last_hidden_state if model.task == "embedding" else found[0]
     return found if model.task == "classification" else found[given.attention_mask.bool()]
 
 

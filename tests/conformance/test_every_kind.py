@@ -51,6 +51,9 @@ SMALL: dict[str, dict[str, Any]] = {
         "data": ["train", "more"],
     },
     "distill/on-policy": {"steps": 2, "batch": 2, "length": 16, "prompt": 8},
+    "adapt/pretrain": {"steps": 2, "batch": 2, "length": 16, "next_sentence": 0.0},
+    "distill/embedding": {"steps": 2, "batch": 2, "length": 16},
+    "distill/pretrain": {"steps": 2, "batch": 2, "length": 16, "next_sentence": 0.0},
     "heal/blockwise": {"sequences": 4, "batch": 1, "length": 16, "epochs": 2},
     "heal/lora": {"steps": 2, "batch": 2, "length": 16, "learning_rate": 0.1},
     "heal/scales": {"steps": 2, "batch": 2, "length": 16},
@@ -76,6 +79,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "sequences": 2,
         "length": 16,
     },
+    "prune/share": {"distinct": 2},
     "prune/sparsegpt": {"pattern": "2:4", "sequences": 16, "length": 16},
     "prune/wanda": {"sequences": 2, "length": 16},
     "prune/width": {"fraction": 0.5, "multiple": 8, "sequences": 2, "length": 16},
@@ -97,13 +101,25 @@ SMALL: dict[str, dict[str, Any]] = {
     "quantize/smoothquant": {"sequences": 2, "length": 16},
     "quantize/static": {"sequences": 2, "length": 16},
 }
-PLACES = [("llama", "causal-lm"), ("bert", "masked-lm"), ("bert", "classification")]
+PLACES = [
+    ("llama", "causal-lm"),
+    ("bert", "masked-lm"),
+    ("bert", "classification"),
+    ("bert", "embedding"),
+]
 CASES = [
     (kind, *place) for kind in SMALL for place in PLACES if place[1] in registry.find(kind).tasks
 ]
 # They cut through all modules, or through none; or their modules are none of the model's own.
 PROMPTS = {"prompt/p-tuning", "prompt/prefix", "prompt/soft"}
-WHOLE = {"prune/depth", "prune/width", "prune/early-exit", "adapt/tasks", *PROMPTS}
+WHOLE = {
+    "prune/depth",
+    "prune/share",
+    "prune/width",
+    "prune/early-exit",
+    "adapt/tasks",
+    *PROMPTS,
+}
 UNMASKED = {"quantize/hqq", "adapt/lora", "adapt/dora"}  # pruned weights are refused
 CACHES = {"quantize/kv"}
 SCOPED = [case for case in CASES if case[0] not in WHOLE]

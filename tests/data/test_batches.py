@@ -98,7 +98,9 @@ def test_causal_labels_are_the_inputs(tokenizer) -> None:
     assert torch.equal(batch.labels, batch.input_ids)
     assert batch.attention_mask.all()
     assert (batch.size, batch.to("cpu").size) == (4, 4)
-    assert {tensor.dtype for tensor in vars(batch).values()} == {torch.int64}
+    parts = (batch.input_ids, batch.attention_mask, batch.labels)
+    assert {tensor.dtype for tensor in parts} == {torch.int64}
+    assert batch.segments is None
 
 
 def test_masked_labels(tokenizer) -> None:

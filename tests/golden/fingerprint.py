@@ -33,7 +33,8 @@ def entry(kind: str, folder: Path) -> dict[str, Any]:
     if kind in data_steps.SMALL:
         return _entry_of_data(kind, folder)
     tasks = registry.find(kind).tasks
-    model = start(kind, "llama", "causal-lm" if "causal-lm" in tasks else tasks[0])
+    task = "causal-lm" if "causal-lm" in tasks else tasks[0]
+    model = start(kind, "bert" if task == "masked-lm" else "llama", task)
     before = _weights(model)
     pressed = press(kind, model, folder)
     return {

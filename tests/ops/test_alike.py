@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from itertools import combinations
 
 import pytest
 import torch
 from torch import Tensor
 
-from attar.ops.alike import alignment, in_order, missed, relations_kl, turned
+from attar.ops.alike import (
+    alignment,
+    in_order,
+    info_nce,
+    missed,
+    relations_kl,
+    similarities_missed,
+    turned,
+)
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:
@@ -62,3 +71,23 @@ def test_the_best_of_all_ascending_choices(seed: int) -> None:
     choices = [(*chosen, 5) for chosen in combinations(range(5), 2)]
     best = max(choices, key=lambda chosen: sum(float(scores[i, c]) for i, c in enumerate(chosen)))
     assert in_order(scores) == list(best)
+
+
+def test_similarities_and_contrast_are_their_formulae() -> None:
+    own, other = drawn(5, 6), drawn(5, 9, seed=1)  # widths may differ
+    one, two = own.double(), other.double()
+    cosines = [
+        [[float(a @ b / (a.norm() * b.norm())) for b in part] for a in part] for part in (one, two)
+    ]
+    total = sum(
+        (cosines[0][i][j] - cosines[1][i][j]) ** 2 for i in range(5) for j in range(5) if i != j
+    )
+    assert similarities_missed(own, other).item() == pytest.approx(total / 20, rel=1e-5)
+    assert similarities_missed(own[:1], other[:1]).item() == 0.0
+    assert similarities_missed(own, 3 * own).item() == pytest.approx(0, abs=1e-10)
+    there = drawn(5, 6, seed=2)
+    nats = 0.0
+    for place, vector in enumerate(one):
+        scores = [float(vector @ b / (vector.norm() * b.norm())) / 0.1 for b in there.double()]
+        nats += math.log(sum(math.exp(score) for score in scores)) - scores[place]
+    assert info_nce(own, there, 0.1).item() == pytest.approx(nats / 5, rel=1e-5)

@@ -8,6 +8,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 from torch import Tensor
+from torch.nn import functional
 
 from attar.core.context import Context
 from attar.core.scope import Scope
@@ -15,6 +16,7 @@ from attar.data.batches import IGNORED, Batch
 from attar.layers import all_blocks, swap
 from attar.models.blocks import after, recorded
 from attar.models.model import Model, inference
+from attar.models.pooling import vectors
 from attar.ops.divergence import forward_kl
 
 EVERY = 4  # of a sequence's positions, one in so many is judged: the head is the costly part
@@ -74,15 +76,27 @@ def divergences(
 
 
 def answers(model: Model, batch: Batch, ctx: Context) -> Tensor:
-    """Logits [n, classes]: of texts; of what is masked; of one position in so many."""
+    """Logits [n, classes]: of texts; of what is masked; of one position in so many.
+
+    Of an encoder its vectors, [n, width].
+    """
     batch = batch.to(model.device)
     with inference(model.device, ctx.precision), all_blocks(model.module):
         if model.task == "classification":
             return model.logits(batch)
+        if model.task == "embedding":
+            return vectors(model, batch)
         hidden = model.hidden(batch)
         if model.task == "masked-lm":
             return model.head(hidden[batch.labels != IGNORED])
         return model.head(hidden[:, EVERY - 1 :: EVERY].flatten(0, 1))
+
+
+def moved(model: Model, answers: Tensor, original: Tensor) -> float:
+    """How far answers are from the original's: KL in nats, of vectors 1 - cosine."""
+    if model.task == "embedding":
+        return float((1 - functional.cosine_similarity(answers, original)).mean())
+    return float(forward_kl(answers, original))
 
 
 def _states(model: Model, batch: Batch, ctx: Context) -> list[Tensor]:
@@ -96,7 +110,7 @@ def _divergence(
 ) -> float:
     reached = after(model, block - 1, states[block]) if block else nullcontext()
     with reached:
-        return float(forward_kl(answers(model, batch, ctx), own))
+        return moved(model, answers(model, batch, ctx), own)
 
 
 @contextmanager

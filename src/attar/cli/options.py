@@ -65,7 +65,7 @@ Task = Annotated[
     typer.Option(
         "--task",
         metavar="TASK",
-        help="causal-lm, masked-lm or classification; read from the model's config by default.",
+        help="causal-lm, masked-lm, classification or embedding; the config's own by default.",
     ),
 ]
 DryRun = Annotated[

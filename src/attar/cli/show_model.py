@@ -78,7 +78,7 @@ def _facts(files: Files, model: Model, remark: str) -> dict[str, str]:
     if heads:
         queries, keys = (_range(n) for n in zip(*((h.queries, h.keys) for h in heads), strict=True))
         facts["heads"] = f"{queries}, {keys} of keys and values"
-    if getattr(config, "tie_word_embeddings", False) and model.task != "classification":
+    if getattr(config, "tie_word_embeddings", False) and model.task.endswith("-lm"):
         facts["tied"] = "the head shares the embedding's table"
     return facts
 

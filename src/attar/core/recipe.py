@@ -73,6 +73,11 @@ class ModelSource(_Section):
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto", description="what the weights are held in; auto keeps what the files hold"
     )
+    fresh: bool = Field(
+        default=False,
+        description="draw the weights at random, from the seed: of the files config and tokenizer "
+        "alone are read",
+    )
     revision: str | None = Field(default=None, description="a hub revision")
     trust_remote_code: bool = Field(
         default=False, description="run Python code that the model ships"

@@ -15,8 +15,9 @@ from attar.errors import UserError
 if TYPE_CHECKING:
     from attar.core.context import Context
 
-Task = Literal["causal-lm", "masked-lm", "classification"]
-TASKS: tuple[Task, ...] = ("causal-lm", "masked-lm", "classification")
+Task = Literal["causal-lm", "masked-lm", "classification", "embedding"]
+TASKS: tuple[Task, ...] = ("causal-lm", "masked-lm", "classification", "embedding")
+ANSWERING = TASKS[:3]  # the tasks whose models have a head that answers
 
 
 What = Literal["data", "model", "file"]
@@ -50,11 +51,12 @@ class Step(BaseModel):
     `needs` are traits that every module in scope must have, `forbids` those that none may have;
     `removes` and `adds` say how the traits of the `touched` modules change. `whole` says that
     the step trains end to end and needs the whole model in memory, `training_bytes` for each
-    weight: by default a weight, its gradient and two moments of AdamW, in float32. `served` says
-    that a model it reads may be behind an address. `promises`
+    weight: by default a weight, its gradient and two moments of AdamW, in float32. `shares` says
+    that it may work on blocks that share their weights, for it changes them by gradients of the
+    whole; others are refused there. `served` says that a model it reads may be behind an address;
+    `any_vocabulary`, that it may have other tokens than the one that the step changes. `promises`
     are held against the result by the guard: `changed` (weights differ from the parent's),
-    `smaller` (fewer bytes on disk). `any_vocabulary`: the models that the step reads may have
-    other tokens than the one that it changes.
+    `smaller` (fewer bytes on disk).
     """
 
     # Defaults are validated too, so that a default of `q4_0` and a written one are the same.
@@ -72,10 +74,11 @@ class Step(BaseModel):
     forbids: ClassVar[frozenset[Trait]] = frozenset()
     removes: ClassVar[frozenset[Trait]] = frozenset()
     adds: ClassVar[frozenset[Trait]] = frozenset()
-    tasks: ClassVar[tuple[Task, ...]] = TASKS
+    tasks: ClassVar[tuple[Task, ...]] = ANSWERING
     whole: ClassVar[bool] = False
     training_bytes: ClassVar[int] = 16
     served: ClassVar[bool] = False
+    shares: ClassVar[bool] = False
     promises: ClassVar[frozenset[str]] = frozenset({"changed"})
     any_vocabulary: ClassVar[bool] = False
 

@@ -14,6 +14,7 @@ class Trait(StrEnum):
     LOWRANK = "lowrank"
     ADAPTER = "adapter"
     UNEVEN = "uneven"
+    SHARED = "shared"
 
 
-FLOAT, QUANTIZED, MASKED, LOWRANK, ADAPTER, UNEVEN = Trait
+FLOAT, QUANTIZED, MASKED, LOWRANK, ADAPTER, UNEVEN, SHARED = Trait

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import chain
 from typing import Any, Protocol
 
@@ -14,25 +14,28 @@ from attar.core.keys import seed_of
 from attar.core.step import Task
 from attar.data.example import Dataset
 from attar.data.files import fail
+from attar.data.masking import IGNORED, Masker
 from attar.data.tokenize import Encoded, check_ids, encode, filler, sequences
-from attar.errors import ModelError
 
-IGNORED = -100
+PACKED = ("causal-lm", "masked-lm")  # tasks whose texts are joined and cut anew
 _WINDOW = 16  # batches among which texts of like length are brought together
 _MULTIPLE = 8
 
 
 @dataclass
 class Batch:
-    """Rows for the model: `[batch, length]`, labels `[batch]` for classification.
+    """Rows for the model: `[batch, length]`, labels `[batch]` for classification, embedding.
 
     Labels are -100 where nothing is judged. For causal language models they equal the inputs
-    and are not shifted.
+    and are not shifted. Of pairs of texts, `segments`, [batch, length], is 0 in the first and 1
+    in the second, and `follows`, [batch], is 0 where the second goes on from the first, else 1.
     """
 
     input_ids: torch.Tensor
     attention_mask: torch.Tensor
     labels: torch.Tensor
+    segments: torch.Tensor | None = None
+    follows: torch.Tensor | None = None
 
     @property
     def size(self) -> int:
@@ -41,9 +44,8 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on a device."""
-        return Batch(
-            self.input_ids.to(device), self.attention_mask.to(device), self.labels.to(device)
-        )
+        parts = (getattr(self, part.name) for part in fields(self))
+        return Batch(*(None if part is None else part.to(device) for part in parts))
 
 
 class Rows(Protocol):
@@ -89,7 +91,7 @@ class Shuffled:
             generator = torch.Generator().manual_seed(seed_of(self._seed, "order", epoch))
             order = torch.randperm(self.rows, generator=generator)
             if self._rows.lengths is not None:
-                order = _grouped(order, self._rows.lengths, self._batch, generator)
+                order = grouped(order, self._rows.lengths, self._batch, generator)
             self._orders[epoch] = order
         return self._orders[epoch]
 
@@ -164,13 +166,15 @@ class _Rows:
     ) -> None:
         self.length, self.pad = length, filler(tokenizer)
         self.lengths: torch.Tensor | None = None
-        self.masker = _Masker(tokenizer, mask_rate) if task == "masked-lm" else None
+        self.masker = Masker(tokenizer, mask_rate) if task == "masked-lm" else None
         self.tokens: torch.Tensor | list[Encoded]
-        if task != "classification":
+        if task in PACKED:
             self.tokens = sequences(dataset, tokenizer, length, limit)
             return
-        self.tokens = encode(_first(dataset, limit), tokenizer, length, labels)
-        self.lengths = torch.tensor([len(row.ids) for row in self.tokens])
+        classes = labels if task == "classification" else None
+        self.tokens = encode(_first(dataset, limit), tokenizer, length, classes)
+        if task == "classification":  # vectors are held against all others of a batch
+            self.lengths = torch.tensor([len(row.ids) for row in self.tokens])
         if not self.tokens:
             raise fail(f"data {dataset.name}: it holds no row")
 
@@ -193,7 +197,7 @@ class _Rows:
     def _with(self, tokens: torch.Tensor | list[Encoded]) -> _Rows:
         rows = copy(self)
         rows.tokens = tokens
-        if not isinstance(tokens, torch.Tensor):
+        if self.lengths is not None and not isinstance(tokens, torch.Tensor):
             rows.lengths = torch.tensor([len(row.ids) for row in tokens])
         return rows
 
@@ -219,43 +223,13 @@ class _Rows:
         return Batch(ids, attended, torch.tensor(labels))
 
 
-class _Masker:
-    """BERT's rule: of the chosen places 80 % are masked, 10 % get any token, 10 % stay."""
-
-    def __init__(self, tokenizer: Any, rate: float) -> None:
-        if tokenizer.mask_token_id is None:
-            raise ModelError(
-                "the tokenizer has no mask token, so the model is no masked language model. "
-                "Set task: causal-lm, or give a model such as BERT"
-            )
-        self.mask_id, self.vocabulary = tokenizer.mask_token_id, len(tokenizer)
-        self.special = torch.tensor(sorted(set(tokenizer.all_special_ids)))
-        self.rate = rate
-
-    def mask(self, ids: torch.Tensor, seeds: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """The inputs with masks in them, and the labels at the chosen places."""
-        rows = [self._row(row, seed) for row, seed in zip(ids, seeds, strict=True)]
-        return torch.stack([row for row, _ in rows]), torch.stack([label for _, label in rows])
-
-    def _row(self, ids: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-        generator = torch.Generator().manual_seed(seed)
-        draw, act = torch.rand(2, len(ids), generator=generator)
-        others = torch.randint(self.vocabulary, ids.shape, generator=generator)
-        draw = draw.masked_fill(torch.isin(ids, self.special), 2.0)
-        # At least one place in every row: a batch with nothing to judge has no loss.
-        chosen = (draw < self.rate) | ((draw == draw.min()) & (draw < 2.0))
-        labels = ids.masked_fill(~chosen, IGNORED)
-        masked = ids.masked_fill(chosen & (act < 0.8), self.mask_id)
-        return torch.where(chosen & (act >= 0.9), others, masked), labels
-
-
 def _first(dataset: Dataset, limit: int | None) -> Dataset:
     if limit is None:
         return dataset
     return Dataset(dataset.name, dataset.examples[:limit], dataset.fingerprint, dataset.labels)
 
 
-def _grouped(
+def grouped(
     order: torch.Tensor, lengths: torch.Tensor, batch: int, generator: torch.Generator
 ) -> torch.Tensor:
     """Bring texts of like length together within windows, the batches of a window shuffled."""

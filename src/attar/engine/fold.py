@@ -10,7 +10,7 @@ from attar.core.recipe import Recipe
 from attar.core.registry import nearest
 from attar.core.scope import ROLES, ModuleFact
 from attar.core.step import DataStep, Step
-from attar.core.traits import ADAPTER, FLOAT, MASKED, QUANTIZED, UNEVEN, Trait
+from attar.core.traits import ADAPTER, FLOAT, MASKED, QUANTIZED, SHARED, UNEVEN, Trait
 from attar.engine.inputs import Inputs
 
 _ORIGINAL = "the original"
@@ -132,9 +132,7 @@ def _unmet(
                 f"{_told(traits[lost[0]])}. Move {{name}} before it, or narrow its scope"
             )
             return
-    # What an adapter or a prompt has learned goes with the weights as they are.
-    fixed = frozenset({ADAPTER}) - step.needs
-    for trait in sorted(step.forbids | fixed | _without_zero(step)):
+    for trait in sorted(_forbidden(step)):
         left = [module for module in chosen if trait in traits.get(module, ())]
         if left:
             who = blame.get(left[0], _ORIGINAL)
@@ -146,10 +144,16 @@ def _unmet(
             )
 
 
-def _without_zero(step: Step) -> frozenset[Trait]:
-    """That weights may not be masked, where the step rounds to a grid that holds no zero."""
+def _forbidden(step: Step) -> frozenset[Trait]:
+    """What weights may not be, whatever the step says of it itself."""
+    found = set(step.forbids)
+    found |= {ADAPTER} - step.needs  # what one has learned goes with the weights as they are
     name = getattr(step, "grid", None)
-    return frozenset({MASKED} if name is not None and Grid.parse(name).minimum else ())
+    if name is not None and Grid.parse(name).minimum:  # such a grid holds no zero
+        found.add(MASKED)
+    if not step.shares:
+        found.add(SHARED)
+    return frozenset(found)
 
 
 def _tables(step: Step, facts: Sequence[ModuleFact], inputs: Inputs) -> list[str]:

@@ -50,9 +50,8 @@ class Inputs:
     def fresh_head(self) -> bool:
         """Whether the files hold no head for the task, so that one is drawn."""
         names = self.config.architectures or ()
-        return self.task == "classification" and not any(
-            name.endswith("ForSequenceClassification") for name in names
-        )
+        there = any(name.endswith("ForSequenceClassification") for name in names)
+        return self.task == "classification" and (self.files.fresh or not there)
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
@@ -130,7 +129,7 @@ class Inputs:
         content = self.files.content(self.store.hashes, peek)
         if content == UNKNOWN:
             return UNKNOWN
-        head = [self.recipe.seed] if self.fresh_head else []
+        head = [self.recipe.seed] if self.fresh_head or self.files.fresh else []
         return key_of("root", content, self.recipe.model.dtype, self.task, list(self.labels), head)
 
     def check_data(self) -> list[str]:

@@ -35,10 +35,11 @@ def path_of(plan: Plan, stage: Stage, store: Store) -> Path:
 
 
 def needs_copy(plan: Plan) -> bool:
-    """Whether the original cannot be used where it is: GGUF, another dtype, a fresh head."""
+    """Whether the original cannot be used where it is: GGUF, another dtype, drawn weights."""
     inputs = plan.inputs
     return (
         inputs.files.gguf is not None
+        or inputs.files.fresh
         or inputs.fresh_head
         or inputs.recipe.model.dtype != "auto"
         or inputs.task == "classification"

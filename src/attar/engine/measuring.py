@@ -52,7 +52,7 @@ class Measuring:
         self._sizes[stage.id] = weights_size(path)
         size = self._sizes[stage.id]
         if stage.step is None:
-            size = self.plan.inputs.files.size
+            size = self.plan.inputs.files.size or size
         row.figures["size"] = Figure(value=size, unit="bytes")
         if self.settings.data in self.plan.recipe.data:
             self._quality(stage, row)

@@ -9,7 +9,7 @@ from math import prod
 from typing import Any
 
 from attar.core.keys import key_of, seed_of
-from attar.core.recipe import ModelSource, Recipe
+from attar.core.recipe import Guard, ModelSource, Recipe
 from attar.core.scope import ModuleFact
 from attar.core.step import DataStep, Step, Task, is_address
 from attar.engine.fold import fold
@@ -96,14 +96,14 @@ def make_plan(recipe: Recipe, store: Store, peek: bool = False, device: str = "c
 
 def _misfits(recipe: Recipe, task: Task) -> list[str]:
     """What the recipe asks to measure or to guard, and this task has no such thing."""
-    classes = task == "classification"
-    bound, other = ("perplexity", "accuracy") if classes else ("accuracy", "perplexity")
-    problems: list[str] = []
-    if bound in recipe.guard.model_fields_set and getattr(recipe.guard, bound) is not None:
-        problems.append(
-            f"guard.{bound} is set, but a model for {task} is measured by its {other}. Set "
-            f"guard.{other} instead"
-        )
+    own = {"classification": "accuracy", "embedding": "cosine"}.get(task, "perplexity")
+    set_ = {name for name, value in recipe.guard if value is not None}
+    problems = [
+        f"guard.{bound} is set, but a model for {task} is measured by its {own}. "
+        + (f"Set guard.{own} instead" if own in Guard.model_fields else "Leave it out")
+        for bound in sorted({"perplexity", "accuracy"} - {own})
+        if bound in recipe.guard.model_fields_set & set_
+    ]
     if recipe.measures.prompts and task != "causal-lm":
         problems.append(
             f"measures.prompts is set, but a model for {task} writes no text. Leave it out"

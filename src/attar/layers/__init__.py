@@ -7,6 +7,7 @@ from attar.layers.int8 import DynamicLinear, StaticLinear
 from attar.layers.lowrank import LowRank, LowRankResidual
 from attar.layers.quantized import QuantizedEmbedding, QuantizedLinear, TiedHead
 from attar.layers.resized import Resized
+from attar.layers.shared import SharedBlocks
 from attar.layers.swap import Swap, build, spec_of, swap
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "QuantizedEmbedding",
     "QuantizedLinear",
     "Resized",
+    "SharedBlocks",
     "StaticLinear",
     "Swap",
     "TiedHead",

@@ -18,6 +18,7 @@ class Items:
     is one judged item; `tokens` is 1 where it has a label and 0 where not, `predictions` and
     `targets` are class numbers (target -100: no label). `kl` is KL(reference || model); `kl`
     and `agreed` are None without a reference, or with one of another vocabulary or classes.
+    Encoders: `cosine` to the reference's vector of each text, None without one as wide.
     `nan`: something that the model computed is NaN or infinite.
     """
 
@@ -28,6 +29,7 @@ class Items:
     agreed: list[int] | None = None
     predictions: list[int] = field(default_factory=list[int])
     targets: list[int] = field(default_factory=list[int])
+    cosine: list[float] | None = None
     nan: bool = False
 
     @property
@@ -38,7 +40,7 @@ class Items:
     def to_plain(self) -> dict[str, Any]:
         """Data that strict JSON holds: NaN and infinity become null."""
         plain = asdict(self)
-        for name in ("nll", "kl"):
+        for name in ("nll", "kl", "cosine"):
             if plain[name] is not None:
                 plain[name] = [value if math.isfinite(value) else None for value in plain[name]]
         return plain
@@ -50,4 +52,6 @@ class Items:
         items.nll = [math.nan if value is None else value for value in items.nll]
         if items.kl is not None:
             items.kl = [math.nan if value is None else value for value in items.kl]
+        if items.cosine is not None:
+            items.cosine = [math.nan if value is None else value for value in items.cosine]
         return items

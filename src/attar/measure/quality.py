@@ -13,13 +13,15 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from attar.core.context import Progress, Silent
-from attar.data.batches import IGNORED, Batch
+from attar.data.batches import IGNORED, PACKED, Batch
 from attar.measure.items import Items
 from attar.measure.probe import fitting, random_ids
 from attar.measure.statistics import Comparison, compare, figures
 from attar.models.model import Model, inference
+from attar.models.pooling import vectors
 
 __all__ = ["Comparison", "Items", "States", "compare", "figures", "judge", "reference_states"]
 
@@ -94,7 +96,7 @@ def reference_states(
     ):
         for batch in batches:
             kept.append(_states(reference, batch.to(reference.device)))
-            if precision == "bf16" and reference.task != "classification":
+            if precision == "bf16" and reference.task in PACKED:
                 kept[-1] = kept[-1].to(torch.bfloat16)
             bar.advance(batch.size)
     return States(_head(reference), kept)
@@ -103,7 +105,7 @@ def reference_states(
 def computes_nan(model: Model, precision: str = "float32") -> bool:
     """Whether the model computes NaN or infinite numbers, of a few tokens drawn at random."""
     ids = random_ids(model, 1, fitting(model, 32))
-    labels = torch.tensor([IGNORED]) if model.task == "classification" else ids
+    labels = ids if model.task in PACKED else torch.tensor([IGNORED])
     return judge(model, [Batch(ids, torch.ones_like(ids), labels)], precision=precision).nan
 
 
@@ -124,7 +126,7 @@ def _other(reference: Model | States | None, number: int, batch: Batch) -> _Othe
 
 
 def _head(model: Model) -> Callable[[Tensor], Tensor]:
-    return _as_is if model.task == "classification" else model.head
+    return model.head if model.task in PACKED else _as_is
 
 
 def _as_is(states: Tensor) -> Tensor:
@@ -132,9 +134,11 @@ def _as_is(states: Tensor) -> Tensor:
 
 
 def _states(model: Model, batch: Batch) -> Tensor:
-    """Hidden states at the judged positions, [judged, hidden]; a classifier's logits."""
+    """Hidden states at the judged positions, [judged, hidden]; logits, or vectors, of texts."""
     if model.task == "classification":
         return model.logits(batch)
+    if model.task == "embedding":
+        return vectors(model, batch)
     hidden = model.hidden(batch)
     if model.task == "causal-lm":
         hidden = hidden[:, :-1]
@@ -153,6 +157,8 @@ def _judge_batch(model: Model, batch: Batch, other: _Other | None) -> Items:
     states, labels = _states(model, batch), _labels(model, batch)
     if model.task == "classification":
         return _classified(states, labels, other)
+    if model.task == "embedding":
+        return _embedded(states, other)
     judged = labels != IGNORED
     sums = _over_chunks(model.head, states, labels[judged], other)
     rows = judged.nonzero()[:, 0]
@@ -183,6 +189,16 @@ def _classified(logits: Tensor, labels: Tensor, other: _Other | None) -> Items:
         targets=labels.tolist(),
         nan=not (_finite(sums) and bool(logits.isfinite().all())),
     )
+
+
+def _embedded(own: Tensor, other: _Other | None) -> Items:
+    cosine = None
+    if other is not None and other.states.shape == own.shape:
+        there = other.states.to(own.device).float()
+        cosine = functional.cosine_similarity(own.float(), there).double().tolist()
+    none = [0] * len(own)
+    nan = not bool(own.isfinite().all())
+    return Items("embedding", [0.0] * len(own), none, cosine=cosine, nan=nan)
 
 
 def _over_chunks(
@@ -245,6 +261,7 @@ def _extend(items: Items, part: Items) -> None:
     items.nan |= part.nan
     items.kl = _joined(items.kl, part.kl, first)
     items.agreed = _joined(items.agreed, part.agreed, first)
+    items.cosine = _joined(items.cosine, part.cosine, first)
 
 
 def _joined(before: list[T] | None, more: list[T] | None, first: bool) -> list[T] | None:
@@ -254,7 +271,7 @@ def _joined(before: list[T] | None, more: list[T] | None, first: bool) -> list[T
 
 
 def _so_far(items: Items) -> str:
-    if items.task == "classification":
+    if items.task not in PACKED:
         return ""
     nats = sum(items.nll) / max(sum(items.tokens), 1)
     return f"perplexity {math.exp(min(nats, 700.0)):.4g}"

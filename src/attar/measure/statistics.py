@@ -36,6 +36,9 @@ def figures(own: Items, reference: Items | None, task: Task) -> dict[str, Figure
         found["kl"] = _figure(kl, f"nats/{unit}", f"KL(reference || model), {note}")
         agreement = interval(own.agreed, own.compared, _SEED)
         found["agreement"] = _percent(agreement, f"same likeliest {_of(task)}, {note}")
+    if own.cosine is not None:
+        note = f"to the reference's vectors, {_count(len(own.cosine), 'texts')}"
+        found["cosine"] = _figure(interval(own.cosine, [1] * len(own.cosine), _SEED), "", note)
     if reference is not None and "perplexity" in found and own.tokens != reference.tokens:
         found["perplexity"].note += "; other tokens than the reference's: the two do not compare"
     return found
@@ -46,6 +49,8 @@ def compare(own: Items, reference: Items) -> Comparison:
 
     Raises ValueError where the sequences are not the same ones.
     """
+    if own.task == "embedding":
+        return Comparison()
     if own.task != "classification":
         nats = paired(Sums(own.nll, own.tokens), Sums(reference.nll, reference.tokens), _SEED)
         return Comparison(perplexity_ratio=_exp(nats))

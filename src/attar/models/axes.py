@@ -10,7 +10,7 @@ from attar.core.scope import Heads, ModuleFact
 from attar.layers.exits import NAME
 from attar.models.families import Family
 
-_LAST = ("classifier", "out_proj", "score")  # what ends in classes, by a classifier's own names
+_LAST = ("classifier", "out_proj", "score", "seq_relationship")  # what ends in classes
 
 
 @dataclass(frozen=True)

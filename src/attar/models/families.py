@@ -74,7 +74,7 @@ _BERT = Family(
     out="attention.output.dense",
     up=("intermediate.dense",),
     down="output.dense",
-    head=("cls",),
+    head=("cls.predictions",),
 )
 
 FAMILIES: dict[str, Family] = {

@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoTokenizer
 from attar.core.recipe import ModelSource
 from attar.core.step import Task
 from attar.errors import ModelError
-from attar.models import adapters, masks, structure
+from attar.models import adapters, masks, pooling, structure
 from attar.models.check import (
     check_finite,
     check_keys,
@@ -32,12 +32,16 @@ AUTO = {
     "causal-lm": transformers.AutoModelForCausalLM,
     "masked-lm": transformers.AutoModelForMaskedLM,
     "classification": transformers.AutoModelForSequenceClassification,
+    "embedding": transformers.AutoModel,
 }
+_BOTH_HEADS = "BertForPreTraining"  # masked tokens and next sentences
 _SUFFIXES = {
     "ForCausalLM": "causal-lm",
     "LMHeadModel": "causal-lm",
     "ForMaskedLM": "masked-lm",
+    _BOTH_HEADS: "masked-lm",
     "ForSequenceClassification": "classification",
+    "Model": "embedding",  # without a head, whose name would end otherwise
 }
 
 
@@ -67,6 +71,13 @@ def config_of(files: Files, source: ModelSource | None = None) -> Any:
     return config
 
 
+def auto_of(config: Any, task: Task) -> Any:
+    """The class of transformers that makes a model of a config for a task."""
+    if task == "masked-lm" and _BOTH_HEADS in (config.architectures or ()):
+        return transformers.AutoModelForPreTraining
+    return AUTO[task]
+
+
 def task_of(config: Any, files: Files) -> Task:
     """The task that a config was made for; raises ModelError when it does not say."""
     for name in config.architectures or ():
@@ -77,8 +88,8 @@ def task_of(config: Any, files: Files) -> Task:
         return "causal-lm"
     raise ModelError(
         f"the config of {files.folder} does not say what the model is for (its architectures: "
-        f"{config.architectures}). Say it in the recipe: task: causal-lm, masked-lm or "
-        "classification"
+        f"{config.architectures}). Say it in the recipe: task: causal-lm, masked-lm, "
+        "classification or embedding"
     )
 
 
@@ -87,7 +98,7 @@ def skeleton(config: Any, task: Task, labels: Sequence[str] = ()) -> Model:
     config = with_labels(copy.deepcopy(config), task, labels)
     swaps: Any = getattr(config, "quantization_config", None)
     with torch.device("meta"), quiet():
-        module = AUTO[task].from_config(config)
+        module = auto_of(config, task).from_config(config)
         if swaps:
             listed = swaps["structure"] if isinstance(swaps, dict) else swaps.structure
             structure.replay(module, listed)
@@ -106,8 +117,9 @@ def load(
     """Load a model with its tokenizer, in evaluation mode, and check that it is sound.
 
     `labels` name the classes of a classifier whose files hold no head, or none of these;
-    a fresh head is then drawn from `seed`. Raises ModelError when weights are missing, of
-    other shapes, NaN or infinite, or when the tokenizer belongs to another model.
+    a fresh head is then drawn from `seed`, and so is all of a model that is to be fresh. Raises
+    ModelError when weights are missing, of other shapes, NaN or infinite, or when the tokenizer
+    belongs to another model.
     """
     if isinstance(source, Files):
         files, trust = source, False
@@ -120,6 +132,8 @@ def load(
         names: dict[int, str] = config.id2label or {}
         labels = tuple(str(names[index]) for index in sorted(names))
     config = with_labels(config, task, labels)
+    if task == "embedding":
+        pooling.remember(config, files)
     tokenizer = load_tokenizer(files, trust)
     check_tokenizer(tokenizer, config.vocab_size, files)
     with quiet(files), torch.random.fork_rng(devices=[]):
@@ -154,8 +168,12 @@ def load_tokenizer(files: Files, trust: bool = False) -> Any:
 
 
 def _from_files(files: Files, config: Any, task: Task, dtype: str, trust: bool) -> Any:
+    if files.fresh:
+        drawn = torch.float32 if dtype == "auto" else getattr(torch, dtype)
+        module = auto_of(config, task).from_config(config, dtype=drawn)
+        return module, {"missing_keys": (), "mismatched_keys": ()}
     try:
-        return AUTO[task].from_pretrained(
+        return auto_of(config, task).from_pretrained(
             files.folder,
             config=None if files.gguf else config,
             gguf_file=files.gguf.name if files.gguf else None,

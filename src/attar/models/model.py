@@ -22,6 +22,7 @@ from attar.models.families import Family, family_of
 
 _LINEAR = (nn.Linear, Conv1D, QuantizedLinear, TiedHead)
 _TABLE = (nn.Embedding, QuantizedEmbedding)
+NEXT = "cls.seq_relationship"  # BERT's head that tells whether one text follows another
 
 
 @dataclass
@@ -125,8 +126,11 @@ class Model:
 
     def hidden(self, batch: Any) -> Tensor:
         """Hidden states that the head reads, [batch, length, hidden]."""
+        given = self._plain()
+        if getattr(batch, "segments", None) is not None:
+            given["token_type_ids"] = batch.segments
         return self.base(
-            input_ids=batch.input_ids, attention_mask=batch.attention_mask, **self._plain()
+            input_ids=batch.input_ids, attention_mask=batch.attention_mask, **given
         ).last_hidden_state
 
     def head(self, hidden: Tensor) -> Tensor:
@@ -135,6 +139,15 @@ class Model:
             hidden = self.module.get_submodule(path)(hidden)
         cap = getattr(self.config, "final_logit_softcapping", None)
         return hidden if not cap else torch.tanh(hidden / cap) * cap
+
+    @property
+    def tells_next(self) -> bool:
+        """Whether it has a head that tells whether one text follows another."""
+        return hasattr(self.module, "cls") and hasattr(self.module.cls, "seq_relationship")
+
+    def next_sentence(self, hidden: Tensor) -> Tensor:
+        """Logits that the second text follows the first, and that it does not: [batch, 2]."""
+        return self.module.get_submodule(NEXT)(self.base.pooler(hidden))
 
     def logits(self, batch: Any) -> Tensor:
         """Logits for a batch: [batch, length, vocabulary], or [batch, classes]."""

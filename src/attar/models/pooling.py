@@ -1,11 +1,25 @@
-"""How a classifier's own head reads the hidden states, so that others can read them alike."""
+"""Which hidden states a text is told by: a classifier's own, and those of a sentence's vector."""
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attar.errors import ModelError
 from attar.layers.exits import Pool
 from attar.models.model import Model
+from attar.models.source import Files
 
 _HEADS = ("classifier", "score")  # by transformers' own names, of encoders and of decoders
+_KEY = "sentence_pooling"  # of config.json: how an encoder makes a text's vector
+_THEIRS: dict[str, Pool] = {  # sentence-transformers' names
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_cls_token": "first",
+    "pooling_mode_lasttoken": "last",
+}
 
 
 def head_of(model: Model) -> str:
@@ -14,7 +28,56 @@ def head_of(model: Model) -> str:
 
 
 def pooling_of(model: Model) -> Pool:
-    """Which hidden states it reads: the first token's, the last real token's, or their mean."""
-    if head_of(model) == "score":
+    """Which hidden states are read: the first token's, the last real token's, or their mean.
+
+    Those that a classifier's own head reads, or that make an encoder's vectors; of a causal
+    language model the last one, for no other knows the whole text.
+    """
+    if model.task == "embedding":
+        return getattr(model.config, _KEY, "mean")
+    if model.task == "masked-lm":
+        return "mean"
+    if model.task == "causal-lm" or head_of(model) == "score":
         return "last"
     return "mean" if getattr(model.config, "classifier_pooling", "cls") == "mean" else "first"
+
+
+def pooled(hidden: Tensor, mask: Tensor, pool: Pool) -> Tensor:
+    """A text's vector, [batch, width], of its tokens', [batch, length, width].
+
+    mask: [batch, length], True where a token is real.
+    """
+    if pool == "first":
+        return hidden[:, 0]
+    if pool == "last":
+        last = (torch.arange(mask.shape[1], device=mask.device) * mask).argmax(-1)
+        return hidden[torch.arange(len(hidden), device=hidden.device), last]
+    weights = mask.unsqueeze(-1).to(hidden.dtype)
+    return (hidden * weights).sum(1) / weights.sum(1).clamp_min(1)
+
+
+def vectors(model: Model, batch: Any) -> Tensor:
+    """The vectors of a batch of texts, [batch, width]."""
+    return pooled(model.hidden(batch), batch.attention_mask.bool(), pooling_of(model))
+
+
+def remember(config: Any, files: Files) -> None:
+    """Let a config say how vectors are made: as it says already, as sentence-transformers wrote
+    it down beside the weights, or by the mean.
+    """
+    if getattr(config, _KEY, None) is None:
+        setattr(config, _KEY, _written(files))
+
+
+def _written(files: Files) -> Pool:
+    path = files.folder / "1_Pooling" / "config.json"
+    if not path.exists():
+        return "mean"
+    said: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    modes = [mode for mode, on in said.items() if mode.startswith("pooling_mode_") and on is True]
+    if len(modes) == 1 and modes[0] in _THEIRS:
+        return _THEIRS[modes[0]]
+    raise ModelError(
+        f"{path} makes vectors in a way that is not known here ({', '.join(modes) or 'none'}). "
+        f"Known are {', '.join(_THEIRS)}"
+    )

@@ -21,7 +21,7 @@ from attar.errors import UserError
 from attar.layers import spec_of, swap
 from attar.models.axes import Sizes, heads_of, misfit
 from attar.models.families import Family
-from attar.models.load import AUTO, quiet
+from attar.models.load import auto_of, quiet
 from attar.models.masks import is_masked, mark
 from attar.models.model import Model
 
@@ -163,7 +163,7 @@ def _empty(model: Model, new: Sizes) -> Any:
     config = copy.deepcopy(model.config)
     write_sizes(config, model.family, new)
     with quiet(), no_init_weights():
-        module = AUTO[model.task].from_config(
+        module = auto_of(config, model.task).from_config(
             config, dtype=model.module.dtype, attn_implementation=config._attn_implementation
         )
     if hasattr(model.module, "generation_config"):

@@ -21,14 +21,20 @@ _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 @dataclass(frozen=True)
 class Files:
-    """A model's files on disk: a folder with config and safetensors, or one GGUF file."""
+    """A model's files on disk: a folder with config and safetensors, or one GGUF file.
+
+    Of a `fresh` model no weights are read: they are drawn.
+    """
 
     folder: Path
     gguf: Path | None = None
+    fresh: bool = False
 
     @property
     def weights(self) -> list[Path]:
         """The files that hold weights."""
+        if self.fresh:
+            return []
         return [self.gguf] if self.gguf else sorted(self.folder.glob("*.safetensors"))
 
     @property
@@ -53,7 +59,8 @@ def resolve(source: ModelSource) -> Files:
     """Find the files of a model, and refuse at once what could not load. Reads no weights."""
     text = source.path
     if text.startswith(PACKAGE):
-        files = _in_folder(_package(text.removeprefix(PACKAGE)), f"the package {text!r}")
+        folder = _package(text.removeprefix(PACKAGE))
+        files = _in_folder(folder, f"the package {text!r}", source.fresh)
     elif Path(text).expanduser().exists():
         path = Path(text).expanduser()
         if path.is_file():
@@ -64,9 +71,14 @@ def resolve(source: ModelSource) -> Files:
                 )
             files = Files(path.parent, path)
         else:
-            files = _in_folder(path, f"the folder {path}")
+            files = _in_folder(path, f"the folder {path}", source.fresh)
     else:
-        files = _in_folder(_from_hub(source), f"the hub's {text!r}")
+        files = _in_folder(_from_hub(source), f"the hub's {text!r}", source.fresh)
+    if source.fresh and files.gguf is not None:
+        raise ModelError(
+            f"{files.gguf} is a GGUF file, and weights are drawn for a config.json only. Leave "
+            "out `fresh`, or give a folder with config.json and the tokenizer's files"
+        )
     _check(files, source)
     return files
 
@@ -136,10 +148,10 @@ def _not_found(text: str) -> str:
     )
 
 
-def _in_folder(folder: Path, what: str) -> Files:
+def _in_folder(folder: Path, what: str, fresh: bool) -> Files:
     if (folder / "config.json").exists():
-        files = Files(folder)
-        if not files.weights:
+        files = Files(folder, fresh=fresh)
+        if not files.weights and not fresh:
             pickles = sorted(p.name for p in folder.glob("*.bin")) + sorted(
                 p.name for p in folder.glob("*.pt*")
             )
@@ -149,7 +161,10 @@ def _in_folder(folder: Path, what: str) -> Files:
                     "code when it is read. Attar reads safetensors only: convert it where you "
                     "trust it, with `model.save_pretrained(folder)` of transformers"
                 )
-            raise ModelError(f"{what} has a config.json but no .safetensors file")
+            raise ModelError(
+                f"{what} has a config.json but no .safetensors file. To begin with weights drawn "
+                "at random, set model.fresh to yes"
+            )
         return files
     ggufs = sorted(folder.glob("*.gguf"))
     if len(ggufs) == 1:

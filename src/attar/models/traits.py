@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from attar.core.scope import ModuleFact
-from attar.core.traits import ADAPTER, FLOAT, LOWRANK, MASKED, QUANTIZED, UNEVEN, Trait
+from attar.core.traits import ADAPTER, FLOAT, LOWRANK, MASKED, QUANTIZED, SHARED, UNEVEN, Trait
 from attar.layers import LowRank
+from attar.layers.shared import sharing
 from attar.models.adapters import is_adapted
 from attar.models.masks import is_masked
 from attar.models.prompts import has_prompt
@@ -19,7 +20,7 @@ def traits_of(
 ) -> dict[str, set[Trait]]:
     """The traits that the original's modules start with; files may say that some are `adapted`."""
     traits: dict[str, set[Trait]] = {}
-    prompted = has_prompt(module)
+    prompted, shared = has_prompt(module), sharing(module)
     for fact in facts:
         part = module.get_submodule(fact.name)
         traits[fact.name] = {QUANTIZED if hasattr(part, "simulated") else FLOAT}
@@ -28,6 +29,8 @@ def traits_of(
         inner = prompted and fact.linear and fact.block is not None
         if inner or is_adapted(part) or fact.name in adapted:
             traits[fact.name].add(ADAPTER)
+        if fact.name in shared and fact.role != "norm":
+            traits[fact.name].add(SHARED)
         if isinstance(module.get_submodule(fact.name.rpartition(".")[0]), LowRank):
             traits[fact.name].add(LOWRANK)
     for name in uneven(module, facts):

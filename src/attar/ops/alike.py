@@ -81,3 +81,32 @@ def in_order(scores: Tensor) -> list[int]:
         found.append(column - 1)
         column -= 1
     return found[::-1]
+
+
+def similarities_missed(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean square of what the cosines between different texts differ by.
+
+    student, teacher: [texts, width], of any widths. Relational distillation (Park et al. 2019,
+    arXiv 1904.05068) of the similarities of a batch (Tung and Mori 2019, arXiv 1907.09682). One
+    text alone: 0.
+    """
+    rest = _cosines(student, student) - _cosines(teacher, teacher)
+    count = len(rest)
+    others = ~torch.eye(count, dtype=torch.bool, device=rest.device)
+    return rest[others].square().sum() / max(count * (count - 1), 1)
+
+
+def info_nce(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """-log of the share that the teacher's vector of the same text has among those of all texts.
+
+    student, teacher: [texts, width]. Shares are the softmax of cosines / temperature; a mean over
+    the texts, in nats (van den Oord et al. 2018, arXiv 1807.03748, equation 4).
+    """
+    scores = _cosines(student, teacher) / temperature
+    return -scores.log_softmax(-1).diagonal().mean()
+
+
+def _cosines(one: Tensor, other: Tensor) -> Tensor:
+    """Cosines of all pairs: [rows of one, rows of other]."""
+    first, second = (functional.normalize(part.float(), dim=-1) for part in (one, other))
+    return first @ second.t()

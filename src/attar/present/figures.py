@@ -16,6 +16,7 @@ ORDER = (
     "agreement",
     "accuracy",
     "macro_f1",
+    "cosine",
     "tokens_per_second",
     "texts_per_second",
     "latency_p50",
@@ -31,7 +32,7 @@ LATENCIES = frozenset({"latency_p50", "latency_p95"})
 SPEEDS = frozenset({"tokens_per_second", "texts_per_second"})
 TIMED = SPEEDS | LATENCIES
 BYTES = frozenset({"peak_memory", "size"})
-HIGHER_IS_BETTER = SHARES | SPEEDS
+HIGHER_IS_BETTER = SHARES | SPEEDS | {"cosine"}
 LOWER_IS_BETTER = frozenset({"perplexity", "kl", "forgetting"}) | LATENCIES | BYTES
 # A ratio of these says something; for shares and divergences it does not.
 COMPARED = frozenset({"perplexity", "parameters"}) | TIMED | BYTES
@@ -159,7 +160,7 @@ def is_simulated(stages: Iterable[StageReport]) -> bool:
 
 def quality(report: Report) -> str | None:
     """The figure that says how good the model still is."""
-    order = ["perplexity", "accuracy", "macro_f1", "agreement", "kl"]
+    order = ["perplexity", "accuracy", "macro_f1", "agreement", "kl", "cosine"]
     if report.task == "classification":
         order = ["accuracy", "macro_f1", "agreement", "kl", "perplexity"]
     return next((n for n in order if any(n in s.figures for s in report.stages)), None)

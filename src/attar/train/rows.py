@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from attar.core.context import Context
-from attar.data.batches import Batch, Stream, held_out
+from attar.data.batches import PACKED, Batch, Stream, held_out
 from attar.data.example import Dataset
-from attar.errors import DataError, Problem
+from attar.errors import DataError, Problem, UserError
 from attar.models.model import Model
 from attar.train.schedule import Training
 
@@ -14,6 +14,11 @@ _SEQUENCES, _ROWS = 16, 512
 
 def labeled(name: str, model: Model, ctx: Context) -> Dataset:
     """The dataset of that name; raises DataError where a classifier finds no label in it."""
+    if model.task == "embedding":
+        raise UserError(
+            "a model for embedding has no answers to learn by itself. Let it learn a teacher's "
+            "vectors (distill/embedding)"
+        )
     dataset = ctx.data(name)
     if model.task == "classification" and all(row.label is None for row in dataset.examples):
         text = (
@@ -53,6 +58,6 @@ def held_out_of(name: str | None, model: Model, schedule: Training, ctx: Context
         model.task,
         schedule.length,
         schedule.batch,
-        schedule.evaluate_on or (_ROWS if model.task == "classification" else _SEQUENCES),
+        schedule.evaluate_on or (_SEQUENCES if model.task in PACKED else _ROWS),
         labels=model.labels or None,
     )

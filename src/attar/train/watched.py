@@ -15,8 +15,11 @@ from attar.models.model import Model
 class Watched:
     """What the last forward pass of a model made.
 
-    states: the hidden states before each block, and after the last, [batch, length, hidden].
+    states: the hidden states before each block, and after the last, [batch, length, hidden];
+    last: those that the model without its head puts out, which a norm may part from them.
     """
+
+    last: Tensor
 
     def __init__(self, model: Model, states: list[Tensor]) -> None:
         self.states = states
@@ -36,6 +39,7 @@ def watched(model: Model) -> Iterator[Watched]:
     handles: list[Any] = []
     with recorded(model) as states:
         found = Watched(model, states)
+        handles.append(model.base.register_forward_hook(_ending(found)))
         for index, block in enumerate(model.blocks):
             for place, name in enumerate(model.family.qkv):
                 hook = _noting(found.made[index], place == 0)
@@ -45,6 +49,13 @@ def watched(model: Model) -> Iterator[Watched]:
         finally:
             for handle in handles:
                 handle.remove()
+
+
+def _ending(found: Watched) -> Callable[..., None]:
+    def note(_: nn.Module, inputs: object, output: Any) -> None:
+        found.last = output.last_hidden_state
+
+    return note
 
 
 def _noting(made: list[Tensor], first: bool) -> Callable[..., None]:

@@ -23,6 +23,7 @@ class Full(Training, Step, kind="adapt/full"):
 
     needs = frozenset({FLOAT})
     whole = True
+    shares = True
     promises = frozenset({"changed"})
 
     data: DataRef = Field("train", description="the dataset to train on")

@@ -16,6 +16,7 @@ from attar.errors import UserError
 from attar.models.model import Model
 from attar.ops.chunked import Mix
 from attar.techniques.distill._attention import AttentionSignal
+from attar.techniques.distill._embedding import EmbeddingSignal
 from attar.techniques.distill._hidden import HiddenSignal
 from attar.train.fit import Batches, fit
 from attar.train.losses import Objective
@@ -38,10 +39,17 @@ class Also(BaseModel):
     attention: AttentionSignal | None = Field(
         default=None, description="relations of attention, as distill/attention"
     )
+    embedding: EmbeddingSignal | None = Field(
+        default=None, description="vectors of whole texts, as distill/embedding"
+    )
 
     def signals(self) -> dict[str, Signal]:
         """Those that are there, by name."""
-        named = {"hidden": self.hidden, "attention": self.attention}
+        named = {
+            "hidden": self.hidden,
+            "attention": self.attention,
+            "embedding": self.embedding,
+        }
         return {name: signal for name, signal in named.items() if signal is not None}
 
 
@@ -60,7 +68,9 @@ class GuidedTraining(Training):
     teacher: ModelRef = Field(
         "original", description="whom to learn from: the original, an earlier stage, or a path"
     )
-    also: Also = Field(Also(), description="other signals, each with its weight: hidden, attention")
+    also: Also = Field(
+        Also(), description="other signals, each with its weight: hidden, attention, embedding"
+    )
     learning_rate: float = Field(1e-4, gt=0, description="the highest learning rate")
     data: DataRef = Field("train", description="the dataset to learn on; it needs no labels")
     held_out: DataRef | None = Field(

@@ -37,7 +37,7 @@ class HiddenSignal(Signal):
         own, theirs = student.made.states[1:], teacher.made.states[1:]
         places = self._places(own, theirs, mask)
         pairs = zip(own, (theirs[place] for place in places), strict=True)
-        maps = [_projection(one[mask].double(), other[mask].double()) for one, other in pairs]
+        maps = [projection(one[mask].double(), other[mask].double()) for one, other in pairs]
         return _Hidden(places, maps, missed if self.distance == "squares" else turned)
 
     def _places(self, own: list[Tensor], theirs: list[Tensor], mask: Tensor) -> list[int]:
@@ -62,7 +62,7 @@ class _Hidden(Compared):
         return torch.stack(losses).mean()
 
 
-def _projection(own: Tensor, theirs: Tensor) -> nn.Module:
+def projection(own: Tensor, theirs: Tensor) -> nn.Module:
     """The linear of least squares from one to the other; nothing where widths are the same."""
     width, wanted = own.shape[1], theirs.shape[1]
     if width == wanted:

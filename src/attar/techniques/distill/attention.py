@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from attar.core.context import Context
-from attar.core.step import Step
+from attar.core.step import TASKS, Step
 from attar.models.model import Model
 from attar.techniques.distill._attention import AttentionSignal
 from attar.techniques.distill._guided import GuidedTraining
@@ -15,6 +15,9 @@ class Attention(AttentionSignal, GuidedTraining, Step, kind="distill/attention")
     Of the student's last block and one of the teacher's; queries and keys before any rotation.
     `also` adds other signals.
     """
+
+    tasks = TASKS
+    shares = True
 
     def apply(self, model: Model, ctx: Context) -> Model:
         """Train the student toward the teacher's relations."""

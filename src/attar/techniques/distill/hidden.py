@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from attar.core.context import Context
-from attar.core.step import Step
+from attar.core.step import TASKS, Step
 from attar.models.model import Model
 from attar.techniques.distill._guided import GuidedTraining
 from attar.techniques.distill._hidden import HiddenSignal
@@ -15,6 +15,9 @@ class Hidden(HiddenSignal, GuidedTraining, Step, kind="distill/hidden"):
     Where widths differ a projection is learned for each block, started at least squares, and left
     behind at the end. `also` adds other signals.
     """
+
+    tasks = TASKS
+    shares = True
 
     def apply(self, model: Model, ctx: Context) -> Model:
         """Train the student toward the teacher's states."""

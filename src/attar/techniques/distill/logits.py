@@ -40,6 +40,7 @@ class Logits(Answers, GuidedTraining, Step, kind="distill/logits"):
 
     needs = frozenset({FLOAT})
     whole = True
+    shares = True
     promises = frozenset({"changed"})
     served = True
 

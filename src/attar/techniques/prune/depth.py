@@ -11,16 +11,15 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from attar.calibrate.rows import Calibrated, calibration
-from attar.calibrate.sensitivity import answers
+from attar.calibrate.sensitivity import answers, moved
 from attar.core.context import Context
 from attar.core.scope import ModuleFact, Scope
-from attar.core.step import DataRef, Step, What
+from attar.core.step import TASKS, DataRef, Step, What
 from attar.data.batches import Batch
 from attar.models.axes import unsplit
 from attar.models.blocks import after, recorded, without
 from attar.models.model import Model, inference
 from attar.models.resize import drop_blocks
-from attar.ops.divergence import forward_kl
 from attar.ops.importance import block_influence
 from attar.techniques.prune._exits import fixed_by_exits
 
@@ -33,12 +32,13 @@ class Depth(Calibrated, Step, kind="prune/depth"):
     Say how many with one of `remove`, `keep` and `fraction`, or which with `blocks`. How many
     are removed is known beforehand, which ones is measured: by `divergence`, blocks go one by
     one, each time the one without which the answers move least from the original's (KL in nats,
-    at one position in four); by `influence` (ShortGPT, arXiv 2403.03853), those that turn the
-    hidden states least, all at once: one pass over the data where the other takes about half
-    as many as there are blocks.
+    at one position in four; of an encoder's vectors 1 - cosine); by `influence` (ShortGPT, arXiv
+    2403.03853), those that turn the hidden states least, all at once: one pass over the data
+    where the other takes about half as many as there are blocks.
     """
 
     needs = frozenset()
+    tasks = TASKS
     promises = frozenset({"changed", "smaller"})
 
     remove: int | None = Field(None, ge=1, description="how many blocks to take out")
@@ -209,7 +209,7 @@ def _without_each(
             model.hidden(batch.to(model.device))
         for index in candidates:
             with after(model, index, states[index]):
-                yield index, float(forward_kl(answers(model, batch, ctx), original))
+                yield index, moved(model, answers(model, batch, ctx), original)
 
 
 def _blocks(modules: Sequence[ModuleFact]) -> list[int]:

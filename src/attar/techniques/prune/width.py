@@ -13,7 +13,7 @@ from torch import Tensor
 from attar.calibrate.rows import Calibrated, calibration
 from attar.core.context import Context
 from attar.core.scope import ModuleFact
-from attar.core.step import DataRef, Step
+from attar.core.step import TASKS, DataRef, Step
 from attar.core.traits import FLOAT, UNEVEN
 from attar.errors import UserError
 from attar.models.axes import Sizes, sizes_of_facts, widths
@@ -39,6 +39,7 @@ class Width(Calibrated, Step, kind="prune/width"):
 
     needs = frozenset({FLOAT})
     forbids = frozenset({UNEVEN})
+    tasks = TASKS
     promises = frozenset({"changed", "smaller"})
 
     fraction: float | None = Field(

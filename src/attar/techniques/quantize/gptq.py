@@ -9,7 +9,7 @@ from attar.calibrate.walk import BlockView, tell_errors, walk
 from attar.core.context import Context
 from attar.core.grid import Grid, GridName
 from attar.core.scope import Scope
-from attar.core.step import Step
+from attar.core.step import TASKS, Step
 from attar.core.traits import FLOAT, QUANTIZED
 from attar.models.model import Model
 from attar.techniques.quantize._solving import Embeddings, solve_group
@@ -25,6 +25,7 @@ class Gptq(Calibrated, Embeddings, Step, kind="quantize/gptq"):
     needs = frozenset({FLOAT})
     removes = frozenset({FLOAT})
     adds = frozenset({QUANTIZED})
+    tasks = TASKS
     promises = frozenset({"changed", "smaller"})
 
     grid: GridName = Field("int4-g64", description="the numbers a weight may take")

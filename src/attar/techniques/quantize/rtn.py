@@ -7,7 +7,7 @@ from pydantic import Field
 from attar.core.context import Context
 from attar.core.grid import Grid, GridName
 from attar.core.scope import Scope
-from attar.core.step import Step
+from attar.core.step import TASKS, Step
 from attar.core.traits import FLOAT, QUANTIZED
 from attar.models.model import Model
 from attar.techniques.quantize._solving import Embeddings, each_linear, round_linear
@@ -19,6 +19,7 @@ class Rtn(Embeddings, Step, kind="quantize/rtn"):
     needs = frozenset({FLOAT})
     removes = frozenset({FLOAT})
     adds = frozenset({QUANTIZED})
+    tasks = TASKS
     promises = frozenset({"changed", "smaller"})
 
     grid: GridName = Field("int8-channel", description="the numbers a weight may take")

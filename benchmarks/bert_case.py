@@ -1,0 +1,244 @@
+"""BERT's case in Chinese: pretrained from nothing, told reviews, and a student of half its size.
+
+    python benchmarks/bert_case.py [--minutes 40] [--seeds 0 1 2]
+
+A BERT of 6 blocks of 256, one token a character, is pretrained with masked tokens and next
+sentences on a month of a newspaper and on reviews without their labels, and then fine-tuned on the
+labels.
+
+1. The teacher against TF-IDF of characters and pairs of them with a linear classifier.
+2. A student of 2 blocks and less than half the bytes, cut from the teacher, by pretraining
+   distillation and then task distillation: the share of the teacher's accuracy that is left.
+3. The same student without a teacher: of the same shape, with weights of its own, pretrained on as
+   many tokens and fine-tuned for as long, on what the texts and labels say.
+
+Students are made three times, from three seeds, and judged on 3,000 reviews that nothing else saw.
+`--minutes` is about how long all of it may take on two cores; every part goes on where it was when
+the script is started again. What is tuned (the learning rates) was tuned on other reviews, of dev.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+import _chinese
+import _texts
+
+import attar
+from attar.core.recipe import DataSource
+from attar.data import load
+from attar.data.batches import held_out
+from attar.engine.run import Run
+from attar.measure.machine import environment
+from attar.measure.quality import judge
+from attar.models.blank import blank
+from attar.ops.bootstrap import interval
+
+HERE = Path(__file__).parent
+HOME = _texts.HOME / "bert"
+LENGTH = 128
+SIZES = {
+    "hidden_size": 256,
+    "num_attention_heads": 4,
+    "intermediate_size": 1024,
+    "max_position_embeddings": LENGTH,
+}
+BLOCKS, STUDENT_BLOCKS = 6, 2
+VOCABULARY = 4000
+# At 40 minutes, passes over the raw text (2.7 million tokens) and over the labelled reviews.
+PASSES = {"teacher": 4.0, "student": 2.0, "told": 4.0}
+RAW = {"length": LENGTH, "batch": 32, "learning_rate": 1e-3}
+TOLD = {"length": LENGTH, "batch": 32, "learning_rate": 2e-4}
+SOFT = {"weight": 0.7, "temperature": 2.0}
+
+
+def main() -> None:
+    """Everything; print it, and keep it with the machine it was measured on."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--minutes", type=float, default=40.0)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    args = parser.parse_args()
+    case = Case(args.minutes)
+    found = case.told(args.seeds)
+    print(json.dumps(found, indent=1), flush=True)
+    plain = {"environment": environment(), "minutes": args.minutes, **found}
+    if args.minutes >= 40:
+        target = HERE / "results" / "bert_case.json"
+        target.write_text(json.dumps(plain, indent=1) + "\n")
+
+
+class Case:
+    """All runs of a size."""
+
+    def __init__(self, minutes: float) -> None:
+        self.share = minutes / 40
+        self.home = HOME / f"{minutes:g}"
+        self.data = HOME / "data"
+        if not (self.data / "told" / "train.tsv").exists():
+            _chinese.write(self.data)
+        self.reviews = {name: rows(self.data / "told" / f"{name}.tsv") for name in ("train", "dev")}
+        self.tests = rows(self.data / "told" / "test.tsv")
+        for name, blocks in (("teacher", BLOCKS), ("student", STUDENT_BLOCKS)):
+            folder = HOME / f"blank-{name}"
+            if not (folder / "config.json").exists():
+                raw = load(DataSource(path=str(self.data / "raw" / "train.jsonl")), "masked-lm", "")
+                texts = [example.text for example in raw.examples]
+                blank(folder, texts, VOCABULARY, num_hidden_layers=blocks, **SIZES)
+
+    def told(self, seeds: list[int]) -> dict[str, Any]:
+        """Teacher, TF-IDF, students with a teacher and without."""
+        teacher, tuned = self.teacher()
+        linear = self.tfidf()
+        hits: dict[str, list[list[int]]] = {"teacher": [self.right(tuned.path)], "tfidf": [linear]}
+        seconds: dict[str, float] = {"teacher": spent(teacher) + spent(tuned)}
+        sizes = {"teacher": size(tuned)}
+        for seed in seeds:
+            for name in ("distilled", "alone"):
+                first, second = getattr(self, name)(seed, teacher, tuned)
+                hits.setdefault(name, []).append(self.right(second.path))
+                seconds[name] = seconds.get(name, 0.0) + spent(first) + spent(second)
+                sizes[name] = size(second)
+            print(seed, {name: share(each[-1]) for name, each in hits.items()}, flush=True)
+        whole, kept = share(hits["teacher"][0]), statistics.mean(map(share, hits["distilled"]))
+        return {
+            "accuracy": {name: summary(each) for name, each in hits.items()},
+            "teacher_over_tfidf": difference(hits["teacher"], hits["tfidf"]),
+            "accuracy_kept": kept / whole,
+            "distilled_over_alone": difference(hits["distilled"], hits["alone"]),
+            "bytes": sizes,
+            "student_share": sizes["distilled"] / sizes["teacher"],
+            "minutes_taken": {name: value / 60 for name, value in seconds.items()},
+            "next_sentences_told": teacher.report.stages[-1].notes["next sentences told"],
+        }
+
+    def teacher(self) -> tuple[Run, Run]:
+        """Pretrained from nothing, and fine-tuned."""
+        start = {"path": str(HOME / "blank-teacher"), "fresh": True}
+        epochs = PASSES["teacher"] * self.share
+        first = self.run("teacher", start, [{"adapt/pretrain": {"epochs": epochs, **RAW}}])
+        steps = [{"adapt/full": {"epochs": PASSES["told"] * self.share, **TOLD}}]
+        return first, self.run("teacher-told", first.path, steps, labels=True)
+
+    def distilled(self, seed: int, teacher: Run, tuned: Run) -> tuple[Run, Run]:
+        """The student cut from the teacher, that learns from it what is masked and the labels."""
+        cut = {"prune/depth": {"keep": STUDENT_BLOCKS, "length": LENGTH, "sequences": 32}}
+        taught = {"epochs": PASSES["student"] * self.share, **RAW, **SOFT}
+        steps = [cut, {"distill/pretrain": {"teacher": "original", **taught}}]
+        first = self.run(f"distilled-{seed}", teacher.path, steps, seed)
+        taught = {"epochs": PASSES["told"] * self.share, **TOLD, **SOFT}
+        steps = [{"distill/logits": {"teacher": str(tuned.path.resolve()), **taught}}]
+        return first, self.run(f"distilled-{seed}-told", first.path, steps, seed, labels=True)
+
+    def alone(self, seed: int, teacher: Run, tuned: Run) -> tuple[Run, Run]:
+        """The same student, of weights of its own."""
+        start = {"path": str(HOME / "blank-student"), "fresh": True}
+        epochs = PASSES["student"] * self.share
+        first = self.run(
+            f"alone-{seed}", start, [{"adapt/pretrain": {"epochs": epochs, **RAW}}], seed
+        )
+        steps = [{"adapt/full": {"epochs": PASSES["told"] * self.share, **TOLD}}]
+        return first, self.run(f"alone-{seed}-told", first.path, steps, seed, labels=True)
+
+    def run(
+        self, name: str, model: Any, steps: list[Any], seed: int = 0, labels: bool = False
+    ) -> Run:
+        """One recipe; the guard is off, for every result is told here."""
+        folder, ending = ("told", "tsv") if labels else ("raw", "jsonl")
+        sources = {
+            part: {"path": str(self.data / folder / f"{part}.{ending}")}
+            for part in ("train", "dev", "test")
+        }
+        recipe = {
+            "name": name,
+            "model": model if isinstance(model, dict) else str(Path(model).resolve()),
+            "task": "classification" if labels else "masked-lm",
+            "seed": seed,
+            "data": sources,
+            "steps": steps,
+            "measures": {"speed": False},
+            "guard": {"enabled": False},
+        }
+        return attar.run(recipe, home=self.home)
+
+    def right(self, folder: Path) -> list[int]:
+        """For every review of the test, 1 where the model at `folder` tells its label."""
+        model = attar.load(folder)
+        tests = load(
+            DataSource(path=str(self.data / "told" / "test.tsv")), "classification", "test"
+        )
+        batches = held_out(
+            tests, model.tokenizer, "classification", LENGTH, 32, None, labels=model.labels
+        )
+        items = judge(model, batches)
+        pairs = zip(items.predictions, items.targets, strict=True)
+        return [int(guess == target) for guess, target in pairs]
+
+    def tfidf(self) -> list[int]:
+        """The same of logistic regression on TF-IDF of characters and pairs of them.
+
+        How strongly it is held back is what is best on dev.
+        """
+        from sklearn.feature_extraction.text import TfidfVectorizer
+        from sklearn.linear_model import LogisticRegression
+
+        parts = {**self.reviews, "test": self.tests}
+        vectors = TfidfVectorizer(analyzer="char", ngram_range=(1, 2), min_df=2, sublinear_tf=True)
+        seen = vectors.fit_transform([text for text, _ in parts["train"]])
+        labels = {name: [label for _, label in part] for name, part in parts.items()}
+        other = {name: vectors.transform([t for t, _ in parts[name]]) for name in ("dev", "test")}
+        tried = [
+            LogisticRegression(C=strength, max_iter=1000).fit(seen, labels["train"])
+            for strength in (1.0, 3.0, 10.0, 30.0)
+        ]
+        best = max(tried, key=lambda one: one.score(other["dev"], labels["dev"]))
+        pairs = zip(best.predict(other["test"]), labels["test"], strict=True)
+        return [int(guess == label) for guess, label in pairs]
+
+
+def rows(path: Path) -> list[tuple[str, str]]:
+    """Texts and labels of a file, in its order."""
+    lines = path.read_text("utf-8").splitlines()
+    return [(text, label) for text, _, label in (line.rpartition("\t") for line in lines)]
+
+
+def spent(done: Run) -> float:
+    """Seconds that the steps of a run took when they were made."""
+    return sum(stage.seconds or 0.0 for stage in done.report.stages[1:])
+
+
+def size(done: Run) -> float:
+    """Bytes of the weights that a run ended with."""
+    return done.report.stages[-1].figures["size"].value
+
+
+def share(hits: list[int]) -> float:
+    return statistics.mean(hits)
+
+
+def summary(seeds: list[list[int]]) -> dict[str, Any]:
+    """Accuracy by seed; over all of them, with a bootstrap interval over the reviews."""
+    return {**points(seeds), "by_seed": [100 * share(hits) for hits in seeds]}
+
+
+def difference(ours: list[list[int]], theirs: list[list[int]]) -> dict[str, float]:
+    """Points of accuracy gained, with a paired interval over the reviews."""
+    pairs = zip(ours, theirs, strict=True)
+    return points([[a - b for a, b in zip(*pair, strict=True)] for pair in pairs])
+
+
+def points(seeds: list[list[int]]) -> dict[str, float]:
+    """The mean over the reviews of all seeds in points; the interval is over the reviews.
+
+    What the seeds make of one review is drawn together.
+    """
+    means = [statistics.mean(each) for each in zip(*seeds, strict=True)]
+    found = interval(means, [1] * len(means), 0)
+    return {"points": 100 * found.value, "low": 100 * found.low, "high": 100 * found.high}
+
+
+if __name__ == "__main__":
+    main()
