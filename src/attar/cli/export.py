@@ -62,7 +62,7 @@ def export(
     from attar.export.target import TARGETS
 
     if every == (target is not None):
-        listed = "\n".join(f"  {entry.name}: {entry.summary}" for entry in TARGETS.entries())
+        listed = "\n".join(f"  {entry.kind}: {entry.summary}" for entry in TARGETS.entries())
         raise UserError(f"name one target, or give --all. There are:\n{listed}")
     wanted = Wanted(allow_rounding=allow_rounding, dense=dense, speed=speed, threads=threads)
     if target is None:
