@@ -16,13 +16,13 @@ from attar.core.scope import Scope
 from attar.errors import ExportError
 from attar.export.hf import Hf
 from attar.export.prepare import merge_factors, refuse
-from attar.export.target import stored
+from attar.export.target import quantized, stored
 from attar.layers import DynamicLinear, LowRank, StaticLinear, swap
 from attar.models.model import Model, weight_of
 from attar.ops.activations import InputGrid
 from attar.ops.rounding import fit_scales, quantize
 from attar.runtimes import find
-from tiny_models import batch, logits, press, tiny
+from tiny_models import DECODERS, batch, logits, press, tiny
 
 pytest.importorskip("compressed_tensors")
 GRIDS = (
@@ -56,8 +56,10 @@ def check(model: Model, folder: Path, difference: float) -> None:
     wanted, codes = logits(model), stored(model)
     Hf().write(model, folder)
     found = find("torch").read_back(folder)
-    for name, own in codes.items():
-        assert own.difference(found[name]) is None, name
+    tables = {item.name for item in quantized(model) if Hf().floats(item)}
+    assert found.keys() == codes.keys() - tables
+    for name, own in found.items():
+        assert own.difference(codes[name]) is None, name
     assert (answers(folder, model) - wanted).abs().max() <= difference
 
 
@@ -66,9 +68,30 @@ def test_codes_and_answers(grid: str, tmp_path: Path) -> None:
     check(press(tiny("llama"), grid, "int8-channel"), tmp_path, 1e-4)
 
 
-@pytest.mark.parametrize("kind", ["qwen3", "bert", "modernbert"])
+def test_weights_of_half_the_bits(tmp_path: Path) -> None:
+    model = press(tiny("qwen3", dtype=torch.bfloat16), "int4-g32", "int4-g32")
+    check(model, tmp_path, 0.0)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "mistral",
+        "qwen2",
+        "qwen3",
+        "gemma2",
+        "gemma3_text",
+        "phi",
+        "phi3",
+        "bert",
+        "roberta",
+        "electra",
+        "distilbert",
+        "modernbert",
+    ],
+)
 def test_families(kind: str, tmp_path: Path) -> None:
-    task = "causal-lm" if kind == "qwen3" else "classification"
+    task = "causal-lm" if kind in DECODERS else "classification"
     model = tiny(kind, task)
     rounded(model, "int4-g32", None)
     check(model, tmp_path, 1e-4)

@@ -102,12 +102,14 @@ def write(
         if not (draft / "tokenizer_config.json").exists():
             model.tokenizer.save_pretrained(draft)
         say(f"reading it back with {target.engine}")
+        floats = [item.name for item in quantized(model) if target.floats(item)]
         record = {
             **_about(artifact, model, target),
             "rounded": rounded,
             "merged": merged,
+            "as_floats": floats,
             "bytes": weights_size(draft) or total_size(draft),
-            "verified": {"codes": compare_codes(model, engine, draft)},
+            "verified": {"codes": compare_codes(model, engine, draft, floats)},
         }
         absent = missing(engine)
         if absent is not None:

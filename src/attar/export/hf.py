@@ -22,8 +22,8 @@ _HELD = (QuantizedLinear, QuantizedEmbedding, TiedHead)
 class Hf(Target):
     """What `AutoModelFor....from_pretrained` loads without Attar.
 
-    Codes are packed as compressed-tensors packs them. That format ties no tables on a grid: a
-    head that multiplies with the embedding's codes is written a second time.
+    Codes of linears are packed as compressed-tensors packs them. Tables of embeddings are floats
+    there, as transformers loads no others: exactly the numbers that the artifact computes with.
     """
 
     name = "hf"
@@ -49,7 +49,12 @@ class Hf(Target):
                 found.append(f"{name} is a {kind} in transformers, which holds no codes there")
         return found
 
+    def floats(self, item: Quantized) -> bool:
+        return item.table
+
     def holds(self, item: Quantized, model: Model) -> bool:
+        if item.table:
+            return True
         grid, group = item.grid, item.grid.group_for(item.width)
         if grid.group is not None and item.width % group:
             return False
@@ -70,13 +75,7 @@ class Hf(Target):
             return
         from attar.export._compressed import packed, quantization_config
 
-        tied = model.config.tie_word_embeddings
-        if any(isinstance(module, TiedHead) for module in model.module.modules()):
-            model.config.tie_word_embeddings = False
-        try:
-            write(model, folder, packed(model), quantization_config(model))
-        finally:
-            model.config.tie_word_embeddings = tied
+        write(model, folder, packed(model), quantization_config(model))
 
 
 def _plain(model: Model) -> Any:
