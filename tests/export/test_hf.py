@@ -87,7 +87,6 @@ def test_weights_of_half_the_bits(tmp_path: Path) -> None:
         "roberta",
         "electra",
         "distilbert",
-        "modernbert",
     ],
 )
 def test_families(kind: str, tmp_path: Path) -> None:
@@ -127,14 +126,22 @@ def test_float_models_are_plain(tmp_path: Path) -> None:
 
 
 def test_two_widths_are_two_groups(tmp_path: Path) -> None:
-    model = press(tiny("llama", intermediate_size=96), "int4-g64")
-    Hf().write(model, tmp_path)
+    model = press(tiny("llama", hidden_size=64, intermediate_size=96), "int4-g64")
+    check(model, tmp_path, 1e-4)
     groups = json.loads((tmp_path / "config.json").read_text())["quantization_config"]
-    assert (
-        sorted(str(group["weights"]["group_size"]) for group in groups["config_groups"].values())
-        == ["32", "64", "None"]
-        or len(groups["config_groups"]) >= 2
-    )
+    sizes = [group["weights"]["group_size"] for group in groups["config_groups"].values()]
+    assert sizes == [64, 32]
+    zeros = press(tiny("llama", hidden_size=64, intermediate_size=96), "int4-g64-zp")
+    with pytest.raises(ExportError, match="groups of one size"):
+        refuse(zeros, Hf(), allow_rounding=False)
+
+
+def test_a_family_that_transformers_cannot_load_is_refused() -> None:
+    model = tiny("modernbert", "classification")
+    refuse(model, Hf(), allow_rounding=False)
+    rounded(model, "int4-g32", None)
+    with pytest.raises(ExportError, match="modernbert"):
+        refuse(model, Hf(), allow_rounding=False)
 
 
 @pytest.mark.parametrize("grid", ["nf4-g64", "int4-g32-min", "mxfp4"])

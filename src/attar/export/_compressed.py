@@ -72,7 +72,15 @@ def quantization_config(model: Model) -> dict[str, Any]:
         quantization_status="compressed",  # pyright: ignore[reportArgumentType]
         ignore=ignored,
     )
-    return checked.model_dump(mode="json")
+    # Transformers makes places for zero points as they are before packing, so that packed ones load
+    # only where it unpacks them as it reads.
+    unpacks = any(item.grid.zero_point and item.inputs == "float" for item in _linears(model))
+    return {**checked.model_dump(mode="json"), **({"dequantize": True} if unpacks else {})}
+
+
+def schemes(model: Model) -> int:
+    """How many ways of storing linears there are."""
+    return len({repr(_scheme(item)) for item in _linears(model)})
 
 
 def _linears(model: Model) -> list[Quantized]:

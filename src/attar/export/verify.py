@@ -34,7 +34,8 @@ def compare_codes(
 ) -> dict[str, int]:
     """How many linears and tables were compared, and numbers in them, all exactly equal.
 
-    `floats` were written as floats on purpose. Raises AttarError, with the first few that differ, where one does or is missing.
+    `floats` were written as floats on purpose. Raises AttarError, with the first few that differ,
+    where one does or is missing.
     """
     ours, theirs = stored(model), engine.read_back(folder)
     shared = {
