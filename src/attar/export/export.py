@@ -80,8 +80,9 @@ def export(
     target cannot hold the artifact without loss, before any weight is loaded where that can be
     known; nothing is published unless the engine reads back the very codes.
     """
-    artifact, chosen = find_artifact(str(ref), Path(home)), find(target)
+    chosen = find(target)
     chosen.require()
+    artifact = find_artifact(str(ref), Path(home))
     refuse(_skeleton(artifact, wanted), chosen, wanted.allow_rounding)
     folder = Path(out) if out else default_folder(Path(home), artifact.name, target)
     check_place(folder)
