@@ -157,6 +157,15 @@ def _difference(model: Model, folder: Path, other: Model | None = None) -> tuple
     return float(gap.max()), float(gap.mean())
 
 
+@pytest.mark.parametrize("text", [*TEXT, "I'LL wait; it's 12:47, 3.5 %", "naïve 中文 ☃\n\n  x"])
+def test_llama_cpp_reads_as_the_tokenizer_does(text: str, tmp_path: Path) -> None:
+    pytest.importorskip("xllamacpp")
+    written(decoder(), tmp_path)
+    with find("llama-cpp").open(tmp_path, threads=1) as opened:
+        assert isinstance(opened, Decoder)
+        assert opened.tokens(text) == byte_level()(text).input_ids
+
+
 def test_llama_cpp_generates_the_same(tmp_path: Path) -> None:
     pytest.importorskip("xllamacpp")
     model = decoder(tie_word_embeddings=False)

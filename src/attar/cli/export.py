@@ -69,7 +69,7 @@ def export(
         _all(ref, out, home, wanted)
         return
     found = one(ref, target, out, home, wanted, _say)
-    _show([found])
+    show_exports([found])
     typer.echo(f"written to {found.folder}")
 
 
@@ -81,14 +81,14 @@ def _all(ref: str, out: Path | None, home: str, wanted: Wanted) -> None:
     from attar.export.everything import export_all
 
     found = export_all(ref, out, home, wanted, _say)
-    _show(found.exports)
+    show_exports(found.exports)
     for name, reason in found.skipped.items():
         typer.secho(f"{name} was left out: {reason}", err=True)
     if found.fastest is not None:
         typer.echo(f"fastest here: {found.fastest.target}, {found.fastest.folder}")
 
 
-def _show(exports: list[Exported]) -> None:
+def show_exports(exports: list[Exported]) -> None:
     """A row for each export: bytes, speed, memory, and how near its answers are."""
     from rich.console import Console
     from rich.table import Table

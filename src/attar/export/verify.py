@@ -72,7 +72,8 @@ def compare_outputs(
     """How far the engine's answers are from the artifact's own in PyTorch, on these rows."""
     with engine.open(folder) as opened:
         if isinstance(opened, Decoder):
-            return _decoders(TorchDecoder(model), opened, rows)
+            found = _decoders(TorchDecoder(model), opened, rows)
+            return {**found, **_tokenized(model, opened, rows)}
         return _encoders(TorchEncoder(model), opened, rows)
 
 
@@ -100,6 +101,18 @@ def _decoders(ours: Decoder, theirs: Decoder, rows: Sequence[Sequence[int]]) -> 
         "perplexity_torch": float(np.exp(one)),
         "perplexity_engine": float(np.exp(other)),
     }
+
+
+def _tokenized(model: Model, theirs: Decoder, rows: Sequence[Sequence[int]]) -> dict[str, float]:
+    """The share of texts that the tokenizer inside the file cuts as the artifact's own does."""
+    same: list[bool] = []
+    for row in rows:
+        text = model.tokenizer.decode(row, skip_special_tokens=True)
+        found = theirs.tokens(text)
+        if found is None:
+            return {}
+        same.append(found == model.tokenizer(text, add_special_tokens=False).input_ids)
+    return {"texts_tokenized_alike": float(np.mean(same))}
 
 
 def _encoders(ours: Encoder, theirs: Encoder, rows: Sequence[Sequence[int]]) -> dict[str, float]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 import signal
 import struct
 import threading
+import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -60,7 +62,8 @@ class LlamaCppDecoder(Decoder):
     def __init__(self, path: Path, threads: int | None = None) -> None:
         trained, self._rows = _sizes(path)
         self.context = min(trained, CONTEXT)
-        self._server: Any = _server(path, threads, self.context)
+        self._key = secrets.token_hex()
+        self._server: Any = _server(path, threads, self.context, self._key)
 
     def logprobs(self, ids: Sequence[int]) -> Floats:
         found = np.full((len(ids), self._rows), np.nan, np.float32)
@@ -84,6 +87,18 @@ class LlamaCppDecoder(Decoder):
         if sampling.temperature > 0:
             return until(self._one_by_one(list(prompt), sampling, top), limit, stop)
         return until(self._greedy(list(prompt), limit, top), limit, stop)
+
+    def tokens(self, text: str) -> list[int] | None:
+        body = json.dumps({"content": text, "add_special": False, "parse_special": False})
+        request = urllib.request.Request(
+            f"{self._server.listening_address}/tokenize",
+            body.encode(),
+            {"Authorization": f"Bearer {self._key}", "Content-Type": "application/json"},
+        )
+        # to this machine alone, and so past every proxy
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(request, timeout=60) as answer:
+            return json.load(answer)["tokens"]
 
     def close(self) -> None:
         self._server = None
@@ -232,7 +247,7 @@ def _told(answer: Any) -> Token | None:
     return Token(told[0]["id"], told[0]["logprob"], top)
 
 
-def _server(path: Path, threads: int | None, context: int) -> Any:
+def _server(path: Path, threads: int | None, context: int, key: str) -> Any:
     import xllamacpp
 
     params = xllamacpp.CommonParams()
@@ -243,7 +258,7 @@ def _server(path: Path, threads: int | None, context: int) -> Any:
     params.n_gpu_layers, params.fit_params, params.verbosity = 0, False, 0
     params.cache_ram_mib, params.n_ctx_checkpoints = 0, 0  # one text at a time: nothing to keep
     # it listens on a port of this machine, whether one wants that or not
-    params.api_keys, params.endpoint_slots, params.ui = [secrets.token_hex()], False, False
+    params.api_keys, params.endpoint_slots, params.ui = [key], False, False
     try:
         with _own_signals():
             return xllamacpp.Server(params)
