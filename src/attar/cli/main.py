@@ -11,16 +11,20 @@ from typing import Annotated, Any
 import typer
 
 from attar.cli.augment import augment
+from attar.cli.bench import bench
 from attar.cli.bug import report_bug
+from attar.cli.card import card
 from attar.cli.demo import demo
 from attar.cli.diff import diff
 from attar.cli.distill import distill
 from attar.cli.doctor import doctor
+from attar.cli.export import export
 from attar.cli.launched import give_way, leads
 from attar.cli.list import list_
 from attar.cli.message import problems_text, tell
 from attar.cli.plan import plan
 from attar.cli.prune import prune
+from attar.cli.push import push
 from attar.cli.quantize import quantize
 from attar.cli.report import report
 from attar.cli.run import run
@@ -38,6 +42,7 @@ _PANELS = {
         "prune": prune,
         "augment": augment,
     },
+    "Ship it": {"export": export, "bench": bench, "card": card, "push": push},
     "Look": {
         "list": list_,
         "show": show,

@@ -1,0 +1,90 @@
+"""Every target that fits an artifact, side by side."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from attar.engine.store import write_text
+from attar.errors import AttarError, UserError
+from attar.export.export import (
+    RECORD,
+    USUAL,
+    Exported,
+    Say,
+    Wanted,
+    export,
+    folders_of,
+    read_record,
+    timed,
+)
+from attar.export.target import TARGETS
+
+
+@dataclass(frozen=True)
+class All:
+    """What came of exporting to every target: the exports, and why the others were left out."""
+
+    exports: list[Exported]
+    skipped: dict[str, str]
+
+    @property
+    def fastest(self) -> Exported | None:
+        """The one to take on this machine, if any was timed."""
+        known = [one for one in self.exports if rate(one) is not None]
+        return max(known, key=lambda one: rate(one) or 0.0, default=None)
+
+
+def rate(one: Exported) -> float | None:
+    """Tokens or texts per second."""
+    speed = one.speed
+    figure = speed.get("tokens_per_second") or speed.get("texts_per_second")
+    return None if figure is None else figure.value
+
+
+def export_all(
+    ref: str | Path,
+    out: str | Path | None = None,
+    home: str | Path = ".attar",
+    wanted: Wanted = USUAL,
+    say: Say = lambda _: None,
+) -> All:
+    """Export to every target that holds the artifact and whose packages are installed.
+
+    `out` is the folder that holds a folder for each. One that fails leaves the others alone.
+    """
+    exports: list[Exported] = []
+    skipped: dict[str, str] = {}
+    for target in TARGETS.names():
+        folder = Path(out) / target if out else None
+        try:
+            exports.append(export(ref, target, folder, home, wanted, say))
+        except AttarError as error:
+            skipped[target] = str(error)
+    if not exports:
+        reasons = "; ".join(f"{target}: {text}" for target, text in skipped.items())
+        raise UserError(f"no target holds {ref}. {reasons}")
+    return All(exports, skipped)
+
+
+def time_again(name: str, home: Path, threads: int | None = None, say: Say = lambda _: None) -> All:
+    """The exports of a model under `home`, timed anew; their records keep the new figures."""
+    exports: list[Exported] = []
+    skipped: dict[str, str] = {}
+    for folder in folders_of(name, home):
+        record = read_record(folder)
+        record.setdefault("prompt", [list(range(10, 42))])
+        say(f"timing {record['target']} in a fresh process")
+        try:
+            record["speed"] = timed(folder, record, threads)
+        except AttarError as error:
+            skipped[record["target"]] = str(error)
+            continue
+        write_text(folder / RECORD, json.dumps(record, indent=1) + "\n")
+        exports.append(Exported(record["target"], folder, record))
+    if not exports and not skipped:
+        raise UserError(
+            f"{name} has no exports under {home}. `attar export {name} --all` makes them"
+        )
+    return All(exports, skipped)
