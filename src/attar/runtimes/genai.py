@@ -1,0 +1,96 @@
+"""onnxruntime-genai: language models in ONNX, with the loop that writes them in C++."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from attar.errors import ModelError
+from attar.runtimes._choose import Chooser, normalized
+from attar.runtimes.onnxruntime import OnnxRuntime, context_of
+from attar.runtimes.runtime import Decoder, Engine, Floats, Sampling, StoredCodes, Token
+
+
+class Genai(Engine):
+    """Runs a folder with `genai_config.json` on the processor."""
+
+    name = "genai"
+    extra = "onnx"
+    modules = ("onnx", "onnxruntime_genai")
+
+    def holds(self, folder: Path) -> bool:
+        return (folder / "genai_config.json").is_file()
+
+    def open(self, folder: Path, threads: int | None = None) -> Decoder:
+        self.require()
+        import onnxruntime_genai
+
+        onnxruntime_genai.disable_telemetry_events()
+        try:
+            config = onnxruntime_genai.Config(str(folder))
+            if threads:
+                options = {"intra_op_num_threads": threads}
+                overlay = {"model": {"decoder": {"session_options": options}}}
+                config.overlay(json.dumps(overlay))
+            return GenaiDecoder(onnxruntime_genai.Model(config), context_of(folder))
+        except Exception as error:  # it raises RuntimeError for all
+            said = str(error).strip().partition("\n")[0]
+            raise ModelError(
+                f"onnxruntime-genai cannot open {folder}: {said}. Export it again"
+            ) from None
+
+    def read_back(self, folder: Path) -> Mapping[str, StoredCodes]:
+        return OnnxRuntime().read_back(folder)
+
+    def version(self) -> str:
+        import onnxruntime_genai
+
+        return f"onnxruntime-genai {onnxruntime_genai.__version__}"
+
+
+class GenaiDecoder(Decoder):
+    """A language model; tokens are chosen here, by the logits that it hands out."""
+
+    engine = "genai"
+
+    def __init__(self, model: Any, context: int) -> None:
+        self._model: Any = model
+        self.context = context
+
+    def close(self) -> None:
+        self._model = None
+
+    def _generator(self, length: int) -> Any:
+        from onnxruntime_genai import Generator, GeneratorParams
+
+        params = GeneratorParams(self._model)
+        params.set_search_options(max_length=length)
+        return Generator(self._model, params)
+
+    def logprobs(self, ids: Sequence[int]) -> Floats:
+        generator = self._generator(len(ids) + 1)
+        generator.append_tokens(np.array(ids, np.int32))
+        return normalized(generator.get_output("logits")[0])
+
+    def generate(
+        self,
+        prompt: Sequence[int],
+        limit: int,
+        sampling: Sampling = Sampling(),  # noqa: B008 - frozen
+        stop: Sequence[int] = (),
+        top: int = 0,
+    ) -> Iterator[Token]:
+        choose = Chooser(sampling, top)
+        generator = self._generator(min(len(prompt) + limit, self.context) + 1)
+        given = prompt
+        for _ in range(min(limit, self.context - len(prompt))):
+            generator.append_tokens(np.array(given, np.int32))
+            token = choose(generator.get_logits().reshape(-1))
+            yield token
+            if token.id in stop:
+                return
+            given = [token.id]
