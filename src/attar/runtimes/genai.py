@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from attar.errors import ModelError
-from attar.runtimes._choose import Chooser, normalized
+from attar.runtimes._drawing import Drawing, log_softmax, until
 from attar.runtimes.onnxruntime import OnnxRuntime, context_of
-from attar.runtimes.runtime import Decoder, Engine, Floats, Sampling, StoredCodes, Token
+from attar.runtimes.runtime import GREEDY, Decoder, Engine, Floats, Sampling, StoredCodes, Token
 
 
 class Genai(Engine):
@@ -74,23 +74,25 @@ class GenaiDecoder(Decoder):
     def logprobs(self, ids: Sequence[int]) -> Floats:
         generator = self._generator(len(ids) + 1)
         generator.append_tokens(np.array(ids, np.int32))
-        return normalized(generator.get_output("logits")[0])
+        return log_softmax(generator.get_output("logits")[0])
 
     def generate(
         self,
         prompt: Sequence[int],
         limit: int,
-        sampling: Sampling = Sampling(),  # noqa: B008 - frozen
+        sampling: Sampling = GREEDY,
         stop: Sequence[int] = (),
         top: int = 0,
     ) -> Iterator[Token]:
-        choose = Chooser(sampling, top)
-        generator = self._generator(min(len(prompt) + limit, self.context) + 1)
-        given = prompt
-        for _ in range(min(limit, self.context - len(prompt))):
-            generator.append_tokens(np.array(given, np.int32))
-            token = choose(generator.get_logits().reshape(-1))
-            yield token
-            if token.id in stop:
-                return
-            given = [token.id]
+        length = min(len(prompt) + limit, self.context)
+        written = _written(self._generator(length + 1), prompt, Drawing(sampling, top))
+        return until(written, length - len(prompt), stop) if length > len(prompt) else iter(())
+
+
+def _written(generator: Any, prompt: Sequence[int], drawing: Drawing) -> Iterator[Token]:
+    given = prompt
+    while True:
+        generator.append_tokens(np.array(given, np.int32))
+        token = drawing.token(generator.get_logits().reshape(-1))
+        yield token
+        given = [token.id]

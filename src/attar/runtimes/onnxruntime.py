@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from attar.errors import ModelError
-from attar.runtimes._choose import Chooser, normalized
+from attar.runtimes._drawing import Drawing, log_softmax, until
 from attar.runtimes.runtime import (
+    GREEDY,
     Decoder,
     Encoder,
     Engine,
@@ -95,25 +96,27 @@ class OrtDecoder(Decoder):
     def logprobs(self, ids: Sequence[int]) -> Floats:
         cache = _Cache(self._session, len(ids))
         chunks = [ids[start : start + _CHUNK] for start in range(0, len(ids), _CHUNK)]
-        return np.concatenate([normalized(cache.run(chunk)) for chunk in chunks])
+        return np.concatenate([log_softmax(cache.run(chunk)) for chunk in chunks])
 
     def generate(
         self,
         prompt: Sequence[int],
         limit: int,
-        sampling: Sampling = Sampling(),  # noqa: B008 - frozen
+        sampling: Sampling = GREEDY,
         stop: Sequence[int] = (),
         top: int = 0,
     ) -> Iterator[Token]:
-        choose = Chooser(sampling, top)
-        cache = _Cache(self._session, min(len(prompt) + limit, self.context))
-        given = prompt
-        for _ in range(min(limit, self.context - len(prompt))):
-            token = choose(cache.run(given)[-1])
-            yield token
-            if token.id in stop:
-                return
-            given = [token.id]
+        length = min(len(prompt) + limit, self.context)
+        written = _written(_Cache(self._session, length), prompt, Drawing(sampling, top))
+        return until(written, length - len(prompt), stop) if length > len(prompt) else iter(())
+
+
+def _written(cache: _Cache, prompt: Sequence[int], drawing: Drawing) -> Iterator[Token]:
+    given = prompt
+    while True:
+        token = drawing.token(cache.run(given)[-1])
+        yield token
+        given = [token.id]
 
 
 class _Cache:

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from attar.errors import ModelError
-from attar.runtimes._choose import Chooser, normalized
+from attar.runtimes._drawing import Drawing, log_softmax, until
 from attar.runtimes.runtime import (
+    GREEDY,
     Decoder,
     Encoder,
     Engine,
@@ -112,23 +113,28 @@ class OvDecoder(Decoder):
     def logprobs(self, ids: Sequence[int]) -> Floats:
         text = _Text(self._compiled)
         chunks = [ids[start : start + _CHUNK] for start in range(0, len(ids), _CHUNK)]
-        return np.concatenate([normalized(text.run(chunk)) for chunk in chunks])
+        return np.concatenate([log_softmax(text.run(chunk)) for chunk in chunks])
 
     def generate(
         self,
         prompt: Sequence[int],
         limit: int,
-        sampling: Sampling = Sampling(),  # noqa: B008 - frozen
+        sampling: Sampling = GREEDY,
         stop: Sequence[int] = (),
         top: int = 0,
     ) -> Iterator[Token]:
-        choose, text, given = Chooser(sampling, top), _Text(self._compiled), prompt
-        for _ in range(min(limit, self.context - len(prompt))):
-            token = choose(text.run(given)[-1])
-            yield token
-            if token.id in stop:
-                return
-            given = [token.id]
+        text = _Text(self._compiled)
+        room = min(limit, self.context - len(prompt))
+        written = _written(text, prompt, Drawing(sampling, top))
+        return until(written, room, stop) if room > 0 else iter(())
+
+
+def _written(text: _Text, prompt: Sequence[int], drawing: Drawing) -> Iterator[Token]:
+    given = prompt
+    while True:
+        token = drawing.token(text.run(given)[-1])
+        yield token
+        given = [token.id]
 
 
 class _Text:
