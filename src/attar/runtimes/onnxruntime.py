@@ -165,23 +165,22 @@ def _unpacked(table: Mapping[str, Any], arrays: Mapping[str, Any]) -> dict[str, 
     """The codes of the linears that share one array."""
     from onnx.numpy_helper import to_array
 
-    bits, width, group = table["bits"], table["width"], table["group"]
-    name, found = table["array"], {}
-    packed, scales = to_array(arrays[f"{name}.codes"]), to_array(arrays[f"{name}.scales"])
-    if table["kind"] == "columns":
-        return {table["names"][0]: StoredCodes(packed.T, scales[:, None], group)}
-    codes = _opened(packed.reshape(len(packed), -1), bits)[:, :width].astype(np.int16)
+    bits, width, name = table["bits"], table["width"], table["array"]
+    codes, scales = to_array(arrays[f"{name}.codes"]), to_array(arrays[f"{name}.scales"])
     zeros = None
-    if f"{name}.zeros" in arrays:
-        zeros = _opened(to_array(arrays[f"{name}.zeros"]), bits)[:, : scales.shape[1]]
-    if table["signed"]:
-        codes = codes - (1 << (bits - 1))
-    start = 0
-    for linear, rows in zip(table["names"], table["rows"], strict=True):
-        part = slice(start, start + rows)
+    if table["kind"] == "columns":
+        codes, scales = codes.T, scales[:, None]
+    else:
+        codes = _opened(codes.reshape(len(codes), -1), bits)[:, :width].astype(np.int16)
+        codes -= 1 << (bits - 1) if table["signed"] else 0
+        if f"{name}.zeros" in arrays:
+            zeros = _opened(to_array(arrays[f"{name}.zeros"]), bits)[:, : scales.shape[1]]
+    found: dict[str, StoredCodes] = {}
+    ends = np.cumsum(table["rows"])
+    for linear, rows, end in zip(table["names"], table["rows"], ends, strict=True):
+        part = slice(end - rows, end)
         kept = None if zeros is None else zeros[part].astype(np.int16)
-        found[linear] = StoredCodes(codes[part], scales[part], group, kept)
-        start += rows
+        found[linear] = StoredCodes(codes[part], scales[part], table["group"], kept)
     return found
 
 

@@ -15,6 +15,7 @@ from attar.export.graphs.weights import Coded, Dense, weights_of
 from attar.layers import LowRank
 from attar.models import Model
 
+_INT32, _INT64 = 6, 7  # numbers of ONNX's types
 ACCURACY = 4  # of MatMulNBits: inputs are rounded to 8 bits, block by block, within the kernel
 
 
@@ -30,6 +31,7 @@ class OnnxGraph(Graph[str]):
         shown = ["rows", "total"] if self._decoder else shape
         self._mask = self.file.input("attention_mask", "INT64", shown)
         self._lengths = self._counted() if self._decoder else ()
+        self._shown = ""  # the mask, as MultiHeadAttention wants it
         self._rounded: dict[Any, str] = {}  # inputs on a static grid
         self._whole: dict[tuple[str, ...], str] = {}  # what several values are parts of
 
@@ -41,7 +43,7 @@ class OnnxGraph(Graph[str]):
         op, number = self._op, self.file.constant
         lengths = op("Sub", op("ReduceSum", self._mask, number([1]), keepdims=0), number(1))
         longest = op("Gather", op("Shape", self._mask), number(1), axis=0)
-        return op("Cast", lengths, to=6), op("Cast", longest, to=6)
+        return op("Cast", lengths, to=_INT32), op("Cast", longest, to=_INT32)
 
     def ids(self) -> str:
         return self._ids
@@ -49,7 +51,7 @@ class OnnxGraph(Graph[str]):
     def embed(self, ids: str, weights: Coded | Dense) -> str:
         if isinstance(weights, Dense):
             return self._op("Gather", self.file.array(weights.name, weights.weight), ids)
-        data, scales, zeros, size = self._stored([weights])
+        data, scales, zeros, size = self._stored(weights.name, [weights])
         flat = self._op("Reshape", data, self.file.constant([weights.rows, -1]))
         inputs = [flat, ids, scales] + ([zeros] if zeros else [])
         attributes = {"gather_axis": 0, "quantize_axis": 1, "block_size": size}
@@ -66,7 +68,7 @@ class OnnxGraph(Graph[str]):
         if padding is None:
             end = op("Slice", op("Shape", self._ids), number([1]), number([2]))
             return op("Slice", table, number([0]), end, number([0]))
-        real = op("Cast", op("Not", op("Equal", self._ids, number(padding))), to=7)
+        real = op("Cast", op("Not", op("Equal", self._ids, number(padding))), to=_INT64)
         place = op("Mul", op("CumSum", real, number(1)), real)
         return op("Gather", table, op("Add", place, number(padding)))
 
@@ -77,10 +79,9 @@ class OnnxGraph(Graph[str]):
         number = self.file.constant
         return self._op("Slice", x, number([0]), number([width]), number([-1]))
 
-    def _stored(self, parts: Sequence[Coded]) -> tuple[str, str, str, int]:
+    def _stored(self, name: str, parts: Sequence[Coded]) -> tuple[str, str, str, int]:
         """Names of the codes, scales and zero points ("" for none) of linears in one, kept once."""
         kept = [blocks(part) for part in parts]
-        name = "+".join(part.name for part in parts)
         data = self.file.array(f"{name}.codes", np.concatenate([one.data for one in kept]))
         scales = self.file.array(f"{name}.scales", np.concatenate([one.scales for one in kept]))
         zeros = ""
@@ -106,49 +107,47 @@ class OnnxGraph(Graph[str]):
             self.file.tables.append(note)
 
     def multiply(self, x: str, weights: Coded | Dense) -> str:
-        if isinstance(weights, Dense):
-            return self._biased(self._dense(x, weights), weights)
-        if weights.inputs == "static" and weights.per_row and weights.signed:
-            return self._biased(self._integers(x, weights), weights)
-        return self._blocks(x, [weights])
-
-    def _dense(self, x: str, weights: Dense) -> str:
+        if isinstance(weights, Coded):
+            return self._together(x, [weights])
         if weights.tied:  # the array lies rows first already
             array = self.file.array(weights.name, weights.weight)
-            return self._op("FusedMatMul", x, array, domain=MICROSOFT, transB=1)
-        return self._op("MatMul", x, self.file.array(weights.name, weights.weight.T))
-
-    def _biased(self, x: str, weights: Coded | Dense) -> str:
+            found = self._op("FusedMatMul", x, array, domain=MICROSOFT, transB=1)
+        else:
+            found = self._op("MatMul", x, self.file.array(weights.name, weights.weight.T))
         if weights.bias is None:
-            return x
-        return self._op("Add", x, self.file.array(f"{weights.name}.bias", weights.bias))
+            return found
+        return self._op("Add", found, self.file.array(f"{weights.name}.bias", weights.bias))
 
-    def _integers(self, x: str, coded: Coded) -> str:
-        """Whole numbers times whole numbers: quantized and dequantized, which the runtime joins."""
-        op, array, name = self._op, self.file.array, coded.name
-        key = (x, coded.input_scale, coded.input_zero)
-        if key not in self._rounded:
-            grid = [
-                self.file.constant(coded.input_scale, np.float32),
-                self.file.constant(coded.input_zero, np.uint8),
-            ]
-            self._rounded[key] = op("DequantizeLinear", op("QuantizeLinear", x, *grid), *grid)
-        codes = array(f"{name}.codes", coded.codes.T.astype(np.int8))
-        scales = array(f"{name}.scales", coded.scales[:, 0])
-        self._noted("columns", name, [coded], coded.width)
-        return op("MatMul", self._rounded[key], op("DequantizeLinear", codes, scales, axis=1))
+    def linears(self, x: str, names: Sequence[str]) -> list[str]:
+        """Linears on one grid become one, whose inputs are then rounded once."""
+        modules: list[Any] = [self.model.module.get_submodule(name) for name in names]
+        if len(names) == 1 or any(isinstance(module, LowRank) for module in modules):
+            return super().linears(x, names)
+        parts = [weights_of(self.model, name) for name in names]
+        coded = [part for part in parts if isinstance(part, Coded)]
+        if len(coded) < len(parts) or len({part.layout() for part in coded}) > 1:
+            return [self.multiply(x, part) for part in parts]
+        whole = self._together(x, coded)
+        found = self.split(whole, [part.rows for part in coded])
+        self._whole[tuple(found)] = whole
+        return found
 
-    def _blocks(self, x: str, parts: Sequence[Coded]) -> str:
-        data, scales, zeros, size = self._stored(parts)
-        inputs = [x, data, scales, zeros]
-        biases = [part.bias for part in parts]
-        if any(bias is not None for bias in biases):
-            filled = [
+    def _together(self, x: str, parts: Sequence[Coded]) -> str:
+        """Linears on one grid, as one: their outputs one after another."""
+        name, bias = "+".join(part.name for part in parts), ""
+        if any(part.bias is not None for part in parts):
+            biases = [
                 np.zeros(part.rows, np.float32) if part.bias is None else part.bias
                 for part in parts
             ]
-            name = "+".join(part.name for part in parts)
-            inputs += ["", self.file.array(f"{name}.bias", np.concatenate(filled))]
+            bias = self.file.array(f"{name}.bias", np.concatenate(biases))
+        if parts[0].inputs == "static":
+            x = self._on_grid(x, parts[0])
+        if parts[0].integers:
+            found = self._integers(x, name, parts)
+            return self._op("Add", found, bias) if bias else found
+        data, scales, zeros, size = self._stored(name, parts)
+        inputs = [x, data, scales, zeros, "", bias]
         while not inputs[-1]:
             inputs.pop()
         return self._op(
@@ -162,20 +161,25 @@ class OnnxGraph(Graph[str]):
             accuracy_level=ACCURACY,
         )
 
-    def linears(self, x: str, names: Sequence[str]) -> list[str]:
-        """Linears on one grid become one, whose inputs are then rounded once."""
-        modules: list[Any] = [self.model.module.get_submodule(name) for name in names]
-        if len(names) == 1 or any(isinstance(module, LowRank) for module in modules):
-            return super().linears(x, names)
-        parts = [weights_of(self.model, name) for name in names]
-        coded = [part for part in parts if isinstance(part, Coded)]
-        static = any(part.inputs == "static" for part in coded)
-        if static or len(coded) < len(parts) or len({part.layout() for part in coded}) > 1:
-            return [self.multiply(x, part) for part in parts]
-        whole = self._blocks(x, coded)
-        found = self.split(whole, [part.rows for part in coded])
-        self._whole[tuple(found)] = whole
-        return found
+    def _integers(self, x: str, name: str, parts: Sequence[Coded]) -> str:
+        """Whole numbers times whole numbers: quantized and dequantized, which the runtime joins."""
+        op, array = self._op, self.file.array
+        joined = np.concatenate([part.codes for part in parts])
+        codes = array(f"{name}.codes", joined.T.astype(np.int8))
+        scales = array(f"{name}.scales", np.concatenate([part.scales[:, 0] for part in parts]))
+        self._noted("columns", name, parts, parts[0].width)
+        weight = op("DequantizeLinear", codes, scales, axis=1)
+        return op("MatMul", x, weight)
+
+    def _on_grid(self, x: str, coded: Coded) -> str:
+        """Inputs on the 256 numbers of a static grid, quantized once for all that read them."""
+        key = (x, coded.input_scale, coded.input_zero)
+        if key not in self._rounded:
+            constant = self.file.constant
+            grid = [constant(key[1], np.float32), constant(key[2], np.uint8)]
+            codes = self._op("QuantizeLinear", x, *grid)
+            self._rounded[key] = self._op("DequantizeLinear", codes, *grid)
+        return self._rounded[key]
 
     def split(self, x: str, sizes: Sequence[int]) -> list[str]:
         number = self.file.constant(list(sizes))
@@ -226,11 +230,9 @@ class OnnxGraph(Graph[str]):
 
     def attend(self, qkv: Sequence[str], heads: Heads) -> str:
         attributes = {"num_heads": heads.queries, "scale": heads.scale}
-        inputs = [*qkv, "", self._keys_mask()]
+        self._shown = self._shown or self._op("Cast", self._mask, to=_INT32)
+        inputs = [*qkv, "", self._shown]
         return self._op("MultiHeadAttention", *inputs, domain=MICROSOFT, **attributes)
-
-    def _keys_mask(self) -> str:
-        return self._op("Cast", self._mask, to=6)
 
     def attend_before(
         self, qkv: Sequence[str], layer: int, heads: Heads, rotary: Rotary | None

@@ -40,8 +40,7 @@ class OpenvinoWeights:
         if isinstance(weights, Dense):
             return self.floats(weights.name, weights.weight)
         if weights.name not in self._kept:
-            integers = weights.inputs == "static" and weights.per_row and weights.signed
-            made = self._integers(weights) if integers else self._compressed(weights)
+            made = self._integers(weights) if weights.integers else self._compressed(weights)
             self._kept[weights.name] = made
         return self._kept[weights.name]
 

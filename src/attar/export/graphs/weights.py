@@ -53,9 +53,15 @@ class Coded:
         """Whether each row has one scale."""
         return self.scales.shape[1] == 1
 
+    @property
+    def integers(self) -> bool:
+        """Whether it can multiply whole numbers: static inputs, and one scale a row."""
+        return self.inputs == "static" and self.per_row and self.signed
+
     def layout(self) -> tuple[Any, ...]:
         """What must be equal of two linears that are to be one."""
-        return self.group, self.bits, self.signed, self.zeros is None, self.inputs
+        grid = self.group, self.bits, self.signed, self.zeros is None
+        return *grid, self.inputs, self.input_scale, self.input_zero
 
 
 @dataclass(frozen=True)
