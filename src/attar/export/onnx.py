@@ -27,7 +27,15 @@ class Onnx(Target):
     grids = ("int2, int3, int4 and int8 with one scale a row or a group, with a zero point or not",)
 
     def problems(self, model: Model) -> Sequence[str]:
-        return (decoder if model.task == "causal-lm" else encoder).problems(model)
+        if model.task != "causal-lm":
+            return encoder.problems(model)
+        found = decoder.problems(model)
+        if model.sizes.head % 16:
+            found.append(
+                f"ONNX Runtime's attention wants heads of a multiple of 16, and these have "
+                f"{model.sizes.head}. Export to openvino, gguf or hf"
+            )
+        return found
 
     def holds(self, item: Quantized, model: Model) -> bool:
         return item.grid.levels is None and not item.grid.minimum
