@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from attar.export.graphs.openvino_weights import Node, OpenvinoWeights
 from attar.export.graphs.weights import Coded, Dense
 from attar.models import Model
 
+Rounding = Callable[..., Node]  # of a value, or of it and what it was multiplied by
 _HIDDEN = float(np.finfo(np.float32).min)  # a score that softmax makes 0
 
 
@@ -35,6 +38,7 @@ class OpenvinoGraph(Graph[Node]):
         self._results: list[Node] = []
         self._written: list[Node] = []  # to states
         self._kept: dict[Any, Any] = {}  # what several operations share
+        self._again: dict[str, Callable[[Rounding], Node]] = {}
 
     def _input(self, name: str, shape: list[int], dtype: Any = np.int64) -> Node:
         found = self._ops.parameter(shape, dtype, name=name)
@@ -70,13 +74,22 @@ class OpenvinoGraph(Graph[Node]):
 
     def multiply(self, x: Node, weights: Coded | Dense) -> Node:
         if isinstance(weights, Coded) and weights.inputs == "static":
-            x = self._weights.rounded(x, weights)
+            x = self._rounded(x, weights)
         found = self._ops.matmul(x, self._weights.matrix(weights), False, True)
         if weights.bias is not None:
             rank = found.get_output_partial_shape(0).rank.get_length()
             bias = weights.bias.reshape([1] * (rank - 1) + [-1])
             found = self._ops.add(found, self._ops.constant(bias))
         return found
+
+    def _rounded(self, x: Node, weights: Coded) -> Node:
+        """Inputs on a static grid, made where the plugin joins that with what comes before."""
+        key = (x.get_friendly_name(), weights.input_scale, weights.input_zero)
+        if key not in self._kept:
+            round_ = partial(self._weights.rounded, coded=weights)
+            again = self._again.get(key[0])
+            self._kept[key] = round_(x) if again is None else again(round_)
+        return self._kept[key]
 
     def split(self, x: Node, sizes: Sequence[int]) -> list[Node]:
         return self._ops.variadic_split(x, self._number(-1), self._number(list(sizes))).outputs()
@@ -98,15 +111,22 @@ class OpenvinoGraph(Graph[Node]):
 
     def norm(self, x: Node, norm: Norm) -> Node:
         ops, number = self._ops, self._number
-        gain = ops.constant(norm.gain)
         if norm.centered:
-            found = ops.mvn(x, number([-1]), True, norm.epsilon, "INSIDE_SQRT")
-            found = ops.multiply(found, gain)
-            return found if norm.bias is None else ops.add(found, ops.constant(norm.bias))
+            plain = ops.mvn(x, number([-1]), True, norm.epsilon, "INSIDE_SQRT")
+            found, bias = self._affine(plain, norm), norm.bias
+            # halved, which is exact: the plugin would make one of two that are equal
+            half = replace(norm, gain=norm.gain / 2, bias=None if bias is None else bias / 2)
+            self._again[found.get_friendly_name()] = lambda do: do(self._affine(plain, half), 0.5)
+            return found
+        gain = ops.constant(norm.gain)
         squares = ops.power(x, number(2, np.float32))
         mean = ops.reduce_mean(squares, number([-1]), True)
         size = ops.sqrt(ops.add(mean, number(norm.epsilon, np.float32)))
         return ops.multiply(gain, ops.multiply(x, ops.divide(number(1, np.float32), size)))
+
+    def _affine(self, plain: Node, norm: Norm) -> Node:
+        found = self._ops.multiply(plain, self._ops.constant(norm.gain))
+        return found if norm.bias is None else self._ops.add(found, self._ops.constant(norm.bias))
 
     def norm_heads(self, x: Node, norm: Norm, heads: int) -> Node:
         ops, number, size = self._ops, self._number, len(norm.gain)
@@ -122,7 +142,9 @@ class OpenvinoGraph(Graph[Node]):
     def _joined(self, x: Node, width: int) -> Node:
         ops, number = self._ops, self._number
         swapped = ops.transpose(x, number([0, 2, 1, 3]))
-        return ops.reshape(swapped, number([0, 0, width]), special_zero=True)
+        found = ops.reshape(swapped, number([0, 0, width]), special_zero=True)
+        self._again[found.get_friendly_name()] = lambda do: self._joined(do(x), width)
+        return found
 
     def attend(self, qkv: Sequence[Node], heads: Heads) -> Node:
         q, k, v = (self._heads(x, heads.queries, heads.size) for x in qkv)

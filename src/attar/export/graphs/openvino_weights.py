@@ -85,14 +85,12 @@ class OpenvinoWeights:
         found.set_friendly_name(name)
         return found
 
-    def rounded(self, x: Node, coded: Coded) -> Node:
-        """Inputs on the 256 numbers of a static grid."""
-        key = (x.get_friendly_name(), coded.input_scale, coded.input_zero)
-        if key not in self._kept:
-            scale = np.float32(coded.input_scale)
-            ends = [np.float32(end - coded.input_zero) * scale for end in (0, 255)]
-            self._kept[key] = self._ops.fake_quantize(x, *ends, *ends, 256)
-        return self._kept[key]
+    def rounded(self, x: Node, factor: float = 1.0, *, coded: Coded) -> Node:
+        """Inputs, multiplied by a power of two before, on the 256 numbers of a static grid."""
+        scale = np.float32(coded.input_scale)
+        ends = [np.float32(end - coded.input_zero) * scale for end in (0, 255)]
+        taken = [end * np.float32(factor) for end in ends]
+        return self._ops.fake_quantize(x, *taken, *ends, 256)
 
 
 def _group(coded: Coded) -> int:
