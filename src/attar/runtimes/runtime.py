@@ -87,6 +87,13 @@ class Decoder(_Opened):
         following = np.asarray(ids[1:], np.int64)
         return np.take_along_axis(self.logprobs(ids)[:-1], following[:, None], 1)[:, 0]
 
+    def tokens(self, text: str) -> list[int] | None:
+        """A text's tokens by the tokenizer inside the file, None where there is none inside.
+
+        Special tokens are neither read in the text nor added to it.
+        """
+        return None
+
     @abstractmethod
     def generate(
         self,
@@ -98,7 +105,8 @@ class Decoder(_Opened):
     ) -> Iterator[Token]:
         """Write up to `limit` tokens after the prompt, each as soon as it is there.
 
-        Ends after a token of `stop`, which is the last one yielded. `top` asks for that many of
+        Ends after a token of `stop`, which is the last one yielded; an engine whose file names an
+        end of text may end there too. `top` asks for that many of
         the likeliest tokens with each. Closing the iterator stops the engine.
         """
 
