@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +28,15 @@ class Genai(Engine):
 
     def open(self, folder: Path, threads: int | None = None) -> Decoder:
         self.require()
-        import onnxruntime_genai
-
-        onnxruntime_genai.disable_telemetry_events()
+        genai = _genai()
+        genai.disable_telemetry_events()
         try:
-            config = onnxruntime_genai.Config(str(folder))
+            config = genai.Config(str(folder))
             if threads:
                 options = {"intra_op_num_threads": threads}
                 overlay = {"model": {"decoder": {"session_options": options}}}
                 config.overlay(json.dumps(overlay))
-            return GenaiDecoder(onnxruntime_genai.Model(config), context_of(folder))
+            return GenaiDecoder(genai.Model(config), context_of(folder))
         except Exception as error:  # it raises RuntimeError for all
             said = str(error).strip().partition("\n")[0]
             raise ModelError(
@@ -47,9 +47,11 @@ class Genai(Engine):
         return OnnxRuntime().read_back(folder)
 
     def version(self) -> str:
-        import onnxruntime_genai
+        return f"onnxruntime-genai {_genai().__version__}"
 
-        return f"onnxruntime-genai {onnxruntime_genai.__version__}"
+
+def _genai() -> Any:
+    return import_module("onnxruntime_genai")  # its names are C++'s, which no type checker sees
 
 
 class GenaiDecoder(Decoder):
@@ -65,11 +67,10 @@ class GenaiDecoder(Decoder):
         self._model = None
 
     def _generator(self, length: int) -> Any:
-        from onnxruntime_genai import Generator, GeneratorParams
-
-        params = GeneratorParams(self._model)
+        genai = _genai()
+        params = genai.GeneratorParams(self._model)
         params.set_search_options(max_length=length)
-        return Generator(self._model, params)
+        return genai.Generator(self._model, params)
 
     def logprobs(self, ids: Sequence[int]) -> Floats:
         generator = self._generator(len(ids) + 1)

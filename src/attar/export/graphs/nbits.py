@@ -52,4 +52,4 @@ def _packed(codes: Bytes, bits: int) -> Bytes:
     if bits == 8:
         return np.ascontiguousarray(codes)
     codes = np.pad(codes, ((0, 0), (0, codes.shape[1] % 2)))
-    return np.ascontiguousarray(codes[:, ::2] | codes[:, 1::2] << 4)
+    return (codes[:, ::2] | codes[:, 1::2] << 4).astype(np.uint8)
