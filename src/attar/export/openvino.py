@@ -1,0 +1,82 @@
+"""OpenVINO: run by its runtime, and by openvino-genai where it is a language model."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+
+from attar.core.grid import Grid
+from attar.export.graphs import decoder, encoder
+from attar.export.target import Quantized, Target
+from attar.models import Model
+
+
+class Openvino(Target):
+    """`openvino_model.xml` with its weights beside it, and a tokenizer in the same form.
+
+    Grids are 4- or 8-bit constants that the plugin computes with as they are. Linears whose
+    inputs are static multiply whole numbers; for the others the plugin rounds inputs as it
+    runs, or computes in bfloat16.
+    """
+
+    name = "openvino"
+    extra = "openvino"
+    modules = ("openvino", "openvino_tokenizers")
+    engine = "openvino"
+    grids = ("int2, int3, int4 and int8 with one scale a row or a group, with a zero point or not",)
+
+    def problems(self, model: Model) -> Sequence[str]:
+        if model.task != "causal-lm":
+            return encoder.problems(model)
+        found = decoder.problems(model)
+        if getattr(model.config, "attn_logit_softcapping", None):
+            found.append(
+                "its attention caps scores, which OpenVINO's attention does not. Export to onnx"
+            )
+        return found
+
+    def holds(self, item: Quantized, model: Model) -> bool:
+        return item.grid.levels is None and not item.grid.minimum
+
+    def nearest(self, item: Quantized) -> Grid:
+        grid = item.grid
+        return Grid(bits=grid.bits, group=grid.group, offset="zero" if grid.minimum else "none")
+
+    def write(self, model: Model, folder: Path) -> None:
+        import openvino
+
+        from attar.export.graphs.openvino_graph import OpenvinoGraph
+
+        graph = OpenvinoGraph(model)
+        if model.task == "causal-lm":
+            decoder.write_decoder(graph, model)
+        else:
+            encoder.write_encoder(graph, model)
+        openvino.save_model(graph.built(), folder / "openvino_model.xml", compress_to_fp16=False)
+        _configs(model, folder)
+        if model.tokenizer is not None:
+            _tokenizers(model, folder)
+
+
+def _configs(model: Model, folder: Path) -> None:
+    """What openvino-genai reads beside the graph."""
+    plain = copy.copy(model.config)
+    if hasattr(plain, "quantization_config"):
+        del plain.quantization_config
+    plain.architectures = [type(model.module).__name__]
+    plain.save_pretrained(folder)
+    if model.task == "causal-lm" and model.module.generation_config is not None:
+        model.module.generation_config.save_pretrained(folder)
+
+
+def _tokenizers(model: Model, folder: Path) -> None:
+    """Text to tokens and back, as graphs."""
+    import openvino
+    from openvino_tokenizers import convert_tokenizer
+
+    found = convert_tokenizer(model.tokenizer, with_detokenizer=model.task == "causal-lm")
+    names = ("openvino_tokenizer.xml", "openvino_detokenizer.xml")
+    graphs = found if isinstance(found, tuple) else (found,)
+    for graph, name in zip(graphs, names, strict=False):
+        openvino.save_model(graph, folder / name)

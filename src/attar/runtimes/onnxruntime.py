@@ -1,0 +1,190 @@
+"""ONNX Runtime: encoders and language models in ONNX."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from attar.errors import ModelError
+from attar.runtimes._drawing import Drawing, log_softmax, until
+from attar.runtimes.runtime import (
+    GREEDY,
+    Decoder,
+    Encoder,
+    Engine,
+    Floats,
+    Ids,
+    Sampling,
+    StoredCodes,
+    Token,
+)
+
+FILE = "model.onnx"
+_TABLES = "attar.tables"
+_CHUNK = 512  # tokens of a text that are computed at once
+
+
+class OnnxRuntime(Engine):
+    """Runs `model.onnx` on the processor."""
+
+    name = "onnxruntime"
+    extra = "onnx"
+    modules = ("onnx", "onnxruntime")
+
+    def holds(self, folder: Path) -> bool:
+        return (folder / FILE).is_file()
+
+    def open(self, folder: Path, threads: int | None = None) -> Decoder | Encoder:
+        self.require()
+        session = _session(folder / FILE, threads)
+        cached = any(item.name.startswith("past_key_values") for item in session.get_inputs())
+        return OrtDecoder(session, context_of(folder)) if cached else OrtEncoder(session)
+
+    def read_back(self, folder: Path) -> Mapping[str, StoredCodes]:
+        self.require()
+        import onnx
+
+        model = onnx.load(folder / FILE)
+        properties = {item.key: item.value for item in model.metadata_props}
+        arrays = {tensor.name: tensor for tensor in model.graph.initializer}
+        found: dict[str, StoredCodes] = {}
+        for table in json.loads(properties.get(_TABLES, "[]")):
+            found |= _unpacked(table, arrays)
+        return found
+
+    def version(self) -> str:
+        import onnxruntime
+
+        return f"onnxruntime {onnxruntime.__version__}"
+
+
+def _session(path: Path, threads: int | None) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or 0
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its own classes, of many kinds
+        said = str(error).strip().partition("\n")[0]
+        raise ModelError(f"ONNX Runtime cannot open {path}: {said}. Export it again") from None
+
+
+def context_of(folder: Path) -> int:
+    """How many tokens fit the language model in a folder."""
+    config = json.loads((folder / "genai_config.json").read_text("utf-8"))
+    return int(config["model"]["context_length"])
+
+
+class OrtDecoder(Decoder):
+    """A language model; keys and values stay where they are written."""
+
+    engine = "onnxruntime"
+
+    def __init__(self, session: Any, context: int) -> None:
+        self._session: Any = session
+        self.context = context
+
+    def close(self) -> None:
+        self._session = None
+
+    def logprobs(self, ids: Sequence[int]) -> Floats:
+        cache = _Cache(self._session, len(ids))
+        chunks = [ids[start : start + _CHUNK] for start in range(0, len(ids), _CHUNK)]
+        return np.concatenate([log_softmax(cache.run(chunk)) for chunk in chunks])
+
+    def generate(
+        self,
+        prompt: Sequence[int],
+        limit: int,
+        sampling: Sampling = GREEDY,
+        stop: Sequence[int] = (),
+        top: int = 0,
+    ) -> Iterator[Token]:
+        length = min(len(prompt) + limit, self.context)
+        written = _written(_Cache(self._session, length), prompt, Drawing(sampling, top))
+        return until(written, length - len(prompt), stop) if length > len(prompt) else iter(())
+
+
+def _written(cache: _Cache, prompt: Sequence[int], drawing: Drawing) -> Iterator[Token]:
+    given = prompt
+    while True:
+        token = drawing.token(cache.run(given)[-1])
+        yield token
+        given = [token.id]
+
+
+class _Cache:
+    """One text that is being written: its keys and values, in place for `length` tokens."""
+
+    def __init__(self, session: Any, length: int) -> None:
+        from onnxruntime import OrtValue
+
+        self._session, self._done = session, 0
+        self._binding = session.io_binding()
+        for item in session.get_inputs():
+            if item.name.startswith("past_key_values"):
+                shape = (1, item.shape[1], length, item.shape[3])
+                value = OrtValue.ortvalue_from_numpy(np.zeros(shape, np.float32))
+                self._binding.bind_ortvalue_input(item.name, value)
+                present = item.name.replace("past_key_values", "present")
+                self._binding.bind_ortvalue_output(present, value)
+        self._place = [item.name for item in session.get_outputs()].index("logits")
+
+    def run(self, ids: Sequence[int]) -> Floats:
+        """Logits after each of these tokens, [len(ids), vocabulary]."""
+        self._done += len(ids)
+        self._binding.bind_cpu_input("input_ids", np.array([ids], np.int64))
+        self._binding.bind_cpu_input("attention_mask", np.ones((1, self._done), np.int64))
+        self._binding.bind_output("logits")
+        self._session.run_with_iobinding(self._binding)
+        return self._binding.get_outputs()[self._place].numpy()[0]
+
+
+class OrtEncoder(Encoder):
+    """A classifier, masked language model, or plain encoder."""
+
+    engine = "onnxruntime"
+
+    def __init__(self, session: Any) -> None:
+        self._session: Any = session
+
+    def close(self) -> None:
+        self._session = None
+
+    def run(self, ids: Ids, mask: Ids) -> Floats:
+        return self._session.run(None, {"input_ids": ids, "attention_mask": mask})[0]
+
+
+def _unpacked(table: Mapping[str, Any], arrays: Mapping[str, Any]) -> dict[str, StoredCodes]:
+    """The codes of the linears that share one array."""
+    from onnx.numpy_helper import to_array
+
+    bits, width, name = table["bits"], table["width"], table["array"]
+    codes, scales = to_array(arrays[f"{name}.codes"]), to_array(arrays[f"{name}.scales"])
+    zeros = None
+    if table["kind"] == "columns":
+        codes, scales = codes.T, scales[:, None]
+    else:
+        codes = _opened(codes.reshape(len(codes), -1), bits)[:, :width].astype(np.int16)
+        codes -= 1 << (bits - 1) if table["signed"] else 0
+        if f"{name}.zeros" in arrays:
+            zeros = _opened(to_array(arrays[f"{name}.zeros"]), bits)[:, : scales.shape[1]]
+    found: dict[str, StoredCodes] = {}
+    ends = np.cumsum(table["rows"])
+    for linear, rows, end in zip(table["names"], table["rows"], ends, strict=True):
+        part = slice(end - rows, end)
+        kept = None if zeros is None else zeros[part].astype(np.int16)
+        found[linear] = StoredCodes(codes[part], scales[part], table["group"], kept)
+    return found
+
+
+def _opened(packed: Any, bits: int) -> Any:
+    if bits == 8:
+        return packed
+    return np.stack((packed & 15, packed >> 4), -1).reshape(len(packed), -1)

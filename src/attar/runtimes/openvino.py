@@ -1,0 +1,194 @@
+"""OpenVINO: encoders and language models in its own format."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from attar.errors import ModelError
+from attar.runtimes._drawing import Drawing, log_softmax, until
+from attar.runtimes.runtime import (
+    GREEDY,
+    Decoder,
+    Encoder,
+    Engine,
+    Floats,
+    Ids,
+    Sampling,
+    StoredCodes,
+    Token,
+)
+
+FILE = "openvino_model.xml"
+SETTINGS: dict[str, str] = {}  # of the plugin, where its own are not wanted
+_CHUNK = 512  # tokens of a text that are computed at once
+_CODES = ("i4", "u4", "i8", "u8")
+
+
+class OpenVino(Engine):
+    """Runs `openvino_model.xml` on the processor."""
+
+    name = "openvino"
+    extra = "openvino"
+    modules = ("openvino",)
+
+    def holds(self, folder: Path) -> bool:
+        return (folder / FILE).is_file()
+
+    def open(self, folder: Path, threads: int | None = None) -> Decoder | Encoder:
+        self.require()
+        model = _read(folder)
+        cached = any(item.any_name == "beam_idx" for item in model.inputs)
+        compiled = _compiled(model, folder, cached, threads)
+        return OvDecoder(compiled, _context(folder)) if cached else OvEncoder(compiled)
+
+    def read_back(self, folder: Path) -> Mapping[str, StoredCodes]:
+        self.require()
+        constants = {
+            node.get_friendly_name(): node
+            for node in _read(folder).get_ops()
+            if node.get_type_name() == "Constant"
+        }
+        found: dict[str, StoredCodes] = {}
+        for name, node in constants.items():
+            if f"{name}/scales" in constants:
+                found[name] = _stored(name, node, constants)
+        return found
+
+    def version(self) -> str:
+        import openvino
+
+        return f"openvino {openvino.__version__.partition('-')[0]}"
+
+
+def _read(folder: Path) -> Any:
+    import openvino
+
+    try:
+        return openvino.Core().read_model(folder / FILE)
+    except Exception as error:  # it raises RuntimeError for all
+        raise ModelError(
+            f"OpenVINO cannot read {folder / FILE}: {_said(error)}. Export it again"
+        ) from None
+
+
+def _compiled(model: Any, folder: Path, cached: bool, threads: int | None) -> Any:
+    import openvino
+
+    settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", **SETTINGS}
+    if threads:
+        settings["INFERENCE_NUM_THREADS"] = threads
+    try:
+        return openvino.Core().compile_model(model, "CPU", settings)
+    except Exception as error:
+        raise ModelError(f"OpenVINO cannot compile {folder}: {_said(error)}") from None
+
+
+def _said(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
+def _context(folder: Path) -> int:
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    return int(config["max_position_embeddings"])
+
+
+class OvDecoder(Decoder):
+    """A language model, its keys and values states of the engine's."""
+
+    engine = "openvino"
+
+    def __init__(self, compiled: Any, context: int) -> None:
+        self._compiled: Any = compiled
+        self.context = context
+
+    def close(self) -> None:
+        self._compiled = None
+
+    def logprobs(self, ids: Sequence[int]) -> Floats:
+        text = _Text(self._compiled)
+        chunks = [ids[start : start + _CHUNK] for start in range(0, len(ids), _CHUNK)]
+        return np.concatenate([log_softmax(text.run(chunk)) for chunk in chunks])
+
+    def generate(
+        self,
+        prompt: Sequence[int],
+        limit: int,
+        sampling: Sampling = GREEDY,
+        stop: Sequence[int] = (),
+        top: int = 0,
+    ) -> Iterator[Token]:
+        text = _Text(self._compiled)
+        room = min(limit, self.context - len(prompt))
+        written = _written(text, prompt, Drawing(sampling, top))
+        return until(written, room, stop) if room > 0 else iter(())
+
+
+def _written(text: _Text, prompt: Sequence[int], drawing: Drawing) -> Iterator[Token]:
+    given = prompt
+    while True:
+        token = drawing.token(text.run(given)[-1])
+        yield token
+        given = [token.id]
+
+
+class _Text:
+    """One text that is being written, in a request of its own."""
+
+    def __init__(self, compiled: Any) -> None:
+        self._request = compiled.create_infer_request()
+        self._done = 0
+
+    def run(self, ids: Sequence[int]) -> Floats:
+        """Logits after each of these tokens, [len(ids), vocabulary]."""
+        start, self._done = self._done, self._done + len(ids)
+        given = {
+            "input_ids": np.array([ids], np.int64),
+            "attention_mask": np.ones((1, self._done), np.int64),
+            "position_ids": np.arange(start, self._done)[None],
+            "beam_idx": np.zeros(1, np.int32),
+        }
+        return self._request.infer(given)[0][0].copy()
+
+
+class OvEncoder(Encoder):
+    """A classifier, masked language model, or plain encoder."""
+
+    engine = "openvino"
+
+    def __init__(self, compiled: Any) -> None:
+        self._compiled: Any = compiled
+
+    def close(self) -> None:
+        self._compiled = None
+
+    def run(self, ids: Ids, mask: Ids) -> Floats:
+        return self._compiled({"input_ids": ids, "attention_mask": mask})[0]
+
+
+def _stored(name: str, node: Any, constants: Mapping[str, Any]) -> StoredCodes:
+    """A constant's codes with the scales, and zero points, that are named after it."""
+    codes = _values(node)
+    scales = np.array(constants[f"{name}/scales"].data, np.float32)
+    zeros = constants.get(f"{name}/zeros")
+    rows = codes.shape[0]
+    width = codes.size // rows
+    kept = None if zeros is None else _values(zeros).reshape(rows, -1)
+    group = width // (scales.size // rows)
+    return StoredCodes(codes.reshape(rows, width), scales.reshape(rows, -1), group, kept)
+
+
+def _values(node: Any) -> Any:
+    """Whole numbers, of 4 bits too."""
+    kind, shape = node.get_element_type().to_string(), list(node.get_output_shape(0))
+    if kind in ("i8", "u8"):
+        return np.array(node.data).astype(np.int16)
+    packed = np.frombuffer(node.data.tobytes(), np.uint8)
+    codes = np.stack((packed & 15, packed >> 4), -1).reshape(-1)[: int(np.prod(shape))]
+    codes = codes.astype(np.int16).reshape(shape)
+    return np.where(codes > 7, codes - 16, codes) if kind == "i4" else codes

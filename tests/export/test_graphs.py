@@ -1,0 +1,162 @@
+"""Graphs compute what PyTorch computes, and hold the very codes that the model has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from attar.core.scope import Scope
+from attar.export import target
+from attar.export.graphs import decoder, encoder
+from attar.layers import LowRank, StaticLinear, swap
+from attar.models.model import Model, weight_of
+from attar.ops.activations import InputGrid
+from attar.runtimes import find
+from tiny_models import batch, press, tiny
+
+pytest.importorskip("onnxruntime")
+pytest.importorskip("openvino")
+
+CLASSIFIERS = [(name, "classification") for name in encoder.FAMILIES]
+MASKED = [(name, "masked-lm") for name in encoder.FAMILIES]
+NO_CAPS = [name for name in decoder.FAMILIES if name != "gemma2"]
+
+
+def language_model(family: str) -> Model:
+    """Heads of 16, which ONNX Runtime's attention asks for."""
+    return tiny(family, hidden_size=64, head_dim=16, query_pre_attn_scalar=16)
+
+
+def opened(engine: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The engine, told to compute in float32."""
+    if engine == "openvino":
+        from attar.runtimes import openvino
+
+        exact = {
+            "INFERENCE_PRECISION_HINT": "f32",
+            "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0",
+            "KV_CACHE_PRECISION": "f32",
+        }
+        monkeypatch.setattr(openvino, "SETTINGS", exact)
+    return find(engine).open(folder, threads=1)
+
+
+def exported(name: str, model: Model, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The model in this container, opened by its engine."""
+    from attar.export.graphs import onnx_graph
+
+    monkeypatch.setattr(onnx_graph, "ACCURACY", 1)
+    found = target.find(name)
+    assert not found.problems(model)
+    found.write(model, folder)
+    return opened(found.engine, folder, monkeypatch)
+
+
+def expected(model: Model, given: Any) -> Any:
+    with torch.no_grad():
+        found = model.module(input_ids=given.input_ids, attention_mask=given.attention_mask)
+    return found.logits.float().numpy()
+
+
+def agrees(name: str, model: Model, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its answers are PyTorch's."""
+    given = batch(model, length=20)
+    wanted = expected(model, given)
+    with exported(name, model, folder, monkeypatch) as engine:
+        if model.task == "causal-lm":
+            found = engine.logprobs(given.input_ids[0].tolist())
+            wanted = torch.from_numpy(wanted[0]).log_softmax(-1).numpy()
+        else:
+            found = engine.run(given.input_ids.numpy(), given.attention_mask.numpy())
+            if model.task == "masked-lm":
+                shown = given.attention_mask.numpy().astype(bool)
+                found, wanted = found[shown], wanted[shown]
+    np.testing.assert_allclose(found, wanted, atol=2e-4 * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("family", decoder.FAMILIES)
+def test_decoders_in_onnx(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    agrees("onnx", language_model(family), tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize("family", NO_CAPS)
+def test_decoders_in_openvino(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    agrees("openvino", language_model(family), tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize("name", ["onnx", "openvino"])
+@pytest.mark.parametrize(("family", "task"), [*CLASSIFIERS, *MASKED])
+def test_encoders(
+    family: str, task: Any, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agrees(name, tiny(family, task), tmp_path, monkeypatch)
+
+
+GRIDS = ["int4-g32", "int4-g32-zp", "int8-channel", "int8-g32-zp", "int3-g32", "int2-g32-zp"]
+
+
+@pytest.mark.parametrize("name", ["onnx", "openvino"])
+@pytest.mark.parametrize("grid", GRIDS)
+def test_codes_are_the_models_own(
+    name: str, grid: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = press(language_model("llama"), grid)
+    agrees(name, model, tmp_path, monkeypatch)
+    read = find(target.find(name).engine).read_back(tmp_path)
+    wanted = target.stored(model)
+    assert read.keys() == wanted.keys()
+    for linear, codes in wanted.items():
+        assert codes.difference(read[linear]) is None
+
+
+@pytest.mark.parametrize("name", ["onnx", "openvino"])
+@pytest.mark.parametrize("family", encoder.FAMILIES)
+def test_static_inputs_are_on_their_own_grid(
+    name: str, family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = press(tiny(family, "classification"), "int8-channel")
+    for linear_name, linear in model.linears(Scope.linears()).items():
+        new = StaticLinear(linear.rows, linear.width, linear.grid, linear.bias)
+        new.fill(linear.unpacked()).on(InputGrid(0.05, 121))
+        swap(model.module, linear_name, new)
+    given = batch(model)
+    with exported(name, model, tmp_path, monkeypatch) as engine:
+        found = engine.run(given.input_ids.numpy(), given.attention_mask.numpy())
+    wanted = expected(model, given)
+    assert np.abs(found - wanted).max() < 0.02 * np.abs(wanted).max()
+    read = find(target.find(name).engine).read_back(tmp_path)
+    for linear_name, codes in target.stored(model).items():
+        assert codes.difference(read[linear_name]) is None
+
+
+@pytest.mark.parametrize("name", ["onnx", "openvino"])
+def test_linears_in_two_factors(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = language_model("llama")
+    for linear_name, linear in model.linears(Scope(patterns=("*.q_proj",))).items():
+        rows, width = weight_of(linear).shape
+        new = LowRank(rows, width, 8)
+        swap(model.module, linear_name, new)
+    agrees(name, model, tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "genai", "openvino"])
+def test_written_tokens_are_the_likeliest(
+    engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = language_model("llama")
+    prompt, limit = [7, 30, 12, 45, 9], 12
+    exported("openvino" if engine == "openvino" else "onnx", model, tmp_path, monkeypatch).close()
+    with torch.no_grad():
+        ids = torch.tensor([prompt])
+        for _ in range(limit):
+            ids = torch.cat((ids, model.module(ids).logits[:, -1:].argmax(-1)), 1)
+    with opened(engine, tmp_path, monkeypatch) as decoder_:
+        found = list(decoder_.generate(prompt, limit, top=3))
+        again = list(decoder_.generate(prompt, limit))
+    assert [token.id for token in found] == ids[0, len(prompt) :].tolist()
+    assert [token.id for token in again] == [token.id for token in found]
+    assert all(token.top[0] == (token.id, token.logprob) for token in found)
