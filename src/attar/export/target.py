@@ -9,15 +9,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import ClassVar, Literal, cast
 
-import numpy as np
-
 from attar.core.grid import Grid
 from attar.core.rooms import Room
 from attar.errors import MissingPackage
 from attar.layers import DynamicLinear, QuantizedEmbedding, QuantizedLinear, StaticLinear
 from attar.models import Model
 from attar.ops.rounding import Codes
-from attar.runtimes.runtime import StoredCodes
+from attar.runtimes.torch import stored
+
+__all__ = ["TARGETS", "Inputs", "Quantized", "Target", "codes_of", "find", "quantized", "stored"]
 
 TARGETS = Room("export", "target", shared=("target", "export", "verify", "card", "table"))
 Inputs = Literal["float", "dynamic", "static"]
@@ -55,21 +55,6 @@ def quantized(model: Model) -> Iterator[Quantized]:
 def codes_of(model: Model, name: str) -> Codes:
     """The codes, scales, and zero points or minima of one of them, as the artifact has them."""
     return cast("QuantizedLinear", model.module.get_submodule(name)).unpacked()
-
-
-def stored(model: Model) -> dict[str, StoredCodes]:
-    """The same of all of them as an engine's `read_back` gives them, to be compared with it."""
-    found: dict[str, StoredCodes] = {}
-    for item in quantized(model):
-        codes = codes_of(model, item.name)
-        found[item.name] = StoredCodes(
-            codes.codes.numpy(),
-            codes.scales.float().numpy(),
-            item.grid.group_for(item.width),
-            None if codes.zeros is None else codes.zeros.numpy().astype(np.int16),
-            None if codes.minima is None else codes.minima.float().numpy(),
-        )
-    return found
 
 
 class Target(ABC):

@@ -1,0 +1,61 @@
+"""Drawing the next token, for engines that give logits and leave that to their caller."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from attar.runtimes.runtime import Floats, Sampling, Token
+
+
+class Drawing:
+    """Draws tokens one after another; the same seed draws the same ones from the same logits."""
+
+    def __init__(self, sampling: Sampling, top: int = 0) -> None:
+        self.sampling, self.top = sampling, top
+        self._random = np.random.default_rng(sampling.seed)
+
+    def token(self, logits: Floats) -> Token:
+        """The next token after logits [vocabulary]."""
+        logprobs = log_softmax(logits)
+        chosen = int(logprobs.argmax())
+        if self.sampling.temperature > 0:
+            chosen = self._draw(logprobs)
+        top = tuple((int(i), float(logprobs[i])) for i in likeliest(logprobs, self.top))
+        return Token(chosen, float(logprobs[chosen]), top)
+
+    def _draw(self, logprobs: Floats) -> int:
+        order = np.argsort(-logprobs, kind="stable")[: self.sampling.top_k or None]
+        scaled = logprobs[order].astype(np.float64) / self.sampling.temperature
+        shares = np.exp(scaled - scaled.max())
+        shares /= shares.sum()
+        if self.sampling.top_p is not None and self.sampling.top_p < 1:
+            before = np.cumsum(shares) - shares
+            shares = np.where(before < self.sampling.top_p, shares, 0.0)
+            shares /= shares.sum()
+        return int(order[self._random.choice(len(order), p=shares)])
+
+
+def until(tokens: Iterator[Token], limit: int, stop: Sequence[int]) -> Iterator[Token]:
+    """At most `limit` tokens, and none after one of `stop`."""
+    ends = set(stop)
+    for count, token in enumerate(tokens, 1):
+        yield token
+        if token.id in ends or count == limit:
+            return
+
+
+def log_softmax(logits: Floats) -> Floats:
+    """Natural log-probabilities over the last axis, in float32."""
+    shifted = logits.astype(np.float32) - logits.max(-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+
+
+def likeliest(logprobs: Floats, count: int) -> list[int]:
+    """The ids of the likeliest tokens, the likeliest first."""
+    if count < 1:
+        return []
+    count = min(count, len(logprobs))
+    found = np.argpartition(-logprobs, count - 1)[:count]
+    return found[np.argsort(-logprobs[found], kind="stable")].tolist()
