@@ -24,6 +24,7 @@ from attar.cli.quantize import quantize
 from attar.cli.report import report
 from attar.cli.run import run
 from attar.cli.sensitivity import sensitivity
+from attar.cli.serve import serve
 from attar.cli.show import show
 from attar.errors import AttarError
 
@@ -36,6 +37,7 @@ _PANELS = {
         "quantize": quantize,
         "prune": prune,
     },
+    "Ship it": {"serve": serve},
     "Look": {
         "list": list_,
         "show": show,

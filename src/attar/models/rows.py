@@ -42,9 +42,7 @@ class Rows:
         """
         with torch.no_grad():
             written = {row: ids[0] for row, ids in given.items() if self._writes(row, ids)}
-            logits = {
-                row: self._read(row, ids) for row, ids in given.items() if row not in written
-            }
+            logits = {row: self._read(row, ids) for row, ids in given.items() if row not in written}
             for row in written:
                 if row in self._reading:
                     self._join(row)

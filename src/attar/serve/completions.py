@@ -59,9 +59,7 @@ async def _whole(
         for answer in answers:
             stack.callback(answer.cancel)
             answer.begin()
-        wholes = await asyncio.gather(
-            *(collect(answer, service, model.name) for answer in answers)
-        )
+        wholes = await asyncio.gather(*(collect(answer, service, model.name) for answer in answers))
         prompt = sum(len(answer.ask.prompt) for answer in answers)
         written = sum(answer.count for answer in answers)
         choices = [
@@ -99,9 +97,7 @@ def _choice(index: int, text: str, logprobs: Any, reason: str | None) -> dict[st
     return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
 
 
-def _logprobs(
-    model: Loaded, asked: Completion, tokens: Sequence[Written]
-) -> dict[str, Any] | None:
+def _logprobs(model: Loaded, asked: Completion, tokens: Sequence[Written]) -> dict[str, Any] | None:
     if asked.logprobs is None:
         return None
     return {

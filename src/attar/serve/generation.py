@@ -51,9 +51,7 @@ def answer_to(
         raise too_long(model, len(ids), "messages" if wish.default is None else "prompt", 1)
     if wish.limit is not None:
         if wish.limit > limits.tokens:
-            raise ApiError(
-                400, f"an answer may have {limits.tokens} tokens here", None, wish.field
-            )
+            raise ApiError(400, f"an answer may have {limits.tokens} tokens here", None, wish.field)
         if wish.limit > room:
             raise too_long(model, len(ids), wish.field, wish.limit)
     limit = wish.limit or min(wish.default or limits.tokens, limits.tokens, room)

@@ -37,7 +37,9 @@ def set_up() -> None:
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
 
 
-def log(event: str, level: int = logging.INFO, error: BaseException | None = None, **facts: Any) -> None:
+def log(
+    event: str, level: int = logging.INFO, error: BaseException | None = None, **facts: Any
+) -> None:
     """One record, with facts as keys of its own."""
     LOGGER.log(level, event, exc_info=error, extra={"facts": facts})
 

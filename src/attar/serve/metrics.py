@@ -49,7 +49,9 @@ class _Pool:
         self._pool = pool
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
-        waiting = GaugeMetricFamily("attar_waiting", "Prompts or texts that wait.", labels=["model"])
+        waiting = GaugeMetricFamily(
+            "attar_waiting", "Prompts or texts that wait.", labels=["model"]
+        )
         running = GaugeMetricFamily("attar_running", "Those under way.", labels=["model"])
         size = GaugeMetricFamily("attar_model_bytes", "Bytes of a loaded model.", labels=["model"])
         for name, model in self._pool.loaded().items():

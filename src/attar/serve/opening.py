@@ -11,10 +11,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from attar.core.recipe import ModelSource
-from attar.errors import ModelError, UserError
+from attar.errors import UserError
 from attar.runtimes import engine_of, find
 from attar.runtimes.runtime import Decoder, Encoder, Engine, Floats, Ids
-from attar.serve.batching import Batched, Delegated, Writer
+from attar.serve.batching import Delegated, Writer
 from attar.serve.gathering import Bounds, Forward, Gatherer
 from attar.serve.settings import Settings, Source
 
@@ -87,8 +87,10 @@ def locate(source: Source) -> Place:
         if engine is not None and engine.name != TORCH:
             engine.require()
             if not engine.holds(path):
-                raise UserError(f"{engine.name} does not run what is in {path}. `attar export` "
-                                "writes what it runs")
+                raise UserError(
+                    f"{engine.name} does not run what is in {path}. `attar export` "
+                    "writes what it runs"
+                )
             return Place(path, engine.name, total_size(path))
     files = resolve(ModelSource(path=source.path))
     if files.gguf is None:
@@ -112,7 +114,9 @@ def open_model(source: Source, settings: Settings) -> Loaded:
     """Load a model. Takes seconds; raises AttarError."""
     place = locate(source)
     if place.engine == TORCH:
-        return _with_torch(source, place, settings)
+        from attar.serve.pytorch import open_torch
+
+        return open_torch(source, place, settings)
     opened = find(place.engine).open(place.folder, settings.threads)
     tokenizer = _tokenizer(place)
     if isinstance(opened, Decoder):
@@ -120,102 +124,17 @@ def open_model(source: Source, settings: Settings) -> Loaded:
     return _encoder(source, place, settings, opened, tokenizer)
 
 
-def _with_torch(source: Source, place: Place, settings: Settings) -> Loaded:
-    from attar.models.load import config_of, load, task_of
-
-    task: Any = source.task
-    if task is None:
-        try:
-            task = task_of(config_of(place.files), place.files)
-        except ModelError:
-            if source.task is not None or not _headless(place):
-                raise
-            task = "embedding"
-    if task == "embedding":
-        # Attar's models have a head; this one is never asked.
-        model = load(ModelSource(path=source.path), "classification", ("no", "yes"))
-    else:
-        model = load(ModelSource(path=source.path), task)
-    size = sum(
-        tensor.numel() * tensor.element_size()
-        for tensor in [*model.module.parameters(), *model.module.buffers()]
-    )
-    limits = settings.limits
-    context = min(limits.context, _longest(model.config))
-    common = {"name": source.name, "engine": TORCH, "size": size, "context": context}
-    start = _threads(settings)
-    if task == "causal-lm":
-        from attar.models.rows import Rows
-
-        batched = Batched(Rows(model), limits.batch, limits.queue, start)
-        ends = ends_of(model.tokenizer, model.module.generation_config, model.config)
-        return Loaded(task=task, tokenizer=model.tokenizer, load=batched, ends=ends, **common)
-    task = "classification" if task == "classification" else "embedding"
-    gatherer = _gatherer(_forward(model, task, start), settings, model.tokenizer)
-    return Loaded(
-        task=task, tokenizer=model.tokenizer, load=gatherer, labels=model.labels, **common
-    )
-
-
-def _headless(place: Place) -> bool:
-    """Whether the config is that of a model without a head, as encoders for embeddings are."""
-    from attar.models.source import read_config
-
-    names = read_config(place.files).get("architectures") or ()
-    return any(name.endswith("Model") for name in names)
-
-
-def _longest(config: Any) -> int:
-    longest = getattr(config, "max_position_embeddings", None) or 2**20
-    # RoBERTa's positions begin after its padding's
-    spare = 2 if config.model_type == "roberta" else 0
-    return int(longest) - spare
-
-
-def _threads(settings: Settings) -> Callable[[], None]:
-    def start() -> None:
-        if settings.threads is not None:
-            import torch
-
-            torch.set_num_threads(settings.threads)
-
-    return start
-
-
-def _forward(model: Any, task: str, start: Callable[[], None]) -> Callable[[Ids, Ids], Floats]:
-    """A classifier's logits, or the mean of an encoder's last hidden states, of length one."""
-    import torch
-
-    started = False
-
-    def forward(ids: Ids, mask: Ids) -> Floats:
-        nonlocal started
-        if not started:
-            start()
-            started = True
-        given = {
-            "input_ids": torch.from_numpy(ids).to(model.device),
-            "attention_mask": torch.from_numpy(mask).to(model.device),
-        }
-        with torch.no_grad():
-            if task == "classification":
-                return model.module(**given).logits.float().cpu().numpy()
-            hidden = model.base(**given).last_hidden_state
-        return pooled(hidden.float().cpu().numpy(), mask)
-
-    return forward
-
-
 def pooled(hidden: Floats, mask: Ids) -> Floats:
-    """The mean of real tokens' states [rows, length, width], scaled to length one: [rows, width]."""
+    """The mean of real tokens' states, of length one: [rows, length, width] -> [rows, width]."""
     weights = mask[:, :, None].astype(np.float32)
     mean = (hidden * weights).sum(1) / weights.sum(1)
     return mean / np.maximum(np.linalg.norm(mean, axis=1, keepdims=True), 1e-12)
 
 
-def _gatherer(
+def gatherer(
     forward: Forward, settings: Settings, tokenizer: Any, free: Callable[[], None] = lambda: None
 ) -> Gatherer:
+    """Micro-batching around an encoder; `free` is called once it is closed."""
     limits, pad = settings.limits, tokenizer.pad_token_id or 0
     bounds = Bounds(limits.batch, limits.queue * limits.batch, limits.window)
     return Gatherer(forward, bounds, pad, free)
@@ -268,7 +187,7 @@ def _encoder(
         task="classification" if classifier else "embedding",
         engine=place.engine,
         tokenizer=tokenizer,
-        load=_gatherer(forward, settings, tokenizer, opened.close),
+        load=gatherer(forward, settings, tokenizer, opened.close),
         size=place.size,
         context=min(settings.limits.context, int(config.get("max_position_embeddings") or 512)),
         labels=labels,

@@ -1,10 +1,13 @@
-"""The next token from its logits."""
+"""The next token of many answers at once: no vocabulary is sorted, and nothing computed in vain."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from attar.runtimes.runtime import Floats, Sampling, Token
+from attar.runtimes._drawing import likeliest, log_softmax
+from attar.runtimes.runtime import Floats, Ids, Sampling, Token
+
+_FEW = 256  # tokens that mostly hold the share that `top_p` asks for
 
 
 def pick(logits: Floats, sampling: Sampling, random: np.random.Generator, top: int | None) -> Token:
@@ -13,45 +16,36 @@ def pick(logits: Floats, sampling: Sampling, random: np.random.Generator, top: i
     With `top` None no log-probability is computed, and the token's is NaN; otherwise that many
     of the likeliest tokens come with it.
     """
-    if sampling.temperature == 0.0:
-        chosen = int(logits.argmax())
-    else:
-        chosen = _draw(logits, sampling, random)
+    chosen = _draw(logits, sampling, random) if sampling.temperature > 0 else int(logits.argmax())
     if top is None:
         return Token(chosen, float("nan"))
-    logprobs = logits - _logsumexp(logits)
-    likeliest = largest(logits, top)
-    return Token(
-        chosen,
-        float(logprobs[chosen]),
-        tuple((int(token), float(logprobs[token])) for token in likeliest),
-    )
-
-
-def largest(values: Floats, count: int) -> np.ndarray:
-    """Where the largest values are, the largest first; the lower place where two are equal."""
-    count = min(count, len(values))
-    if count == 0:
-        return np.empty(0, np.int64)
-    least = np.partition(values, len(values) - count)[len(values) - count]
-    places = np.flatnonzero(values >= least)
-    return places[np.argsort(-values[places], kind="stable")][:count]
+    logprobs = log_softmax(logits)
+    others = tuple((token, float(logprobs[token])) for token in likeliest(logprobs, top))
+    return Token(chosen, float(logprobs[chosen]), others)
 
 
 def _draw(logits: Floats, sampling: Sampling, random: np.random.Generator) -> int:
-    """Draw at random: a uniform number among the probabilities, the likeliest first."""
+    """Draw at random: one uniform number a token, whatever is kept of the vocabulary."""
     uniform = random.random()
-    places = largest(logits, sampling.top_k or len(logits))
-    scaled = (logits[places].astype(np.float64) - float(logits.max())) / sampling.temperature
-    weights = np.exp(scaled)
-    sums = np.cumsum(weights)
-    if sampling.top_p is not None:
-        # The fewest of the likeliest that hold this share together, and at least one.
-        kept = int(np.searchsorted(sums, sampling.top_p * sums[-1])) + 1
-        sums = sums[:kept]
-    return int(places[min(int(np.searchsorted(sums, uniform * sums[-1], "right")), len(sums) - 1)])
+    weights = np.exp((logits - logits.max()) / np.float32(sampling.temperature))
+    places = _kept(weights, sampling)
+    sums = np.cumsum(weights if places is None else weights[places], dtype=np.float64)
+    place = min(int(np.searchsorted(sums, uniform * sums[-1], "right")), len(sums) - 1)
+    return place if places is None else int(places[place])
 
 
-def _logsumexp(logits: Floats) -> float:
-    highest = float(logits.max())
-    return highest + float(np.log(np.exp(logits - highest, dtype=np.float64).sum()))
+def _kept(weights: Floats, sampling: Sampling) -> Ids | None:
+    """Where the likeliest are that `top_k` and `top_p` leave; None where both leave all."""
+    if sampling.top_k is None and sampling.top_p is None:
+        return None
+    count = min(sampling.top_k or _FEW, len(weights))
+    while True:
+        places = np.array(likeliest(weights, count))
+        if sampling.top_p is None:
+            return places
+        sums = np.cumsum(weights[places], dtype=np.float64)
+        total = sums[-1] if sampling.top_k else float(weights.sum(dtype=np.float64))
+        needed = int(np.searchsorted(sums, sampling.top_p * total)) + 1
+        if needed <= count or sampling.top_k or count == len(weights):
+            return places[:needed]
+        count = min(4 * count, len(weights))

@@ -36,7 +36,9 @@ class StreamOptions(BaseModel):
 class Generation(Request):
     """Fields of a request for text."""
 
-    temperature: float | None = Field(None, ge=0, le=2, description="0 takes the likeliest", **Finite)
+    temperature: float | None = Field(
+        None, ge=0, le=2, description="0 takes the likeliest", **Finite
+    )
     top_p: float | None = Field(None, gt=0, le=1, description="share of the likeliest", **Finite)
     top_k: int | None = Field(None, ge=0, le=2**31, description="how many of the likeliest; 0: all")
     seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1, description="draws the same again")

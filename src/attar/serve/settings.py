@@ -42,11 +42,17 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    models: tuple[Source, ...] = Field(min_length=1, description="what is served, the first by default")
+    models: tuple[Source, ...] = Field(
+        min_length=1, description="what is served, the first by default"
+    )
     host: str = Field("127.0.0.1", description="the address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="the port to listen on; 0 takes a free one")
-    keys: tuple[str, ...] = Field((), repr=False, description="API keys; without any, none is asked for")
+    keys: tuple[str, ...] = Field(
+        (), repr=False, description="API keys; without any, none is asked for"
+    )
     anyone: bool = Field(False, description="listen beyond this machine without keys")
-    memory: int | None = Field(None, ge=1, description="bytes that loaded weights may take together")
+    memory: int | None = Field(
+        None, ge=1, description="bytes that loaded weights may take together"
+    )
     threads: int | None = Field(None, ge=1, description="threads that a model computes on")
     limits: Limits = Field(default_factory=Limits, description="bounds on requests")
