@@ -118,7 +118,8 @@ class _Table:
         if length > self.end:
             self._shift(length - self.end)
         begin = self.end - length
-        for ours, theirs in zip(self.cache.layers, cache.layers, strict=True):
+        read: Any = cache.layers
+        for ours, theirs in zip(self.cache.layers, read, strict=True):
             ours.put(self.rows, begin, theirs.keys, theirs.values)
         self.start = min(self.start, begin) if self.rows else begin
         self.rows += 1

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, field_validator
 
 Text = Annotated[str, Field(min_length=1)]
 Ids = Annotated[list[Annotated[int, Field(ge=0, le=2**31)]], Field(min_length=1)]
 Texts = Annotated[list[Text] | list[Ids], Field(min_length=1)]
-Finite = {"allow_inf_nan": False}
 
 
 class Request(BaseModel):
@@ -36,10 +35,8 @@ class StreamOptions(BaseModel):
 class Generation(Request):
     """Fields of a request for text."""
 
-    temperature: float | None = Field(
-        None, ge=0, le=2, description="0 takes the likeliest", **Finite
-    )
-    top_p: float | None = Field(None, gt=0, le=1, description="share of the likeliest", **Finite)
+    temperature: FiniteFloat | None = Field(None, ge=0, le=2, description="0 takes the likeliest")
+    top_p: FiniteFloat | None = Field(None, gt=0, le=1, description="share of the likeliest")
     top_k: int | None = Field(None, ge=0, le=2**31, description="how many of the likeliest; 0: all")
     seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1, description="draws the same again")
     stop: str | list[str] | None = Field(None, description="up to 4 words that end the answer")

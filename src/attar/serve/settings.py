@@ -10,18 +10,30 @@ class Limits(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    body: int = Field(1_000_000, ge=1_000, description="bytes of a request's body")
-    body_seconds: float = Field(30.0, gt=0, description="seconds until all of the body is here")
-    context: int = Field(2048, ge=8, description="tokens of a prompt and its answer together")
-    tokens: int = Field(1024, ge=1, description="tokens of an answer")
-    texts: int = Field(256, ge=1, description="texts or prompts in one request")
-    batch: int = Field(32, ge=1, description="answers that one model writes at once")
-    queue: int = Field(128, ge=1, description="prompts, or batches of texts, that wait for a model")
-    queue_seconds: float = Field(60.0, gt=0, description="seconds that a prompt may wait")
-    seconds: float = Field(300.0, gt=0, description="seconds that a request may take in all")
-    drain: float = Field(30.0, ge=0, description="seconds that requests get to end after SIGTERM")
+    body: int = Field(default=1_000_000, ge=1_000, description="bytes of a request's body")
+    body_seconds: float = Field(
+        default=30.0, gt=0, description="seconds until all of the body is here"
+    )
+    context: int = Field(
+        default=2048, ge=8, description="tokens of a prompt and its answer together"
+    )
+    tokens: int = Field(default=1024, ge=1, description="tokens of an answer")
+    texts: int = Field(default=256, ge=1, description="texts or prompts in one request")
+    batch: int = Field(default=32, ge=1, description="answers that one model writes at once")
+    queue: int = Field(
+        default=128, ge=1, description="prompts, or batches of texts, that wait for a model"
+    )
+    queue_seconds: float = Field(default=60.0, gt=0, description="seconds that a prompt may wait")
+    seconds: float = Field(
+        default=300.0, gt=0, description="seconds that a request may take in all"
+    )
+    drain: float = Field(
+        default=30.0, ge=0, description="seconds that requests get to end after SIGTERM"
+    )
     window: float = Field(
-        0.004, ge=0, description="seconds that an encoder waits for more texts to run together"
+        default=0.004,
+        ge=0,
+        description="seconds that an encoder waits for more texts to run together",
     )
 
 
@@ -32,9 +44,13 @@ class Source(BaseModel):
 
     name: str = Field(description="what clients call it")
     path: str = Field(description="a model's folder, a GGUF file, a hub name, or package:NAME")
-    task: str | None = Field(None, description="what it is for, where its config does not say")
-    engine: str | None = Field(None, description="the engine; by default the fastest that holds it")
-    original: bool = Field(False, description="whether the page shows it beside the others")
+    task: str | None = Field(
+        default=None, description="what it is for, where its config does not say"
+    )
+    engine: str | None = Field(
+        default=None, description="the engine; by default the fastest that holds it"
+    )
+    original: bool = Field(default=False, description="whether the page shows it beside the others")
 
 
 class Settings(BaseModel):
@@ -45,14 +61,16 @@ class Settings(BaseModel):
     models: tuple[Source, ...] = Field(
         min_length=1, description="what is served, the first by default"
     )
-    host: str = Field("127.0.0.1", description="the address to listen on")
-    port: int = Field(8000, ge=0, le=65535, description="the port to listen on; 0 takes a free one")
+    host: str = Field(default="127.0.0.1", description="the address to listen on")
+    port: int = Field(
+        default=8000, ge=0, le=65535, description="the port to listen on; 0 takes a free one"
+    )
     keys: tuple[str, ...] = Field(
-        (), repr=False, description="API keys; without any, none is asked for"
+        default=(), repr=False, description="API keys; without any, none is asked for"
     )
-    anyone: bool = Field(False, description="listen beyond this machine without keys")
+    anyone: bool = Field(default=False, description="listen beyond this machine without keys")
     memory: int | None = Field(
-        None, ge=1, description="bytes that loaded weights may take together"
+        default=None, ge=1, description="bytes that loaded weights may take together"
     )
-    threads: int | None = Field(None, ge=1, description="threads that a model computes on")
-    limits: Limits = Field(default_factory=Limits, description="bounds on requests")
+    threads: int | None = Field(default=None, ge=1, description="threads that a model computes on")
+    limits: Limits = Field(default=Limits(), description="bounds on requests")
