@@ -84,5 +84,5 @@ $(CORE): pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@
 
 $(DEV): $(CORE)
-	$(PIP) -e '.[gguf,tensorboard,serve,dev]'
+	$(PIP) -e '.[gguf,hf,llama-cpp,tensorboard,serve,dev]'
 	@touch $@

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from attar.engine.plan import Plan
     from attar.engine.run import Run, run
     from attar.errors import AttarError
+    from attar.export.export import export
     from attar.models.model import Model
     from attar.models.save import save
 
@@ -44,6 +45,7 @@ __all__ = [
     "Scope",
     "Step",
     "__version__",
+    "export",
     "list_techniques",
     "load",
     "plan",
@@ -69,6 +71,8 @@ _FROM = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "export":  # the room of that name, which can be called
+        return importlib.import_module("attar.export")
     if name not in _FROM:
         raise AttributeError(f"module 'attar' has no attribute {name!r}")
     value = getattr(importlib.import_module(_FROM[name]), name)

@@ -70,6 +70,10 @@ class PlanError(ProblemsError):
     """The steps of the recipe do not fit the model, its data, or one another."""
 
 
+class ExportError(ProblemsError):
+    """The artifact cannot be written to this target, or not without loss."""
+
+
 class DataError(ProblemsError):
     """The data cannot be read, or does not hold what the task needs."""
 

@@ -11,15 +11,18 @@ from typing import Annotated, Any
 import typer
 
 from attar.cli.bug import report_bug
+from attar.cli.card import card
 from attar.cli.demo import demo
 from attar.cli.diff import diff
 from attar.cli.distill import distill
 from attar.cli.doctor import doctor
+from attar.cli.export import export
 from attar.cli.launched import give_way, leads
 from attar.cli.list import list_
 from attar.cli.message import problems_text, tell
 from attar.cli.plan import plan
 from attar.cli.prune import prune
+from attar.cli.push import push
 from attar.cli.quantize import quantize
 from attar.cli.report import report
 from attar.cli.run import run
@@ -37,7 +40,7 @@ _PANELS = {
         "quantize": quantize,
         "prune": prune,
     },
-    "Ship it": {"serve": serve},
+    "Ship it": {"export": export, "serve": serve, "card": card, "push": push},
     "Look": {
         "list": list_,
         "show": show,

@@ -100,7 +100,7 @@ class Store:
                 shutil.rmtree(path, ignore_errors=True)
                 path.mkdir(parents=True)
                 yield path
-                _flush(path)
+                flush(path)
                 _publish(path, self.path(key))
         finally:
             shutil.rmtree(path, ignore_errors=True)
@@ -204,7 +204,8 @@ def _read_json(path: Path) -> dict[str, Any]:
         ) from None
 
 
-def _flush(folder: Path) -> None:
+def flush(folder: Path) -> None:
+    """Put every file of a folder on disk."""
     for path in [*folder.rglob("*"), folder]:
         handle = os.open(path, os.O_RDONLY)
         try:

@@ -19,7 +19,21 @@ from attar.runtimes.torch import stored
 
 __all__ = ["TARGETS", "Inputs", "Quantized", "Target", "codes_of", "find", "quantized", "stored"]
 
-TARGETS = Room("export", "target", shared=("target", "export", "verify", "card", "table"))
+TARGETS = Room(
+    "export",
+    "target",
+    shared=(
+        "artifact",
+        "card",
+        "everything",
+        "export",
+        "licence",
+        "prepare",
+        "push",
+        "target",
+        "verify",
+    ),
+)
 Inputs = Literal["float", "dynamic", "static"]
 
 
@@ -96,8 +110,11 @@ class Target(ABC):
         return True
 
     @abstractmethod
-    def nearest(self, item: Quantized) -> Grid:
-        """The grid to round to where this one is not held and the user allows rounding."""
+    def nearest(self, item: Quantized) -> Grid | None:
+        """The grid to round to where this one is not held and the user allows rounding.
+
+        None where no grid is held there, whatever the user allows.
+        """
 
     @abstractmethod
     def write(self, model: Model, folder: Path) -> None:

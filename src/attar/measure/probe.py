@@ -6,15 +6,13 @@ Prints one line of JSON: figures, or an error. `attar.measure.speed` starts it.
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import time
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from statistics import median, quantiles
+from statistics import median
 from typing import Any
 
 import torch
@@ -25,6 +23,7 @@ from attar.core.report import Figure
 from attar.core.step import Task
 from attar.errors import AttarError
 from attar.layers.exits import NAME, Exits
+from attar.measure.engine_probe import latencies, peak_resident
 from attar.models import Model, load
 from attar.models.model import inference
 
@@ -33,7 +32,6 @@ TEXT, BATCH = 128, 8  # tokens of a classifier's text, and texts at a time for i
 WARM_UP = 3  # tokens that a decoder writes before it is timed; others read each batch once
 SECONDS = 4.0  # to spend on repeats, of each kind
 REPEATS, LEAST = 5, 3  # at most so many repeats; at least so many tokens
-_STATUS = Path("/proc/self/status")
 
 
 @dataclass(frozen=True)
@@ -119,7 +117,7 @@ class _Timer:
         speed = median(len(each) / sum(each) for each in rounds)
         return {
             "tokens_per_second": Figure(value=speed, unit="tokens/s", note=note),
-            **_latencies(tokens, f"for each token; {note}"),
+            **latencies(tokens, f"for each token; {note}"),
         }
 
     def encoder(self) -> dict[str, Figure]:
@@ -134,7 +132,7 @@ class _Timer:
         speed = BATCH / median(found[BATCH])
         return {
             "texts_per_second": Figure(value=speed, unit="texts/s", note=f"batch {BATCH}, {note}"),
-            **_latencies(found[1], f"batch 1, {note}"),
+            **latencies(found[1], f"batch 1, {note}"),
         }
 
     def peak(self) -> Figure:
@@ -199,27 +197,6 @@ def random_ids(model: Model, rows: int, length: int) -> Tensor:
     special = set(model.tokenizer.all_special_ids) | {getattr(model.config, "pad_token_id", None)}
     usual = torch.tensor([i for i in range(model.config.vocab_size) if i not in special])
     return usual[torch.randint(len(usual), (rows, length), generator=generator)]
-
-
-def peak_resident() -> int:
-    """Bytes that this process held at most, since it was started.
-
-    Not `ru_maxrss` on Linux: a process inherits that from whoever started it.
-    """
-    if _STATUS.exists():
-        for line in _STATUS.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def _latencies(seconds: list[float], note: str) -> dict[str, Figure]:
-    high = quantiles(seconds, n=20, method="inclusive")[-1] if len(seconds) > 1 else seconds[0]
-    return {
-        "latency_p50": Figure(value=median(seconds) * 1000, unit="ms", note=note),
-        "latency_p95": Figure(value=high * 1000, unit="ms", note=note),
-    }
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from attar.measure.probe import Request
 
 LIMIT = 600.0  # seconds for a probe; a small model takes about 15
 # Where this process found Attar, the other one does: it may be on no path but ours.
-_START = "import sys; sys.path.append(sys.argv.pop()); from attar.measure.probe import main; main()"
+_START = "import sys; sys.path.append(sys.argv.pop()); from attar.measure.{} import main; main()"
 
 
 def probe(
@@ -35,27 +35,33 @@ def probe(
     """
     source = path if isinstance(path, ModelSource) else ModelSource(path=str(path))
     request = Request(source, task, threads, precision, device)
+    return in_fresh_process("probe", request.to_json(), source.path)
+
+
+def in_fresh_process(
+    module: str, request: str, path: str, advice: str = "Set measures.speed to false"
+) -> dict[str, Figure]:
+    """What the `main` of a module of `attar.measure` finds out, in a process of its own."""
     folder = str(Path(__file__).parents[2])
-    command = [sys.executable, "-c", _START, request.to_json(), folder]
+    command = [sys.executable, "-c", _START.format(module), request, folder]
     try:
         run = subprocess.run(
             command, capture_output=True, text=True, timeout=LIMIT, stdin=subprocess.DEVNULL
         )
     except subprocess.TimeoutExpired:
         raise AttarError(
-            f"timing {source.path} took more than {LIMIT:.0f} s and was stopped. Set "
-            "measures.speed to false to leave it out"
+            f"timing {path} took more than {LIMIT:.0f} s and was stopped. {advice} to leave it out"
         ) from None
-    answer = _answer(run, source.path)
+    answer = _answer(run, path, advice)
     return {name: Figure.model_validate(plain) for name, plain in answer.items()}
 
 
-def _answer(run: subprocess.CompletedProcess[str], path: str) -> dict[str, Any]:
+def _answer(run: subprocess.CompletedProcess[str], path: str, advice: str) -> dict[str, Any]:
     """The JSON on the last line; anything else becomes an error that can be read."""
     if run.returncode == -signal.SIGKILL:
         raise OutOfMemory(
             f"the process that timed {path} was killed, most likely because memory ran out. "
-            "Close other programs, or set measures.speed to false"
+            f"Close other programs. {advice} to leave it out"
         )
     try:
         answer = json.loads(run.stdout.strip().rpartition("\n")[2])
@@ -64,7 +70,6 @@ def _answer(run: subprocess.CompletedProcess[str], path: str) -> dict[str, Any]:
         answer = {"error": said}
     if "error" in answer:
         raise AttarError(
-            f"timing {path} in a fresh process failed: {answer['error']}. Set measures.speed to "
-            "false to leave it out"
+            f"timing {path} in a fresh process failed: {answer['error']}. {advice} to leave it out"
         )
     return answer

@@ -19,19 +19,27 @@ def save(model: Model, folder: Path) -> None:
     A model of plain modules reloads without Attar; one with modules of Attar's own says so in
     its config.
     """
+    swaps = structure(model.module)
+    quantization = {"quant_method": METHOD, "structure": swaps} if swaps else None
+    write(model, folder, weights(model.module), quantization)
+
+
+def write(
+    model: Model, folder: Path, tensors: dict[str, Tensor], quantization: dict[str, Any] | None
+) -> None:
+    """Write these tensors, the config with this quantization, and the tokenizer."""
     folder.mkdir(parents=True, exist_ok=True)
     module = model.module
-    save_torch_state_dict(_weights(module), folder, max_shard_size="4GB")
+    save_torch_state_dict(tensors, folder, max_shard_size="4GB")
     config = module.config
     config.architectures, config.dtype = [type(module).__name__], module.dtype
     write_names(module)
-    swaps = structure(module)
     if hasattr(config, "quantization_config"):  # of what was loaded, and may have changed since
         del config.quantization_config
-    if swaps:
-        config.quantization_config = {"quant_method": METHOD, "structure": swaps}
+    if quantization:
+        config.quantization_config = quantization
     config.save_pretrained(folder)
-    if swaps:
+    if quantization:
         del config.quantization_config
     if model.task == "causal-lm" and module.generation_config is not None:
         module.generation_config.save_pretrained(folder)
@@ -42,7 +50,7 @@ def save(model: Model, folder: Path) -> None:
         path.chmod(mode)  # safetensors writes files that only their owner may read
 
 
-def _weights(module: Any) -> dict[str, Tensor]:
+def weights(module: Any) -> dict[str, Tensor]:
     """Every weight once: what is tied to another is left out, as transformers does."""
     state: dict[str, Tensor] = module.state_dict()
     ties: dict[str, str] = getattr(module, "all_tied_weights_keys", None) or {}

@@ -32,6 +32,9 @@ class Sampling:
     seed: int = 0
 
 
+GREEDY = Sampling()
+
+
 @dataclass(frozen=True)
 class Token:
     """A token that was written, its natural log-probability, and the likeliest ones there.
@@ -89,7 +92,7 @@ class Decoder(_Opened):
         self,
         prompt: Sequence[int],
         limit: int,
-        sampling: Sampling = Sampling(),
+        sampling: Sampling = GREEDY,
         stop: Sequence[int] = (),
         top: int = 0,
     ) -> Iterator[Token]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from attar.runtimes._drawing import Drawing, log_softmax, until
 from attar.runtimes.runtime import (
+    GREEDY,
     Decoder,
     Encoder,
     Engine,
@@ -110,7 +111,7 @@ class TorchDecoder(Decoder):
         self,
         prompt: Sequence[int],
         limit: int,
-        sampling: Sampling = Sampling(),
+        sampling: Sampling = GREEDY,
         stop: Sequence[int] = (),
         top: int = 0,
     ) -> Iterator[Token]:

@@ -1,0 +1,67 @@
+"""What a GGUF file says of a decoder's widths, heads and positions."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from attar.export.target import quantized
+from attar.models import Model
+from attar.runtimes._gguf import ARCHITECTURES
+
+
+def rotary_problem(config: Any) -> Iterator[str]:
+    """What of the rotary positions llama.cpp would compute otherwise."""
+    rotary: dict[str, Any] = getattr(config, "rope_parameters", None) or {}
+    kind = rotary.get("rope_type", "default")
+    known = ("default", "linear", "llama3")
+    if kind not in known or rotary.get("partial_rotary_factor", 1.0) != 1.0:
+        yield f"its rotary positions are {kind}, and only {', '.join(known)} ones are written"
+    elif kind != "default" and ARCHITECTURES[config.model_type] != "llama":
+        yield f"its rotary positions are {kind}, which llama.cpp reads for Llama alone"
+    if getattr(config, "hidden_act", "silu") != "silu":
+        yield f"its activation is {config.hidden_act}, and llama.cpp computes silu"
+
+
+def add_settings(writer: Any, model: Model) -> None:
+    """Add all that llama.cpp needs to build the model."""
+    config, sizes = model.config, model.sizes
+    writer.add_type("model")
+    writer.add_name(getattr(config, "name_or_path", "") or config.model_type)
+    writer.add_file_type(_file_type(model))
+    writer.add_quantization_version(2)
+    writer.add_context_length(context_length(config))
+    writer.add_embedding_length(sizes.hidden)
+    writer.add_block_count(len(model.blocks))
+    writer.add_feed_forward_length(sizes.neurons)
+    writer.add_head_count(sizes.queries)
+    writer.add_head_count_kv(sizes.keys)
+    writer.add_key_length(sizes.head)
+    writer.add_value_length(sizes.head)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_dimension_count(sizes.head)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    writer.add_vocab_size(config.vocab_size)
+
+
+def context_length(config: Any) -> int:
+    """Positions that the file promises: within a window of attention, where there is one."""
+    window = getattr(config, "sliding_window", None)
+    if not getattr(config, "use_sliding_window", True):
+        window = None
+    return min(config.max_position_embeddings, window or config.max_position_embeddings)
+
+
+def _file_type(model: Model) -> int:
+    """The type that most weights have, by llama.cpp's number for it."""
+    from gguf import LlamaFileType
+
+    weights: Counter[str] = Counter()
+    for item in quantized(model):
+        kind = "Q8_0" if item.grid.bits == 8 else "Q4_0" if item.grid.offset == "none" else "Q4_1"
+        weights[f"MOSTLY_{kind}"] += item.rows * item.width
+    if not weights:
+        floats = {"torch.bfloat16": "MOSTLY_BF16", "torch.float16": "MOSTLY_F16"}
+        weights[floats.get(str(model.module.dtype), "ALL_F32")] = 1
+    return LlamaFileType[weights.most_common(1)[0][0]].value

@@ -1,0 +1,124 @@
+"""A tokenizer as GGUF holds it: tokens, kinds, merges or scores, special ids, chat template."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from attar.models import Model
+
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
+# How a text is cut before merging, told by what becomes of a probe: runs of digits, and whether
+# contractions are cut off in capitals too.
+_PROBE = "I'LL 1234567"
+_CUTS = {
+    ("7", False): "gpt-2",
+    ("1111111", False): "smollm",
+    ("1111111", True): "qwen2",
+    ("331", True): "llama-bpe",
+}
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What the file holds of a tokenizer; `merges` of byte-level ones, else `scores`."""
+
+    model: str
+    cut: str
+    tokens: list[str]
+    kinds: list[int]
+    merges: list[str] | None
+    scores: list[float] | None
+
+
+def vocabulary_problem(tokenizer: Any) -> Iterator[str]:
+    """Why this tokenizer cannot be written into a GGUF file."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        yield "its tokenizer has no tokenizer.json, which is what a GGUF file's is made of"
+        return
+    plain = json.loads(backend.to_str())
+    kind = plain["model"]["type"]
+    if kind != "BPE":
+        yield f"its tokenizer is a {kind}, and only byte-pair ones (BPE) are written"
+    elif not plain["model"]["byte_fallback"] and _cut(backend) is None:
+        yield (
+            "its tokenizer cuts texts in a way that has no name here; those that have one: "
+            + ", ".join(_CUTS.values())
+        )
+
+
+def vocabulary(tokenizer: Any, rows: int) -> Vocabulary:
+    """The tokens of every row of the embedding, and how texts become tokens."""
+    backend = tokenizer.backend_tokenizer
+    plain = json.loads(backend.to_str())
+    tokens, kinds = _tokens(plain, tokenizer, rows)
+    pairs = [p.split(" ", 1) if isinstance(p, str) else p for p in plain["model"]["merges"]]
+    if not plain["model"]["byte_fallback"]:
+        merges = [" ".join(part.replace(" ", "Ġ") for part in pair) for pair in pairs]
+        return Vocabulary("gpt2", _cut(backend) or "", tokens, kinds, merges, None)
+    ranks: dict[str, int] = {}
+    for rank, pair in enumerate(pairs):
+        ranks.setdefault("".join(pair), rank)
+    scores = [-float(ranks.get(token, 0)) for token in tokens]
+    return Vocabulary("llama", "default", tokens, kinds, None, scores)
+
+
+def add_vocabulary(writer: Any, model: Model) -> None:
+    """Add the tokenizer and its chat template to the file."""
+    tokenizer = model.tokenizer
+    found = vocabulary(tokenizer, model.config.vocab_size)
+    writer.add_tokenizer_model(found.model)
+    writer.add_tokenizer_pre(found.cut)
+    writer.add_token_list(found.tokens)
+    writer.add_token_types(found.kinds)
+    if found.merges is not None:
+        writer.add_token_merges(found.merges)
+    if found.scores is not None:
+        writer.add_token_scores(found.scores)
+    for name in ("bos", "eos", "unk", "pad"):
+        id_ = getattr(tokenizer, f"{name}_token_id")
+        if id_ is not None:
+            getattr(writer, f"add_{name}_token_id")(id_)
+    ids = tokenizer("a").input_ids
+    writer.add_add_bos_token(ids[0] == tokenizer.bos_token_id)
+    writer.add_add_eos_token(ids[-1] == tokenizer.eos_token_id)
+    writer.add_add_space_prefix(tokenizer.tokenize("a")[0].startswith("▁"))
+    ends = getattr(model.module.generation_config, "eos_token_id", None)
+    others = (
+        [id_ for id_ in ends if id_ != tokenizer.eos_token_id] if isinstance(ends, list) else []
+    )
+    if others:
+        writer.add_eot_token_id(others[0])
+    template = tokenizer.chat_template
+    if isinstance(template, dict):
+        template = template.get("default")
+    if template:
+        writer.add_chat_template(template)
+
+
+def _tokens(plain: dict[str, Any], tokenizer: Any, rows: int) -> tuple[list[str], list[int]]:
+    tokens, kinds = [f"[PAD{row}]" for row in range(rows)], [UNUSED] * rows
+    for token, id_ in tokenizer.get_vocab().items():
+        if id_ < rows:
+            tokens[id_], kinds[id_] = token, NORMAL
+            if plain["model"]["byte_fallback"] and len(token) == 6 and token.startswith("<0x"):
+                kinds[id_] = BYTE
+    for added in plain["added_tokens"]:
+        if added["id"] < rows:
+            kinds[added["id"]] = CONTROL if added["special"] else USER_DEFINED
+    unknown = tokenizer.unk_token_id
+    if plain["model"]["byte_fallback"] and unknown is not None:
+        kinds[unknown] = UNKNOWN
+    return tokens, kinds
+
+
+def _cut(backend: Any) -> str | None:
+    """llama.cpp's name for how a text is cut before merging; None where it has none here."""
+    if backend.pre_tokenizer is None:
+        return None
+    parts = [part for part, _ in backend.pre_tokenizer.pre_tokenize_str(_PROBE)]
+    digits = "".join(str(n) for part in parts if (n := sum(c.isdigit() for c in part)))
+    return _CUTS.get((digits, "'LL" in parts))

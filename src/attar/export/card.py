@@ -1,0 +1,171 @@
+"""A model card: what a model came from, what was done to it, what it costs and gains."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from attar.core.recipe import ModelSource
+from attar.core.report import Figure, StageReport
+from attar.errors import AttarError
+from attar.export.artifact import Artifact
+from attar.export.licence import licence_of
+from attar.models.source import Files, resolve
+
+_PIPELINES = {
+    "causal-lm": "text-generation",
+    "masked-lm": "fill-mask",
+    "classification": "text-classification",
+}
+_QUALITY = ("perplexity", "kl", "agreement", "accuracy", "macro_f1")
+_SPEED = (
+    "tokens_per_second",
+    "texts_per_second",
+    "first_token",
+    "latency_p50",
+    "latency_p95",
+    "peak_memory",
+)
+_USE = {
+    "hf": "from transformers import {auto}, AutoTokenizer\n\n"
+    'model = {auto}.from_pretrained("{folder}")\n'
+    'tokenizer = AutoTokenizer.from_pretrained("{folder}")',
+    "gguf": "llama-server -m model.gguf",
+}
+_AUTO = {
+    "causal-lm": "AutoModelForCausalLM",
+    "masked-lm": "AutoModelForMaskedLM",
+    "classification": "AutoModelForSequenceClassification",
+}
+
+
+def card(artifact: Artifact, records: Sequence[Mapping[str, Any]] = ()) -> str:
+    """The card as Markdown with a YAML header; `records` are those of its exports."""
+    base, licence = base_of(artifact)
+    parts = [
+        _header(artifact, base, licence, records),
+        f"# {artifact.name}\n",
+        f"Pressed by Attar from `{base}`"
+        + (f", whose licence is {licence}." if licence else ", whose files name no licence."),
+        _stages(artifact.stages),
+        _numbers(artifact.stages),
+        *(_export(record) for record in records),
+    ]
+    return "\n".join(part for part in parts if part).rstrip() + "\n"
+
+
+def base_of(artifact: Artifact) -> tuple[str, str | None]:
+    """Where the model came from, and the licence of that."""
+    if artifact.report is None:
+        path, files = str(artifact.files.gguf or artifact.files.folder), artifact.files
+        return path, licence_of(path, files)
+    path = str(artifact.report.recipe["model"]["path"])
+    return path, licence_of(path, _files(path))
+
+
+def _files(path: str) -> Files | None:
+    from pathlib import Path
+
+    if not path.startswith("package:") and not Path(path).expanduser().exists():
+        return None  # of a hub, which is not asked again for this
+    try:
+        return resolve(ModelSource(path=path))
+    except AttarError:
+        return None
+
+
+def _header(
+    artifact: Artifact, base: str, licence: str | None, records: Sequence[Mapping[str, Any]]
+) -> str:
+    task = artifact.report.task if artifact.report else None
+    task = task or next((record["task"] for record in records), None)
+    lines = ["---"]
+    if licence:
+        lines.append(f"license: {licence}")
+    lines += [f"base_model: {json.dumps(base)}", "base_model_relation: quantized"]
+    if not any(record["grids"] for record in records):
+        lines[-1] = "base_model_relation: finetune"
+    if task in _PIPELINES:
+        lines.append(f"pipeline_tag: {_PIPELINES[task]}")
+    kinds = {stage.kind.partition("/")[0] for stage in artifact.stages if "/" in stage.kind}
+    tags = ["attar", *sorted(kinds), *(str(record["target"]) for record in records)]
+    return "\n".join([*lines, "tags:", *(f"- {tag}" for tag in tags), "---\n"])
+
+
+def _stages(stages: Sequence[StageReport]) -> str:
+    """What was done, a line a stage, with the settings."""
+    lines = [
+        f"{number}. `{stage.kind}`" + (f": {_plain(stage.settings)}" if stage.settings else "")
+        for number, stage in enumerate(stages[1:], 1)
+    ]
+    return "\n".join(["\n## What was done\n", *lines]) if lines else ""
+
+
+def _plain(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {json.dumps(value)}" for name, value in settings.items())
+
+
+def _numbers(stages: Sequence[StageReport]) -> str:
+    """What it came to, the original beside every stage, with the intervals."""
+    names = [name for name in _QUALITY if any(name in stage.figures for stage in stages)]
+    names += ["size"] if any("size" in stage.figures for stage in stages) else []
+    if not names:
+        return ""
+    rows = [f"| {' | '.join(['stage', *names])} |", f"|{'---|' * (len(names) + 1)}"]
+    for stage in stages:
+        cells = [_cell(stage.figures.get(name)) for name in names]
+        rows.append(f"| {' | '.join([stage.id, *cells])} |")
+    note = "In brackets are 95 % intervals; measured on held-out data."
+    return "\n".join(["\n## What it came to\n", *rows, "", note])
+
+
+def _cell(figure: Figure | None) -> str:
+    if figure is None:
+        return ""
+    text = number(figure.value, figure.unit)
+    if figure.low is None or figure.high is None:
+        return text
+    return f"{text} [{number(figure.low)}, {number(figure.high)}]"
+
+
+def number(value: float, unit: str = "") -> str:
+    """A number in four digits with its unit; bytes in MB."""
+    if unit == "bytes":
+        return f"{value / 1e6:.1f} MB"
+    return f"{value:.4g} {unit}".strip()
+
+
+def _export(record: Mapping[str, Any]) -> str:
+    """One export: its grids, how it was verified, and how fast it is."""
+    grids = sorted({str(grid) for grid in record["grids"].values()})
+    lines = [f"\n## {record['target']}\n", f"- size: {number(record['bytes'], 'bytes')}"]
+    lines.append(f"- grids: {', '.join(grids) or 'none'}; floats in {record['floats']}")
+    if record["rounded"]:
+        lines.append(
+            f"- rounded a second time, as was allowed: {len(record['rounded'])} layers, to "
+            + ", ".join(sorted({str(item["to"]) for item in record["rounded"].values()}))
+        )
+    codes = record["verified"]["codes"]
+    if codes["layers"]:
+        lines.append(
+            f"- read back by {record['reads_with']}: {codes['codes']:,} codes of "
+            f"{codes['layers']} layers, their scales and zero points exactly equal"
+        )
+    outputs = record["verified"].get("outputs")
+    if outputs:
+        measured = {name: value for name, value in outputs.items() if name != "text"}
+        told = ", ".join(f"{name} {number(value)}" for name, value in measured.items())
+        lines.append(f"- its answers beside PyTorch's on {outputs['text']}: {told}")
+    if "not_run" in record:
+        lines.append(f"- not run: {record['not_run']}")
+    for name in _SPEED:
+        plain = record.get("speed", {}).get(name)
+        if plain:
+            figure = Figure.model_validate(plain)
+            lines.append(f"- {name}: {number(figure.value, figure.unit)} ({figure.note})")
+    use = _USE.get(str(record["target"]))
+    if use:
+        auto = _AUTO[record["task"]]
+        lines.append(f"\n```\n{use.format(auto=auto, folder='this folder')}\n```")
+    return "\n".join(lines)

@@ -1,0 +1,56 @@
+"""Every target that fits an artifact, side by side."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from attar.errors import AttarError, UserError
+from attar.export.export import USUAL, Exported, Say, Wanted, export
+from attar.export.target import TARGETS
+
+
+@dataclass(frozen=True)
+class All:
+    """What came of exporting to every target: the exports, and why the others were left out."""
+
+    exports: list[Exported]
+    skipped: dict[str, str]
+
+    @property
+    def fastest(self) -> Exported | None:
+        """The one to take on this machine, if any was timed."""
+        timed = [(rate(one), one) for one in self.exports if rate(one) is not None]
+        return max(timed, key=lambda pair: pair[0] or 0.0)[1] if timed else None
+
+
+def rate(one: Exported) -> float | None:
+    """Tokens or texts per second."""
+    speed = one.speed
+    figure = speed.get("tokens_per_second") or speed.get("texts_per_second")
+    return None if figure is None else figure.value
+
+
+def export_all(
+    ref: str | Path,
+    out: str | Path | None = None,
+    home: str | Path = ".attar",
+    wanted: Wanted = USUAL,
+    say: Say = lambda _: None,
+) -> All:
+    """Export to every target that holds the artifact and whose packages are installed.
+
+    `out` is the folder that holds a folder for each. One that fails leaves the others alone.
+    """
+    exports: list[Exported] = []
+    skipped: dict[str, str] = {}
+    for target in TARGETS.names():
+        folder = Path(out) / target if out else None
+        try:
+            exports.append(export(ref, target, folder, home, wanted, say))
+        except AttarError as error:
+            skipped[target] = str(error)
+    if not exports:
+        reasons = "; ".join(f"{target}: {text}" for target, text in skipped.items())
+        raise UserError(f"no target holds {ref}. {reasons}")
+    return All(exports, skipped)

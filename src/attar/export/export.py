@@ -1,0 +1,230 @@
+"""Exporting an artifact: refused early, written as a draft, verified, and then renamed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from attar.core.report import Figure
+from attar.engine.store import flush, readable, write_text
+from attar.errors import AttarError, UserError
+from attar.export.artifact import Artifact, find_artifact
+from attar.export.card import card
+from attar.export.prepare import merge_factors, refuse, refuse_codes, round_again
+from attar.export.target import Target, find, quantized
+from attar.export.verify import compare_codes, compare_outputs, held_out_rows, missing
+from attar.measure.engines import time_engine
+from attar.measure.machine import environment
+from attar.measure.probe import random_ids
+from attar.measure.size import total_size, weights_size
+from attar.models import Model, load
+from attar.models.load import config_of, load_tokenizer, skeleton, task_of
+from attar.runtimes import find as find_engine
+
+RECORD = "attar-export.json"
+PROMPT, TEXT, TEXTS = 64, 128, 8
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the user asked for beside the target.
+
+    `allow_rounding`: grids that the target does not hold are rounded again, and the record says
+    so. `dense`: two thin linears become one. `speed`: time the engine. `verify`: run the engine
+    on held-out text; codes are compared in any case.
+    """
+
+    allow_rounding: bool = False
+    dense: bool = False
+    verify: bool = True
+    speed: bool = True
+    threads: int | None = None
+
+
+USUAL = Wanted()
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written: the folder, and its record as attar-export.json holds it."""
+
+    target: str
+    folder: Path
+    record: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    @property
+    def speed(self) -> dict[str, Figure]:
+        """What was timed, by name."""
+        return {k: Figure.model_validate(v) for k, v in self.record.get("speed", {}).items()}
+
+
+def export(
+    ref: str | Path,
+    target: str,
+    out: str | Path | None = None,
+    home: str | Path = ".attar",
+    wanted: Wanted = USUAL,
+    say: Say = lambda _: None,
+) -> Exported:
+    """Write an artifact into the container of an engine, verify it there, and time it.
+
+    `ref` is a run's name, the beginning of an artifact's key, or a model's path; `out` is the
+    folder to write, by default exports/NAME/TARGET under `home`. Raises ExportError where the
+    target cannot hold the artifact without loss, before any weight is loaded where that can be
+    known; nothing is published unless the engine reads back the very codes.
+    """
+    artifact, chosen = find_artifact(str(ref), Path(home)), find(target)
+    chosen.require()
+    refuse(_skeleton(artifact, wanted), chosen, wanted.allow_rounding)
+    folder = Path(out) if out else default_folder(Path(home), artifact.name, target)
+    check_place(folder)
+    model = load(artifact.files)
+    return write(artifact, model, chosen, folder.expanduser().absolute(), wanted, say)
+
+
+def write(
+    artifact: Artifact, model: Model, target: Target, folder: Path, wanted: Wanted, say: Say
+) -> Exported:
+    """Write a model that is loaded already, verify it and time it."""
+    merged = merge_factors(model.module) if wanted.dense else []
+    rounded = round_again(model, refuse_codes(model, target, wanted.allow_rounding), target)
+    engine = find_engine(target.engine)
+    with draft_of(folder) as draft:
+        say(f"writing {target.name}")
+        target.write(model, draft)
+        if not (draft / "tokenizer_config.json").exists():
+            model.tokenizer.save_pretrained(draft)
+        say(f"reading it back with {target.engine}")
+        record = {
+            **_about(artifact, model, target),
+            "rounded": rounded,
+            "merged": merged,
+            "bytes": weights_size(draft) or total_size(draft),
+            "verified": {"codes": compare_codes(model, engine, draft)},
+        }
+        absent = missing(engine)
+        if absent is not None:
+            record["not_run"] = str(absent)
+        else:
+            record["engine"] = engine.version()
+            _run(artifact, model, draft, wanted, record, say)
+        write_text(draft / RECORD, json.dumps(record, indent=1) + "\n")
+        write_text(draft / "README.md", card(artifact, [record]))
+    return Exported(target.name, folder, record)
+
+
+def _run(
+    artifact: Artifact,
+    model: Model,
+    folder: Path,
+    wanted: Wanted,
+    record: dict[str, Any],
+    say: Say,
+) -> None:
+    engine = find_engine(record["reads_with"])
+    if wanted.verify:
+        say("comparing its answers with PyTorch's")
+        rows, where = held_out_rows(artifact, model)
+        found = compare_outputs(model, engine, folder, rows)
+        record["verified"]["outputs"] = {**found, "text": where}
+    if wanted.speed:
+        say("timing it in a fresh process")
+        decodes = model.task == "causal-lm"
+        length = PROMPT if decodes else TEXT
+        limit = getattr(model.config, "max_position_embeddings", None) or length
+        length = max(1, min(length, limit // 2))
+        ids = random_ids(model, 1 if decodes else TEXTS, length).tolist()
+        timed = time_engine(folder, engine.name, ids, wanted.threads, tokens=length)
+        record["speed"] = {name: figure.model_dump() for name, figure in timed.items()}
+
+
+def _about(artifact: Artifact, model: Model, target: Target) -> dict[str, Any]:
+    from attar import __version__
+
+    grids = {item.name: _grid(item) for item in quantized(model)}
+    return {
+        "format": 1,
+        "attar": __version__,
+        "source": {
+            "name": artifact.name,
+            "key": artifact.key,
+            "path": str(artifact.files.gguf or artifact.files.folder),
+        },
+        "target": target.name,
+        "reads_with": target.engine,
+        "task": model.task,
+        "grids": grids,
+        "floats": str(model.module.dtype).removeprefix("torch."),
+        "environment": environment(),
+    }
+
+
+def _grid(item: Any) -> str:
+    return item.grid.name if item.inputs == "float" else f"{item.grid.name}, {item.inputs} inputs"
+
+
+def _skeleton(artifact: Artifact, wanted: Wanted) -> Model:
+    """Names, shapes and settings, with the tokenizer and no weights."""
+    config = config_of(artifact.files)
+    model = skeleton(config, task_of(config, artifact.files))
+    model.tokenizer = load_tokenizer(artifact.files)
+    if wanted.dense:
+        merge_factors(model.module)
+    return model
+
+
+def default_folder(home: Path, name: str, target: str) -> Path:
+    """Where an export goes when the user names no folder."""
+    return home.expanduser().absolute() / "exports" / name / target
+
+
+def check_place(folder: Path) -> None:
+    """Refuse a folder that holds something else; an earlier export is replaced."""
+    folder = folder.expanduser()
+    if folder.is_file() or (
+        folder.is_dir() and any(folder.iterdir()) and not (folder / RECORD).is_file()
+    ):
+        raise UserError(
+            f"{folder.absolute()} is there and is no export of Attar's. Name another folder with "
+            "--out, or move it away"
+        )
+
+
+@contextmanager
+def draft_of(folder: Path) -> Generator[Path]:
+    """A folder to fill beside the one wanted; it takes its place once it is whole and on disk."""
+    draft = folder.with_name(f"{folder.name}.{os.getpid()}.draft")
+    old = folder.with_name(f"{folder.name}.{os.getpid()}.old")
+    try:
+        with readable(f"the export could not be written to {folder}", folder.parent):
+            shutil.rmtree(draft, ignore_errors=True)
+            draft.mkdir(parents=True)
+            yield draft
+            flush(draft)
+            if folder.exists():
+                folder.rename(old)
+            draft.rename(folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def exports_of(name: str, home: Path) -> list[dict[str, Any]]:
+    """The records of a model's exports under `home`."""
+    places = sorted(default_folder(home, name, "x").parent.glob(f"*/{RECORD}"))
+    return [read_record(path.parent) for path in places]
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """The record of an export. Raises AttarError where there is none, or it is damaged."""
+    try:
+        return json.loads((folder / RECORD).read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise AttarError(f"{folder / RECORD} cannot be read ({error}). Export again") from None

@@ -1,0 +1,114 @@
+"""One GGUF file for llama.cpp, with the tokenizer and the chat template inside."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from attar.core.grid import Grid
+from attar.export.target import Quantized, Target
+from attar.layers import QuantizedEmbedding, QuantizedLinear, TiedHead, spec_of
+from attar.models import Model
+from attar.ops.rounding import Codes
+from attar.runtimes._gguf import ARCHITECTURES
+
+_HELD = (QuantizedLinear, QuantizedEmbedding, TiedHead)
+_BLOCK = 32
+FILE = "model.gguf"
+
+
+class Gguf(Target):
+    """Codes in ggml's blocks of 32, scales repeated where a group is larger.
+
+    Symmetric codes of 2 to 4 bits become q4_0, those with a zero point or a minimum q4_1, 8 bits
+    q8_0; floats keep the model's dtype, norms and biases are float32.
+    """
+
+    name = "gguf"
+    extra = "gguf"
+    modules = ("gguf",)
+    engine = "llama-cpp"
+    grids = (
+        "int2, int3, int4 and int8 in groups or by channel",
+        "int2, int3 and int4 with a minimum (-min), or with a zero point (-zp) where the scale "
+        "times the zero point is a float16 number",
+        "mxfp4",
+    )
+
+    def problems(self, model: Model) -> Sequence[str]:
+        from attar.export._gguf_settings import rotary_problem
+        from attar.export._gguf_vocabulary import vocabulary_problem
+
+        if model.task != "causal-lm":
+            return [f"the model is for {model.task}, and GGUF is for decoders (causal-lm)"]
+        kind = model.config.model_type
+        if kind not in ARCHITECTURES:
+            known = ", ".join(ARCHITECTURES)
+            return [f"the architecture {kind} is not among those written here: {known}"]
+        found = [
+            f"{name or 'the model'} {_WHY.get(spec['type'], _OTHER)}"
+            for name, module in model.module.named_modules()
+            if (spec := spec_of(module)) is not None and not isinstance(module, _HELD)
+        ]
+        head = model.module.get_output_embeddings()
+        if head is not None and head.bias is not None:
+            found.append("its head has a bias, which llama.cpp does not add")
+        found += [*rotary_problem(model.config), *vocabulary_problem(model.tokenizer)]
+        return found
+
+    def holds(self, item: Quantized, model: Model) -> bool:
+        grid = item.grid
+        if item.width % _BLOCK or item.inputs == "static":
+            return False
+        if grid.numbers == "mxfp4":
+            return True
+        return grid.numbers == "int" and (grid.bits <= 4 or grid.offset == "none")
+
+    def fits(self, item: Quantized, codes: Codes) -> bool:
+        minima = codes.minima
+        if codes.zeros is not None:
+            minima = codes.scales.float() * codes.zeros.float()
+        halves = [codes.scales] if minima is None else [codes.scales, minima]
+        return all(bool((part.half().float() == part.float()).all()) for part in halves)
+
+    def nearest(self, item: Quantized) -> Grid | None:
+        if item.width % _BLOCK:
+            return None
+        if item.grid.bits == 8:
+            return Grid(bits=8, group=item.grid.group)
+        symmetric = item.grid.numbers == "int" and item.grid.offset == "none"
+        offset = "none" if symmetric else "minimum"
+        return Grid(bits=item.grid.bits, group=item.grid.group or _BLOCK, offset=offset)
+
+    def write(self, model: Model, folder: Path) -> None:
+        from gguf import GGUFWriter
+
+        from attar.export._gguf_settings import add_settings
+        from attar.export._gguf_tensors import add_tensors
+        from attar.export._gguf_vocabulary import add_vocabulary
+
+        kind = ARCHITECTURES[model.config.model_type]
+        writer: Any = GGUFWriter(folder / FILE, kind)
+        add_settings(writer, model)
+        add_vocabulary(writer, model)
+        add_tensors(writer, model)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+
+
+_OTHER = "is a module of Attar's own, which llama.cpp does not know"
+_FACTORS = (
+    "is two thin linears, which llama.cpp does not know. --dense multiplies them into one, as "
+    "large as it was"
+)
+_WHY = {
+    "LowRank": _FACTORS,
+    "LowRankResidual": _FACTORS,
+    "Resized": "has a shape of its own, and llama.cpp gives all blocks the same. Prune all "
+    "blocks alike (prune/width)",
+    "CacheGrid": "rounds its cache of keys and values, and GGUF says nothing of that. Export the "
+    "stage before quantize/kv",
+}

@@ -1,0 +1,103 @@
+"""A folder for transformers and vLLM: plain where weights are float, else compressed-tensors."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from attar.core.grid import Grid
+from attar.export.target import Quantized, Target, quantized
+from attar.layers import QuantizedEmbedding, QuantizedLinear, TiedHead, spec_of
+from attar.models import Model
+from attar.models.load import skeleton
+from attar.models.save import weights, write
+
+_HELD = (QuantizedLinear, QuantizedEmbedding, TiedHead)
+
+
+class Hf(Target):
+    """What `AutoModelFor....from_pretrained` loads without Attar.
+
+    Codes are packed as compressed-tensors packs them. That format ties no tables on a grid: a
+    head that multiplies with the embedding's codes is written a second time.
+    """
+
+    name = "hf"
+    extra = "hf"
+    modules = ("compressed_tensors",)
+    engine = "torch"
+    grids = (
+        "int2, int3, int4 and int8 in groups or by channel, with a zero point (-zp) or without",
+        "fp8-e4m3",
+    )
+
+    def problems(self, model: Model) -> Sequence[str]:
+        plain = _plain(model)
+        found: list[str] = []
+        for name, module in model.module.named_modules():
+            spec = spec_of(module)
+            if spec is not None and not isinstance(module, _HELD):
+                found.append(f"{name or 'the model'} {_WHY.get(spec['type'], _OTHER)}")
+            elif spec is not None and not isinstance(
+                plain.get_submodule(name), nn.Linear | nn.Embedding
+            ):
+                kind = type(plain.get_submodule(name)).__name__
+                found.append(f"{name} is a {kind} in transformers, which holds no codes there")
+        return found
+
+    def holds(self, item: Quantized, model: Model) -> bool:
+        grid, group = item.grid, item.grid.group_for(item.width)
+        if grid.group is not None and item.width % group:
+            return False
+        if item.inputs != "float":
+            return grid.numbers == "int" and not grid.minimum
+        return grid.numbers == "fp8-e4m3" or (grid.numbers == "int" and not grid.minimum)
+
+    def nearest(self, item: Quantized) -> Grid:
+        grid = item.grid
+        whole = grid.group is None or item.width % grid.group_for(item.width) == 0
+        group = grid.group if whole else None
+        offset = "none" if grid.offset == "none" or item.inputs != "float" else "zero"
+        return Grid(bits=grid.bits, group=group, offset=offset)
+
+    def write(self, model: Model, folder: Path) -> None:
+        if not any(True for _ in quantized(model)):
+            write(model, folder, weights(model.module), None)
+            return
+        from attar.export._compressed import packed, quantization_config
+
+        tied = model.config.tie_word_embeddings
+        if any(isinstance(module, TiedHead) for module in model.module.modules()):
+            model.config.tie_word_embeddings = False
+        try:
+            write(model, folder, packed(model), quantization_config(model))
+        finally:
+            model.config.tie_word_embeddings = tied
+
+
+def _plain(model: Model) -> Any:
+    """The skeleton that transformers makes of the config alone."""
+    config = copy.copy(model.config)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    return skeleton(config, model.task, model.labels).module
+
+
+_OTHER = "is a module of Attar's own, which transformers does not know"
+_FACTORS = (
+    "is two thin linears, which transformers does not know. --dense multiplies them into one, "
+    "as large as it was"
+)
+_WHY = {
+    "LowRank": _FACTORS,
+    "LowRankResidual": _FACTORS,
+    "Resized": "has a shape of its own, and transformers' config gives all blocks the same. "
+    "Prune all blocks alike (prune/width)",
+    "Exits": "has exits, which transformers does not know",
+    "CacheGrid": "rounds its cache of keys and values, which transformers does not know. Export "
+    "the stage before quantize/kv",
+}

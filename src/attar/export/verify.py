@@ -1,0 +1,149 @@
+"""Whether an exported file holds what the artifact holds, asked of the engine that reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from attar.data import load as load_data
+from attar.data.batches import held_out
+from attar.errors import AttarError, MissingPackage
+from attar.export.artifact import Artifact
+from attar.export.target import stored
+from attar.layers import TiedHead
+from attar.models import Model
+from attar.runtimes.runtime import Decoder, Encoder, Engine, Floats, StoredCodes
+from attar.runtimes.torch import TorchDecoder, TorchEncoder
+
+ROWS, LENGTH = 4, 48
+_TEXT = (
+    "The harbour was quiet when the last boat came in, and the keeper counted the crates twice "
+    "before he wrote their number down.",
+    "A compressed model is worth what it does on the machine of the person who runs it: how long "
+    "they wait, what it costs them, and whether the answers are still right.",
+    "In 1869 the two lines met at 12:47 in the afternoon; 40 miles had been laid in a single week.",
+    "She asked whether the bridge would hold. Nobody knew, so they measured it.",
+)
+
+
+def compare_codes(model: Model, engine: Engine, folder: Path) -> dict[str, int]:
+    """How many linears and tables were compared, and numbers in them, all exactly equal.
+
+    Raises AttarError, with the first few that differ, where one does or is missing.
+    """
+    ours, theirs = stored(model), engine.read_back(folder)
+    shared = {
+        name: module.table_name
+        for name, module in model.module.named_modules()
+        if isinstance(module, TiedHead)
+    }
+    wanted = {**ours, **{head: ours[table] for head, table in shared.items() if head in theirs}}
+    wrong = [text for name in wanted if (text := _difference(name, wanted, theirs))]
+    strange = sorted(theirs.keys() - wanted.keys())
+    wrong += [f"{name}: on a grid in the file, and float in the artifact" for name in strange]
+    if wrong:
+        raise AttarError(
+            f"what {engine.name} reads back from {folder} is not what the artifact holds: "
+            f"{'; '.join(wrong[:3])}. Nothing was published. This is a fault of Attar's; please "
+            "report it"
+        )
+    return {"layers": len(wanted), "codes": sum(item.codes.size for item in wanted.values())}
+
+
+def _difference(
+    name: str, ours: Mapping[str, StoredCodes], theirs: Mapping[str, StoredCodes]
+) -> str | None:
+    if name not in theirs:
+        return f"{name}: not there"
+    text = ours[name].difference(theirs[name])
+    return None if text is None else f"{name}: {text} differ"
+
+
+def compare_outputs(
+    model: Model, engine: Engine, folder: Path, rows: Sequence[Sequence[int]]
+) -> dict[str, float]:
+    """How far the engine's answers are from the artifact's own in PyTorch, on these rows."""
+    with engine.open(folder) as opened:
+        if isinstance(opened, Decoder):
+            return _decoders(TorchDecoder(model), opened, rows)
+        return _encoders(TorchEncoder(model), opened, rows)
+
+
+def _decoders(ours: Decoder, theirs: Decoder, rows: Sequence[Sequence[int]]) -> dict[str, float]:
+    moved: list[float] = []
+    divergence: list[float] = []
+    agreed: list[bool] = []
+    losses: list[tuple[float, float]] = []
+    for row in rows:
+        one, other = ours.logprobs(row), theirs.logprobs(row)
+        for position in range(len(row)):
+            known = ~np.isnan(other[position])
+            gap = one[position][known] - other[position][known]
+            divergence.append(float((np.exp(one[position][known]) * gap).sum()))
+            moved.append(float(np.abs(gap[np.exp(one[position][known]) > 0.01]).max(initial=0.0)))
+            agreed.append(one[position].argmax() == np.nanargmax(other[position]))
+        losses += zip(-ours.scores(row), -theirs.scores(row), strict=True)
+    one, other = np.array(losses).mean(0)
+    return {
+        "positions": len(moved),
+        "kl": float(np.mean(divergence)),
+        "largest_difference": max(moved),
+        "median_difference": float(np.median(moved)),
+        "agreement": float(np.mean(agreed)),
+        "perplexity_torch": float(np.exp(one)),
+        "perplexity_engine": float(np.exp(other)),
+    }
+
+
+def _encoders(ours: Encoder, theirs: Encoder, rows: Sequence[Sequence[int]]) -> dict[str, float]:
+    gaps: list[Floats] = []
+    agreed: list[Any] = []
+    for row in rows:
+        ids = np.array([row], np.int64)
+        one, other = ours.run(ids, np.ones_like(ids)), theirs.run(ids, np.ones_like(ids))
+        gaps.append(np.abs(one - other).reshape(-1))
+        agreed += (one.argmax(-1) == other.argmax(-1)).reshape(-1).tolist()
+    gap = np.concatenate(gaps)
+    return {
+        "rows": len(rows),
+        "largest_difference": float(gap.max()),
+        "median_difference": float(np.median(gap)),
+        "agreement": float(np.mean(agreed)),
+    }
+
+
+def held_out_rows(artifact: Artifact, model: Model) -> tuple[list[list[int]], str]:
+    """Token ids to compare on, and where they are from: the run's held-out data, if it is there."""
+    longest = min(LENGTH, getattr(model.config, "max_position_embeddings", None) or LENGTH)
+    if artifact.report is not None:
+        try:
+            return _from_recipe(artifact, model, longest), "the run's held-out data"
+        except (AttarError, OSError, KeyError, ValueError):
+            pass  # moved or gone since: sentences will do
+    rows = [model.tokenizer(text).input_ids[:longest] for text in _TEXT]
+    return [row for row in rows if len(row) > 1], "a few sentences of Attar's own"
+
+
+def _from_recipe(artifact: Artifact, model: Model, longest: int) -> list[list[int]]:
+    from attar.core.recipe_file import build
+
+    if artifact.report is None:
+        return []
+    recipe = build(artifact.report.recipe)
+    data = load_data(recipe.data[recipe.measures.data], model.task, recipe.measures.data)
+    batches = held_out(
+        data, model.tokenizer, model.task, longest, 1, ROWS, labels=model.labels or None
+    )
+    return [batch.input_ids[0].tolist() for batch in batches]
+
+
+def missing(engine: Engine) -> MissingPackage | None:
+    """Why the engine cannot run here, if it cannot."""
+    try:
+        engine.require()
+    except MissingPackage as error:
+        return error
+    return None
