@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from typing import Any
 
@@ -13,6 +14,12 @@ from attar.serve.errors import ApiError
 from attar.serve.models import Pool
 from attar.serve.settings import Settings, Source
 from serve.fakes import opener, settings
+
+
+@pytest.fixture(autouse=True)
+def _no_collecting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Going through all that a test run has made takes seconds."""
+    monkeypatch.setattr(gc, "collect", lambda: 0)
 
 
 def pool(*names: str, memory: int | None = 250, open_: Any = None, **limits: Any) -> Pool:
@@ -43,7 +50,7 @@ def test_the_longest_idle_makes_room():
 
 def test_a_model_in_use_stays():
     async def story() -> None:
-        models = pool("a", "b", "c", memory=200, queue_seconds=0.2)
+        models = pool("a", "b", "c", memory=200, queue_seconds=0.5)
         await models.start()
         async with models.use("a"), models.use("b"):
             with pytest.raises(ApiError) as refused:

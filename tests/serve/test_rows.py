@@ -95,7 +95,7 @@ def test_room_is_used_again():
     last: dict[int, int] = {}
     expected, ids = [], prompt(0, 10)
     columns = set()
-    for step in range(900):
+    for step in range(450):
         if step % 20 == 0:
             for name in [name for name in last if name < step - 20]:
                 rows.drop(name)

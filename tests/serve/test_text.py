@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tiny_models
@@ -11,6 +11,7 @@ from attar.serve.text import Stops, Unfolding
 from serve.fakes import tokenizer
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.text(max_size=40))
 def test_pieces_are_the_text(text: str):
     unfolding = Unfolding(tokenizer())

@@ -71,6 +71,9 @@ class Pool:
         """Unload everything."""
         self.ready = False
         for entry in self._entries.values():
+            if entry.loading is not None:
+                entry.loading.cancel()
+                await asyncio.gather(entry.loading, return_exceptions=True)
             await self._unload(entry)
 
     @asynccontextmanager
@@ -126,8 +129,6 @@ class Pool:
         try:
             await self._make_room(entry)
             loaded = await asyncio.to_thread(self._open, entry.source, self._settings)
-        except ApiError:
-            raise
         except Exception as error:
             log("model failed", logging.ERROR, error, model=entry.source.name)
             raise
@@ -167,15 +168,8 @@ class Pool:
                 continue
             if self._taken() == entry.size:  # larger than was expected, and alone
                 return
-            async with self._room:
-                try:
-                    async with asyncio.timeout(self._settings.limits.queue_seconds):
-                        await self._room.wait()
-                except TimeoutError:
-                    raise busy(
-                        "the other models are in use, and there is no memory for one more",
-                        "no_memory",
-                    ) from None
+            async with self._room:  # whoever asked goes away when that takes too long
+                await self._room.wait()
 
     async def _unload(self, entry: _Entry) -> None:
         loaded, entry.loaded = entry.loaded, None
@@ -183,5 +177,5 @@ class Pool:
             return
         await asyncio.to_thread(loaded.close)
         del loaded
-        gc.collect()
+        await asyncio.to_thread(gc.collect)  # modules hold one another in circles
         log("model unloaded", model=entry.source.name)

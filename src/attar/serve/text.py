@@ -51,7 +51,9 @@ class Stops:
         self.hit = False
 
     def push(self, text: str) -> str:
-        """The part of the text so far that is certainly before any stop word."""
+        """The part of the text so far that is certainly before any stop word; none after one."""
+        if self.hit:
+            return ""
         held = self._held + text
         found = [at for word in self._words if (at := held.find(word)) >= 0]
         if found:
