@@ -165,6 +165,7 @@ class Pool:
             ]
             if idle:
                 await self._unload(min(idle, key=lambda other: other.used))
+                await asyncio.to_thread(gc.collect)  # modules hold one another in circles
                 continue
             if self._taken() == entry.size:  # larger than was expected, and alone
                 return
@@ -176,6 +177,4 @@ class Pool:
         if loaded is None:
             return
         await asyncio.to_thread(loaded.close)
-        del loaded
-        await asyncio.to_thread(gc.collect)  # modules hold one another in circles
         log("model unloaded", model=entry.source.name)

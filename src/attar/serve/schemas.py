@@ -7,9 +7,18 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, field_validator
 
-Text = Annotated[str, Field(min_length=1)]
+
+def _whole(text: str) -> str:
+    """JSON may name halves of a character, which no text can hold."""
+    if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise ValueError("this is not valid Unicode")
+    return text
+
+
+Words = Annotated[str, AfterValidator(_whole)]
+Text = Annotated[Words, Field(min_length=1)]
 Ids = Annotated[list[Annotated[int, Field(ge=0, le=2**31)]], Field(min_length=1)]
 Texts = Annotated[list[Text] | list[Ids], Field(min_length=1)]
 
@@ -19,7 +28,7 @@ class Request(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=False)
 
-    model: str | None = Field(None, description="a model's name; the server's first by default")
+    model: Words | None = Field(None, description="a model's name; the server's first by default")
     user: str | None = Field(None, description="taken, and changes nothing")
 
 
@@ -39,7 +48,7 @@ class Generation(Request):
     top_p: FiniteFloat | None = Field(None, gt=0, le=1, description="share of the likeliest")
     top_k: int | None = Field(None, ge=0, le=2**31, description="how many of the likeliest; 0: all")
     seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1, description="draws the same again")
-    stop: str | list[str] | None = Field(None, description="up to 4 words that end the answer")
+    stop: Words | list[Words] | None = Field(None, description="up to 4 words that end the answer")
     stream: bool | None = Field(None, description="send the answer in pieces, as it is written")
     stream_options: StreamOptions | None = None
     max_tokens: int | None = Field(None, ge=1, le=2**31, description="tokens of the answer")
@@ -76,7 +85,7 @@ class Part(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     type: Literal["text"]
-    text: str
+    text: Words
 
 
 class Message(BaseModel):
@@ -85,7 +94,7 @@ class Message(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | Annotated[list[Part], Field(min_length=1)]
+    content: Words | Annotated[list[Part], Field(min_length=1)]
     name: str | None = None
     refusal: None = None
 
