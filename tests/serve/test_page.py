@@ -13,6 +13,8 @@ import pytest
 from attar.serve.settings import Settings, Source
 from serve.fakes import Echo, Running, opener, running, settings
 
+sync_api = pytest.importorskip("playwright.sync_api")
+expect = sync_api.expect
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 
@@ -40,13 +42,13 @@ def test_the_page_asks_nothing_of_others(server: Running):
 def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     if CHROMIUM is None:
         pytest.skip("no chromium here: apt-get install chromium")
-    sync_api = pytest.importorskip("playwright.sync_api")
     with sync_api.sync_playwright() as playwright:
         context = playwright.chromium.launch_persistent_context(
             str(tmp_path_factory.mktemp("browser")), executable_path=CHROMIUM, args=FLAGS
         )
         found = context.new_page()
-        found.set_default_timeout(20_000)
+        found.set_default_timeout(30_000)
+        expect.set_options(timeout=30_000)
         yield found
         context.close()
 
@@ -58,13 +60,13 @@ def test_an_answer_beside_the_originals(page: Any, server: Running):
     page.on("console", lambda said: said.type == "error" and troubles.append(said.text))
     page.on("request", lambda request: asked.append(request.url))
     page.goto(server.url)
-    page.wait_for_function("document.querySelectorAll('#model option').length === 3")
+    expect(page.locator("#model option")).to_have_count(3)
     page.fill("#text", "Good morning, <b>Ann</b>")
     page.click("#go")
-    page.wait_for_function("document.querySelectorAll('.facts').length === 2")
-    page.wait_for_function(
-        "[...document.querySelectorAll('.facts')].every(f => /tokens in/.test(f.textContent))"
-    )
+    facts = page.locator(".facts")
+    expect(facts).to_have_count(2)
+    for column in range(2):
+        expect(facts.nth(column)).to_contain_text("tokens in")
     titles = page.locator("h2").all_text_contents()
     assert [title.split()[0] for title in titles] == ["pressed", "large"]
     assert "the original" in titles[1]
@@ -76,7 +78,7 @@ def test_an_answer_beside_the_originals(page: Any, server: Running):
 
 def test_classes_and_likeness(page: Any, server: Running):
     page.goto(server.url)
-    page.wait_for_function("document.querySelectorAll('#model option').length === 3")
+    expect(page.locator("#model option")).to_have_count(3)
     page.select_option("#model", "kinds")
     page.fill("#text", "ab\nabc")
     page.click("#go")
@@ -94,13 +96,13 @@ def test_classes_and_likeness(page: Any, server: Running):
 def test_stop_stops(page: Any):
     with running(settings(limits={"context": 900}), opener(lambda: Echo(0.05))) as slow:
         page.goto(slow.url)
-        page.wait_for_function("document.querySelectorAll('#model option').length === 1")
+        expect(page.locator("#model option")).to_have_count(1)
         page.fill("#text", "x" * 400)
         page.fill("#tokens", "400")
         page.click("#go")
-        page.wait_for_function("document.querySelector('.answer')?.textContent.length > 3")
+        expect(page.locator(".answer")).to_contain_text("user: xx")
         page.click("#stop")
-        page.wait_for_function("document.querySelector('.facts').textContent === 'stopped'")
+        expect(page.locator(".facts")).to_have_text("stopped")
         assert slow.idle(5)
 
 
@@ -112,7 +114,7 @@ def test_a_key_is_asked_for(page: Any):
         page.fill("#key", "a-long-key")
         page.fill("#text", "hello")
         page.click("#go")
-        page.wait_for_function("/tokens in/.test(document.querySelector('.facts')?.textContent)")
+        expect(page.locator(".facts")).to_contain_text("tokens in")
 
 
 def test_the_file_is_one_file():
