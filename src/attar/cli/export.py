@@ -62,14 +62,14 @@ def export(
     from attar.export.target import TARGETS
 
     if every == (target is not None):
-        listed = "\n".join(f"  {entry.name}: {entry.summary}" for entry in TARGETS.entries())
+        listed = "\n".join(f"  {entry.kind}: {entry.summary}" for entry in TARGETS.entries())
         raise UserError(f"name one target, or give --all. There are:\n{listed}")
     wanted = Wanted(allow_rounding=allow_rounding, dense=dense, speed=speed, threads=threads)
     if target is None:
         _all(ref, out, home, wanted)
         return
     found = one(ref, target, out, home, wanted, _say)
-    _show([found])
+    show_exports([found])
     typer.echo(f"written to {found.folder}")
 
 
@@ -81,14 +81,14 @@ def _all(ref: str, out: Path | None, home: str, wanted: Wanted) -> None:
     from attar.export.everything import export_all
 
     found = export_all(ref, out, home, wanted, _say)
-    _show(found.exports)
+    show_exports(found.exports)
     for name, reason in found.skipped.items():
         typer.secho(f"{name} was left out: {reason}", err=True)
     if found.fastest is not None:
         typer.echo(f"fastest here: {found.fastest.target}, {found.fastest.folder}")
 
 
-def _show(exports: list[Exported]) -> None:
+def show_exports(exports: list[Exported]) -> None:
     """A row for each export: bytes, speed, memory, and how near its answers are."""
     from rich.console import Console
     from rich.table import Table

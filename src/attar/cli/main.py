@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from attar.cli.bench import bench
 from attar.cli.bug import report_bug
 from attar.cli.card import card
 from attar.cli.demo import demo
@@ -40,7 +41,7 @@ _PANELS = {
         "quantize": quantize,
         "prune": prune,
     },
-    "Ship it": {"export": export, "serve": serve, "card": card, "push": push},
+    "Ship it": {"export": export, "serve": serve, "bench": bench, "card": card, "push": push},
     "Look": {
         "list": list_,
         "show": show,

@@ -33,11 +33,15 @@ _STATIC = {
 
 def packed(model: Model) -> dict[str, Tensor]:
     """Every tensor of the folder, by its name."""
-    items = list(_modules(model))
-    own = {f"{item.name}.{part}" for item in items for part in _OWN}
+    items = _linears(model)
+    own = {f"{item.name}.{part}" for item in quantized(model) for part in _OWN}
     found = {name: value for name, value in weights(model.module).items() if name not in own}
+    for item in quantized(model):
+        if item.table:
+            table = model.module.get_submodule(item.name)
+            found[f"{item.name}.weight"] = table.dequantized(model.module.dtype)
     for item in items:
-        codes = codes_of(model, _source(model, item.name))
+        codes = codes_of(model, item.name)
         for name, tensor in _module(item, codes, model.module.dtype).items():
             found[f"{item.name}.{name}"] = tensor
         linear = model.module.get_submodule(item.name)
@@ -53,15 +57,14 @@ def quantization_config(model: Model) -> dict[str, Any]:
     from compressed_tensors.quantization import QuantizationConfig
 
     groups: dict[str, dict[str, Any]] = {}
-    for item in _modules(model):
+    for item in _linears(model):
         scheme = _scheme(item)
         group = groups.setdefault(repr(scheme), {**scheme, "targets": []})
         group["targets"].append(item.name)
     ignored = [] if len(groups) > 1 else _float_linears(model)
     if len(groups) == 1:
         (only,) = groups.values()
-        if not any(item.table for item in _modules(model)):
-            only["targets"] = ["Linear"]
+        only["targets"] = ["Linear"]
     formats = {group["format"] for group in groups.values()}
     checked = QuantizationConfig(
         config_groups={f"group_{i}": group for i, group in enumerate(groups.values())},  # pyright: ignore[reportArgumentType]
@@ -69,27 +72,24 @@ def quantization_config(model: Model) -> dict[str, Any]:
         quantization_status="compressed",  # pyright: ignore[reportArgumentType]
         ignore=ignored,
     )
-    return checked.model_dump(mode="json")
+    # Transformers makes places for zero points as they are before packing, so that packed ones load
+    # only where it unpacks them as it reads.
+    unpacks = any(item.grid.zero_point and item.inputs == "float" for item in _linears(model))
+    return {**checked.model_dump(mode="json"), **({"dequantize": True} if unpacks else {})}
 
 
-def _modules(model: Model) -> list[Quantized]:
-    """All that is on a grid, and the head that shares a table's codes."""
-    found = {item.name: item for item in quantized(model)}
-    for name, module in model.module.named_modules():
-        if isinstance(module, TiedHead):
-            table = found[module.table_name]
-            found[name] = Quantized(name, table.grid, table.rows, table.width)
-    return list(found.values())
+def schemes(model: Model) -> int:
+    """How many ways of storing linears there are."""
+    return len({repr(_scheme(item)) for item in _linears(model)})
 
 
-def _source(model: Model, name: str) -> str:
-    module = model.module.get_submodule(name)
-    return module.table_name if isinstance(module, TiedHead) else name
+def _linears(model: Model) -> list[Quantized]:
+    return [item for item in quantized(model) if not item.table]
 
 
 def _float_linears(model: Model) -> list[str]:
     named = model.module.named_modules()
-    return [name for name, module in named if isinstance(module, nn.Linear)]
+    return [name for name, module in named if isinstance(module, nn.Linear | TiedHead)]
 
 
 def _scheme(item: Quantized) -> dict[str, Any]:
@@ -125,7 +125,8 @@ def _module(item: Quantized, codes: Codes, dtype: torch.dtype) -> dict[str, Tens
     found["weight_packed"] = pack_to_int32(signed, item.grid.bits)
     found["weight_shape"] = torch.tensor(signed.shape)
     if zeros is not None:
-        found["weight_zero_point"] = pack_to_int32(zeros, item.grid.bits, packed_dim=0)
+        # cloned: what comes of packing columns shares its storage with more than it holds
+        found["weight_zero_point"] = pack_to_int32(zeros, item.grid.bits, packed_dim=0).clone()
     return found
 
 

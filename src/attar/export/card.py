@@ -141,6 +141,11 @@ def _export(record: Mapping[str, Any]) -> str:
     grids = sorted({str(grid) for grid in record["grids"].values()})
     lines = [f"\n## {record['target']}\n", f"- size: {number(record['bytes'], 'bytes')}"]
     lines.append(f"- grids: {', '.join(grids) or 'none'}; floats in {record['floats']}")
+    if record["as_floats"]:
+        lines.append(
+            f"- written as floats, for nothing else is loaded there: "
+            f"{', '.join(record['as_floats'])}; exactly the numbers that the codes stand for"
+        )
     if record["rounded"]:
         lines.append(
             f"- rounded a second time, as was allowed: {len(record['rounded'])} layers, to "

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from attar.engine.store import write_text
 from attar.errors import AttarError, UserError
-from attar.export.export import USUAL, Exported, Say, Wanted, export
+from attar.export.export import (
+    RECORD,
+    USUAL,
+    Exported,
+    Say,
+    Wanted,
+    export,
+    folders_of,
+    read_record,
+    timed,
+)
 from attar.export.target import TARGETS
 
 
@@ -20,8 +32,8 @@ class All:
     @property
     def fastest(self) -> Exported | None:
         """The one to take on this machine, if any was timed."""
-        timed = [(rate(one), one) for one in self.exports if rate(one) is not None]
-        return max(timed, key=lambda pair: pair[0] or 0.0)[1] if timed else None
+        known = [one for one in self.exports if rate(one) is not None]
+        return max(known, key=lambda one: rate(one) or 0.0, default=None)
 
 
 def rate(one: Exported) -> float | None:
@@ -53,4 +65,26 @@ def export_all(
     if not exports:
         reasons = "; ".join(f"{target}: {text}" for target, text in skipped.items())
         raise UserError(f"no target holds {ref}. {reasons}")
+    return All(exports, skipped)
+
+
+def time_again(name: str, home: Path, threads: int | None = None, say: Say = lambda _: None) -> All:
+    """The exports of a model under `home`, timed anew; their records keep the new figures."""
+    exports: list[Exported] = []
+    skipped: dict[str, str] = {}
+    for folder in folders_of(name, home):
+        record = read_record(folder)
+        record.setdefault("prompt", [list(range(10, 42))])
+        say(f"timing {record['target']} in a fresh process")
+        try:
+            record["speed"] = timed(folder, record, threads)
+        except AttarError as error:
+            skipped[record["target"]] = str(error)
+            continue
+        write_text(folder / RECORD, json.dumps(record, indent=1) + "\n")
+        exports.append(Exported(record["target"], folder, record))
+    if not exports and not skipped:
+        raise UserError(
+            f"{name} has no exports under {home}. `attar export {name} --all` makes them"
+        )
     return All(exports, skipped)

@@ -80,8 +80,9 @@ def export(
     target cannot hold the artifact without loss, before any weight is loaded where that can be
     known; nothing is published unless the engine reads back the very codes.
     """
-    artifact, chosen = find_artifact(str(ref), Path(home)), find(target)
+    chosen = find(target)
     chosen.require()
+    artifact = find_artifact(str(ref), Path(home))
     refuse(_skeleton(artifact, wanted), chosen, wanted.allow_rounding)
     folder = Path(out) if out else default_folder(Path(home), artifact.name, target)
     check_place(folder)
@@ -102,12 +103,14 @@ def write(
         if not (draft / "tokenizer_config.json").exists():
             model.tokenizer.save_pretrained(draft)
         say(f"reading it back with {target.engine}")
+        floats = [item.name for item in quantized(model) if target.floats(item)]
         record = {
             **_about(artifact, model, target),
             "rounded": rounded,
             "merged": merged,
+            "as_floats": floats,
             "bytes": weights_size(draft) or total_size(draft),
-            "verified": {"codes": compare_codes(model, engine, draft)},
+            "verified": {"codes": compare_codes(model, engine, draft, floats)},
         }
         absent = missing(engine)
         if absent is not None:
@@ -136,13 +139,23 @@ def _run(
         record["verified"]["outputs"] = {**found, "text": where}
     if wanted.speed:
         say("timing it in a fresh process")
-        decodes = model.task == "causal-lm"
-        length = PROMPT if decodes else TEXT
-        limit = getattr(model.config, "max_position_embeddings", None) or length
-        length = max(1, min(length, limit // 2))
-        ids = random_ids(model, 1 if decodes else TEXTS, length).tolist()
-        timed = time_engine(folder, engine.name, ids, wanted.threads, tokens=length)
-        record["speed"] = {name: figure.model_dump() for name, figure in timed.items()}
+        record["prompt"] = _prompt(model)
+        record["speed"] = timed(folder, record, wanted.threads)
+
+
+def _prompt(model: Model) -> list[list[int]]:
+    """Rows of random tokens: one for a decoder to go on from, several for an encoder to read."""
+    decodes = model.task == "causal-lm"
+    length = PROMPT if decodes else TEXT
+    limit = getattr(model.config, "max_position_embeddings", None) or length
+    return random_ids(model, 1 if decodes else TEXTS, max(1, min(length, limit // 2))).tolist()
+
+
+def timed(folder: Path, record: dict[str, Any], threads: int | None) -> dict[str, Any]:
+    """The figures of an export's engine, with the prompt that its record holds."""
+    rows = record["prompt"]
+    found = time_engine(folder, record["reads_with"], rows, threads, tokens=len(rows[0]))
+    return {name: figure.model_dump() for name, figure in found.items()}
 
 
 def _about(artifact: Artifact, model: Model, target: Target) -> dict[str, Any]:
@@ -218,8 +231,13 @@ def draft_of(folder: Path) -> Generator[Path]:
 
 def exports_of(name: str, home: Path) -> list[dict[str, Any]]:
     """The records of a model's exports under `home`."""
-    places = sorted(default_folder(home, name, "x").parent.glob(f"*/{RECORD}"))
-    return [read_record(path.parent) for path in places]
+    return [read_record(folder) for folder in folders_of(name, home)]
+
+
+def folders_of(name: str, home: Path) -> list[Path]:
+    """The folders of a model's exports under `home`."""
+    found = default_folder(home, name, "x").parent.glob(f"*/{RECORD}")
+    return sorted(path.parent for path in found)
 
 
 def read_record(folder: Path) -> dict[str, Any]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from attar.core.grid import Grid
+from attar.export._compressed import packed, quantization_config, schemes
 from attar.export.target import Quantized, Target, quantized
 from attar.layers import QuantizedEmbedding, QuantizedLinear, TiedHead, spec_of
 from attar.models import Model
@@ -22,8 +23,8 @@ _HELD = (QuantizedLinear, QuantizedEmbedding, TiedHead)
 class Hf(Target):
     """What `AutoModelFor....from_pretrained` loads without Attar.
 
-    Codes are packed as compressed-tensors packs them. That format ties no tables on a grid: a
-    head that multiplies with the embedding's codes is written a second time.
+    Codes of linears are packed as compressed-tensors packs them. Tables of embeddings are floats
+    there, as transformers loads no others: exactly the numbers that the artifact computes with.
     """
 
     name = "hf"
@@ -47,9 +48,14 @@ class Hf(Target):
             ):
                 kind = type(plain.get_submodule(name)).__name__
                 found.append(f"{name} is a {kind} in transformers, which holds no codes there")
-        return found
+        return [*found, *_cannot_load(model)]
+
+    def floats(self, item: Quantized) -> bool:
+        return item.table
 
     def holds(self, item: Quantized, model: Model) -> bool:
+        if item.table:
+            return True
         grid, group = item.grid, item.grid.group_for(item.width)
         if grid.group is not None and item.width % group:
             return False
@@ -68,15 +74,27 @@ class Hf(Target):
         if not any(True for _ in quantized(model)):
             write(model, folder, weights(model.module), None)
             return
-        from attar.export._compressed import packed, quantization_config
+        write(model, folder, packed(model), quantization_config(model))
 
-        tied = model.config.tie_word_embeddings
-        if any(isinstance(module, TiedHead) for module in model.module.modules()):
-            model.config.tie_word_embeddings = False
-        try:
-            write(model, folder, packed(model), quantization_config(model))
-        finally:
-            model.config.tie_word_embeddings = tied
+
+def _cannot_load(model: Model) -> Iterator[str]:
+    """What transformers 5 would not load, whoever wrote it."""
+    coded = [item for item in quantized(model) if not item.table]
+    if coded and model.config.model_type in _ASKS_FOR_WEIGHTS:
+        yield (
+            f"transformers asks the linears of {model.config.model_type} for weights while it "
+            "loads them, and those on a grid have none yet. Export to another target"
+        )
+    zeros = [item for item in coded if item.grid.zero_point and item.inputs == "float"]
+    if zeros and schemes(model) > 1:
+        yield (
+            f"{zeros[0].name} and others have zero points, which transformers loads only where "
+            "all linears are on one grid with groups of one size. Take -g32 for all, or a grid "
+            "without zero points"
+        )
+
+
+_ASKS_FOR_WEIGHTS = ("modernbert",)
 
 
 def _plain(model: Model) -> Any:

@@ -71,5 +71,5 @@ def _of_package(name: str) -> str | None:
         facts = metadata(name)
     except PackageNotFoundError:
         return None
-    text = facts.get("License-Expression") or facts.get("License") or ""
-    return text.splitlines()[0].strip().lower() if text.strip() else None
+    told = [facts[field].strip() for field in ("License-Expression", "License") if field in facts]
+    return next((text.splitlines()[0].lower() for text in told if text), None)

@@ -38,7 +38,7 @@ def refuse_codes(model: Model, target: Target, allow_rounding: bool) -> list[Qua
         if not target.holds(item, model) or not target.fits(item, codes_of(model, item.name))
     ]
     if found and not allow_rounding:
-        raise ExportError(_refusals(found, target, "is not held exactly"))
+        raise ExportError(_refusals(found, target, "is not held with the scales that it has"))
     return found
 
 

@@ -105,6 +105,13 @@ class Target(ABC):
     def holds(self, item: Quantized, model: Model) -> bool:
         """Whether codes on this grid are held without loss; asked before any weight loads."""
 
+    def floats(self, item: Quantized) -> bool:
+        """Whether this is written as floats, exactly those that the artifact computes with.
+
+        Nothing is lost but bytes; the codes themselves are not in the file.
+        """
+        return False
+
     def fits(self, item: Quantized, codes: Codes) -> bool:
         """Whether these very codes are, where `holds` cannot tell; asked once they are loaded."""
         return True

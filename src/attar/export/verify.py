@@ -29,10 +29,13 @@ _TEXT = (
 )
 
 
-def compare_codes(model: Model, engine: Engine, folder: Path) -> dict[str, int]:
+def compare_codes(
+    model: Model, engine: Engine, folder: Path, floats: Sequence[str] = ()
+) -> dict[str, int]:
     """How many linears and tables were compared, and numbers in them, all exactly equal.
 
-    Raises AttarError, with the first few that differ, where one does or is missing.
+    `floats` were written as floats on purpose. Raises AttarError, with the first few that differ,
+    where one does or is missing.
     """
     ours, theirs = stored(model), engine.read_back(folder)
     shared = {
@@ -40,7 +43,8 @@ def compare_codes(model: Model, engine: Engine, folder: Path) -> dict[str, int]:
         for name, module in model.module.named_modules()
         if isinstance(module, TiedHead)
     }
-    wanted = {**ours, **{head: ours[table] for head, table in shared.items() if head in theirs}}
+    wanted = {name: codes for name, codes in ours.items() if name not in floats}
+    wanted |= {head: ours[table] for head, table in shared.items() if head in theirs}
     wrong = [text for name in wanted if (text := _difference(name, wanted, theirs))]
     strange = sorted(theirs.keys() - wanted.keys())
     wrong += [f"{name}: on a grid in the file, and float in the artifact" for name in strange]
@@ -68,7 +72,8 @@ def compare_outputs(
     """How far the engine's answers are from the artifact's own in PyTorch, on these rows."""
     with engine.open(folder) as opened:
         if isinstance(opened, Decoder):
-            return _decoders(TorchDecoder(model), opened, rows)
+            found = _decoders(TorchDecoder(model), opened, rows)
+            return {**found, **_tokenized(model, opened, rows)}
         return _encoders(TorchEncoder(model), opened, rows)
 
 
@@ -96,6 +101,18 @@ def _decoders(ours: Decoder, theirs: Decoder, rows: Sequence[Sequence[int]]) -> 
         "perplexity_torch": float(np.exp(one)),
         "perplexity_engine": float(np.exp(other)),
     }
+
+
+def _tokenized(model: Model, theirs: Decoder, rows: Sequence[Sequence[int]]) -> dict[str, float]:
+    """The share of texts that the tokenizer inside the file cuts as the artifact's own does."""
+    same: list[bool] = []
+    for row in rows:
+        text = model.tokenizer.decode(row, skip_special_tokens=True)
+        found = theirs.tokens(text)
+        if found is None:
+            return {}
+        same.append(found == model.tokenizer(text, add_special_tokens=False).input_ids)
+    return {"texts_tokenized_alike": float(np.mean(same))}
 
 
 def _encoders(ours: Encoder, theirs: Encoder, rows: Sequence[Sequence[int]]) -> dict[str, float]:

@@ -42,7 +42,8 @@ def _blocks(codes: NDArray[np.integer]) -> NDArray[np.integer]:
 
 def _nibbles(codes: NDArray[np.integer]) -> Bytes:
     parts = _blocks(codes).astype(np.uint8)
-    return parts[..., : BLOCK // 2] | parts[..., BLOCK // 2 :] << 4
+    low, high = parts[..., : BLOCK // 2], parts[..., BLOCK // 2 :]
+    return low | (high << np.uint8(4))
 
 
 def _halves(values: Numbers) -> Bytes:

@@ -69,9 +69,11 @@ class Decoder(_Opened):
 
     `known` is how many of the likeliest tokens the engine gives log-probabilities for at a
     position, or None for all. `context` is how many tokens fit it, prompt and answer together.
+    `slots` is how many threads may call `generate` at once.
     """
 
     known: int | None = None
+    slots: int = 1
     context: int
 
     @abstractmethod
@@ -87,6 +89,13 @@ class Decoder(_Opened):
         following = np.asarray(ids[1:], np.int64)
         return np.take_along_axis(self.logprobs(ids)[:-1], following[:, None], 1)[:, 0]
 
+    def tokens(self, text: str) -> list[int] | None:
+        """A text's tokens by the tokenizer inside the file, None where there is none inside.
+
+        Special tokens are neither read in the text nor added to it.
+        """
+        return None
+
     @abstractmethod
     def generate(
         self,
@@ -98,7 +107,8 @@ class Decoder(_Opened):
     ) -> Iterator[Token]:
         """Write up to `limit` tokens after the prompt, each as soon as it is there.
 
-        Ends after a token of `stop`, which is the last one yielded. `top` asks for that many of
+        Ends after a token of `stop`, which is the last one yielded; an engine whose file names an
+        end of text may end there too. `top` asks for that many of
         the likeliest tokens with each. Closing the iterator stops the engine.
         """
 
@@ -196,6 +206,15 @@ class Engine(ABC):
     @abstractmethod
     def open(self, folder: Path, threads: int | None = None) -> Decoder | Encoder:
         """Load the model. Raises MissingPackage, or ModelError with what the engine said."""
+
+    def serve(
+        self, folder: Path, threads: int | None, slots: int, context: int
+    ) -> Decoder | Encoder:
+        """Load it to be asked from several threads, where the engine batches by itself.
+
+        `slots` and `context` (tokens of each) are what is wanted; the decoder says what it has.
+        """
+        return self.open(folder, threads)
 
     @abstractmethod
     def read_back(self, folder: Path) -> Mapping[str, StoredCodes]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import redirect_stderr
 from importlib.metadata import version
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +41,12 @@ class Torch(Engine):
         from attar.models.load import load
         from attar.models.source import Files
 
-        model = load(Files(folder))
+        with redirect_stderr(StringIO()):  # compressed-tensors draws bars
+            model = load(Files(folder))
+            if hasattr(model.module, "ct_decompress_hook"):  # it unpacks in the first pass
+                import torch
+
+                model.module(input_ids=torch.tensor([[0]]))
         decodes = model.task == "causal-lm"
         return TorchDecoder(model, threads) if decodes else TorchEncoder(model, threads)
 

@@ -177,6 +177,8 @@ def _without_422(app: FastAPI) -> None:
         for methods in plain["paths"].values():
             for operation in methods.values():
                 operation["responses"].pop("422", None)
+        for name in ("HTTPValidationError", "ValidationError"):
+            plain["components"]["schemas"].pop(name, None)
         return plain
 
     app.openapi = describe

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import signal
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -134,6 +136,7 @@ class Pool:
             raise
         finally:
             entry.loading = None
+            _take_signals_back()
         entry.loaded, entry.size, entry.used = loaded, loaded.size, time.monotonic()
         log(
             "model loaded",
@@ -178,3 +181,13 @@ class Pool:
             return
         await asyncio.to_thread(loaded.close)
         log("model unloaded", model=entry.source.name)
+
+
+def _take_signals_back() -> None:
+    """Handle Ctrl-C and SIGTERM again: llama.cpp takes them for itself when it starts."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for kind in (signal.SIGINT, signal.SIGTERM):
+        handler = signal.getsignal(kind)
+        if handler is not None:
+            signal.signal(kind, handler)

@@ -19,6 +19,7 @@ from attar.serve.gathering import Bounds, Forward, Gatherer
 from attar.serve.settings import Settings, Source
 
 TORCH = "torch"
+SLOTS = 16  # answers at once of an engine that batches by itself: each has a cache of its own
 _FLOAT = 8  # how much a GGUF file grows where PyTorch reads it into float32
 
 
@@ -117,7 +118,9 @@ def open_model(source: Source, settings: Settings) -> Loaded:
         from attar.serve.pytorch import open_torch
 
         return open_torch(source, place, settings)
-    opened = find(place.engine).open(place.folder, settings.threads)
+    limits = settings.limits
+    slots = min(limits.batch, SLOTS)
+    opened = find(place.engine).serve(place.folder, settings.threads, slots, limits.context)
     tokenizer = _tokenizer(place)
     if isinstance(opened, Decoder):
         return _decoder(source, place, settings, opened, tokenizer)
@@ -153,13 +156,12 @@ def _decoder(
     source: Source, place: Place, settings: Settings, opened: Decoder, tokenizer: Any
 ) -> Loaded:
     limits = settings.limits
-    slots = getattr(opened, "slots", 1)
     return Loaded(
         name=source.name,
         task="causal-lm",
         engine=place.engine,
         tokenizer=tokenizer,
-        load=Delegated(opened, slots, limits.queue),
+        load=Delegated(opened, opened.slots, limits.queue),
         size=place.size,
         context=min(limits.context, opened.context),
         ends=ends_of(tokenizer, None, None),

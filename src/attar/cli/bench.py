@@ -1,0 +1,31 @@
+"""attar bench: the exports of an artifact timed again, side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from attar.cli.export import Ref, show_exports
+from attar.cli.options import HOME, Home
+
+
+def bench(
+    ref: Ref,
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=1, help="Threads to time with.")
+    ] = None,
+    home: Home = HOME,
+) -> None:
+    """Time the exports of an artifact again on this machine, each in a fresh process."""
+    from attar.export.artifact import find_artifact
+    from attar.export.everything import time_again
+
+    name = find_artifact(ref, Path(home)).name
+    done = time_again(name, Path(home), threads, lambda text: typer.secho(text, err=True, dim=True))
+    show_exports(done.exports)
+    for target, reason in done.skipped.items():
+        typer.secho(f"{target} was left out: {reason}", err=True)
+    if done.fastest is not None:
+        typer.echo(f"fastest here: {done.fastest.target}, {done.fastest.folder}")

@@ -1,0 +1,308 @@
+"""llama.cpp through xllamacpp, which needs no compiler: decoders in one GGUF file."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import signal
+import struct
+import threading
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import numpy as np
+
+from attar.errors import AttarError, ModelError
+from attar.runtimes._drawing import until
+from attar.runtimes._gguf import gguf_of, read_gguf
+from attar.runtimes.runtime import GREEDY, Decoder, Engine, Floats, Sampling, StoredCodes, Token
+
+CONTEXT = 4096  # tokens that the cache has places for, where the model itself has more
+KNOWN = 128  # likeliest tokens that are asked for at a position
+_FORCED = 1e4  # added to a logit, so that its token is drawn; log-probabilities are told without
+_HEADER = 1 << 16  # bytes within which a file tells its context
+
+
+class LlamaCpp(Engine):
+    """One GGUF file, on the CPU, one sequence at a time."""
+
+    name = "llama-cpp"
+    extra = "llama-cpp"
+    modules = ("xllamacpp", "gguf")
+
+    def holds(self, folder: Path) -> bool:
+        return gguf_of(folder) is not None
+
+    def open(self, folder: Path, threads: int | None = None) -> Decoder:
+        self.require()
+        path = gguf_of(folder)
+        if path is None:
+            raise ModelError(f"{folder} holds no GGUF file, or several")
+        return LlamaCppDecoder(path, threads)
+
+    def serve(self, folder: Path, threads: int | None, slots: int, context: int) -> Decoder:
+        self.require()
+        path = gguf_of(folder)
+        if path is None:
+            raise ModelError(f"{folder} holds no GGUF file, or several")
+        return LlamaCppDecoder(path, threads, slots, context)
+
+    def read_back(self, folder: Path) -> Mapping[str, StoredCodes]:
+        path = gguf_of(folder)
+        return {} if path is None else read_gguf(path)
+
+    def version(self) -> str:
+        return f"xllamacpp {version('xllamacpp')}"
+
+
+class LlamaCppDecoder(Decoder):
+    """A GGUF file in llama.cpp's own server, which is called within the process."""
+
+    engine = "llama-cpp"
+    known = KNOWN
+
+    def __init__(
+        self, path: Path, threads: int | None = None, slots: int = 1, context: int = CONTEXT
+    ) -> None:
+        trained, self._rows = _sizes(path)
+        self.context, self.slots = min(trained, context), slots
+        self._key = secrets.token_hex()
+        self._server: Any = _server(path, threads, (self.context, slots), self._key)
+
+    def logprobs(self, ids: Sequence[int]) -> Floats:
+        found = np.full((len(ids), self._rows), np.nan, np.float32)
+        for position in range(len(ids)):
+            for id_, logprob in self._likeliest(ids[: position + 1]):
+                found[position, id_] = logprob
+        return found
+
+    def scores(self, ids: Sequence[int]) -> Floats:
+        found = [self._forced(ids[:position], ids[position])[0] for position in range(1, len(ids))]
+        return np.array(found, np.float32)
+
+    def generate(
+        self,
+        prompt: Sequence[int],
+        limit: int,
+        sampling: Sampling = GREEDY,
+        stop: Sequence[int] = (),
+        top: int = 0,
+    ) -> Iterator[Token]:
+        if sampling.temperature > 0:
+            return until(self._one_by_one(list(prompt), sampling, top), limit, stop)
+        return until(self._greedy(list(prompt), limit, top), limit, stop)
+
+    def tokens(self, text: str) -> list[int] | None:
+        body = json.dumps({"content": text, "add_special": False, "parse_special": False})
+        request = urllib.request.Request(
+            f"{self._server.listening_address}/tokenize",
+            body.encode(),
+            {"Authorization": f"Bearer {self._key}", "Content-Type": "application/json"},
+        )
+        # to this machine alone, and so past every proxy
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(request, timeout=60) as answer:
+            return json.load(answer)["tokens"]
+
+    def close(self) -> None:
+        self._server = None
+
+    def _greedy(self, ids: list[int], limit: int, top: int) -> Iterator[Token]:
+        """A stream, and one by one what it holds back: tokens that end within a character."""
+        end = len(ids) + limit
+        while len(ids) < end:
+            held_back = False
+            for token, count in self._stream(ids, end - len(ids), top):
+                held_back = count > 1
+                if held_back:
+                    break
+                ids.append(token.id)
+                yield token
+            if not held_back:
+                return
+            for _ in range(count):  # pyright: ignore[reportPossiblyUnbound]
+                token = self._next(ids, GREEDY, top)
+                ids.append(token.id)
+                yield token
+
+    def _one_by_one(self, ids: list[int], sampling: Sampling, top: int) -> Iterator[Token]:
+        """Each drawn by a seed of its own: a stream that was broken off could not go on."""
+        while True:
+            token = self._next(ids, sampling, top)
+            ids.append(token.id)
+            yield token
+
+    def _next(self, ids: list[int], sampling: Sampling, top: int) -> Token:
+        answer = self._ask(ids, top, **_drawing(sampling, len(ids)))
+        (id_,) = answer["__verbose"]["tokens"]
+        told = _told(answer)
+        if told is not None:
+            return told
+        logprob, others = self._forced(ids, id_, top)
+        return Token(id_, logprob, others)
+
+    def _stream(self, ids: list[int], limit: int, top: int) -> Iterator[tuple[Token, int]]:
+        """Tokens as they come, each with how many were written since the last that came."""
+        queue: SimpleQueue[Any] = SimpleQueue()
+        ended = threading.Event()
+
+        def take(chunk: Any) -> bool:
+            queue.put(chunk)
+            return ended.is_set()
+
+        def run() -> None:
+            try:
+                request = _request(ids, limit, top, stream=True, timings_per_token=True)
+                self._server.handle_completions(request, take)
+            except Exception as error:
+                queue.put(error)
+            queue.put(None)
+
+        worker = threading.Thread(target=run, daemon=True)
+        worker.start()
+        try:
+            before = 0
+            while (chunk := queue.get()) is not None:
+                token = _told(_checked(chunk))
+                if token is None:
+                    continue
+                count = chunk["timings"]["predicted_n"]
+                yield token, count - before
+                before = count
+        finally:
+            ended.set()
+            worker.join()
+
+    def _likeliest(self, ids: Sequence[int]) -> Sequence[tuple[int, float]]:
+        """What may follow, the likeliest first.
+
+        Of a token that ends within a character nothing is told, so another one is forced: that
+        of the last id, or where it is such a token itself, of one that never is.
+        """
+        for carrier in (ids[-1], *self._carriers()):
+            told = _told(self._ask(ids, KNOWN, logit_bias=[[carrier, _FORCED]]))
+            if told is not None:
+                return told.top
+        raise AttarError("llama.cpp tells no log-probabilities of this file's tokens")
+
+    def _carriers(self) -> range:
+        """Ids among which some stand for whole characters: special ones and ASCII come first."""
+        return range(min(self._rows, 400))
+
+    def _forced(
+        self, ids: Sequence[int], wanted: int, top: int = 0
+    ) -> tuple[float, tuple[tuple[int, float], ...]]:
+        """The log-probability of one token, and of the likeliest ones."""
+        told = _told(self._ask(ids, top, logit_bias=[[wanted, _FORCED]]))
+        if told is not None:
+            return told.logprob, told.top
+        for carrier in self._carriers():
+            told = _told(self._ask(ids, self._rows, logit_bias=[[carrier, _FORCED]]))
+            if told is not None:
+                return dict(told.top).get(wanted, float("-inf")), told.top[:top]
+        raise AttarError("llama.cpp tells no log-probabilities of this file's tokens")
+
+    def _ask(self, ids: Sequence[int], top: int, **more: Any) -> Any:
+        request = _request(ids, 1, top, return_tokens=True, verbose=True, **more)
+        return _checked(self._server.handle_completions(request))
+
+
+def _request(ids: Sequence[int], limit: int, top: int, **more: Any) -> dict[str, Any]:
+    """Without every sampler that the caller did not ask for."""
+    usual = {"temperature": 0.0, "samplers": ["temperature"], "cache_prompt": True}
+    return {
+        "prompt": [int(id_) for id_ in ids],
+        "max_tokens": limit,
+        "n_probs": max(top, 1),
+        **usual,
+        **more,
+    }
+
+
+def _drawing(sampling: Sampling, position: int) -> dict[str, Any]:
+    """How one token is drawn: a seed for each position."""
+    if sampling.temperature <= 0:
+        return {}
+    seed = np.random.SeedSequence([sampling.seed, position]).generate_state(1)[0]
+    return {
+        "temperature": sampling.temperature,
+        "samplers": ["temperature", "top_k", "top_p"],
+        "top_k": sampling.top_k or 0,
+        "top_p": 1.0 if sampling.top_p is None else sampling.top_p,
+        "seed": int(seed >> 1),
+    }
+
+
+def _checked(answer: Any) -> Any:
+    if isinstance(answer, Exception):
+        raise AttarError(f"llama.cpp failed: {answer}") from answer
+    error = answer.get("error") or (answer if "code" in answer else None)
+    if error:
+        raise AttarError(f"llama.cpp refused: {error.get('message', error)}")
+    return answer
+
+
+def _told(answer: Any) -> Token | None:
+    """The token that an answer tells of; None where it ends within a character."""
+    told = (answer["choices"][0].get("logprobs") or {}).get("content")
+    if not told:
+        return None
+    top = tuple((item["id"], item["logprob"]) for item in told[0]["top_logprobs"])
+    return Token(told[0]["id"], told[0]["logprob"], top)
+
+
+def _server(path: Path, threads: int | None, room: tuple[int, int], key: str) -> Any:
+    """llama.cpp's server; `room` is how many tokens a text may have, and how many texts."""
+    import xllamacpp
+
+    params = xllamacpp.CommonParams()
+    params.model.path = str(path)
+    params.n_ctx, params.n_parallel = room[0] * room[1], room[1]
+    if threads is not None:
+        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
+    params.n_gpu_layers, params.fit_params, params.verbosity = 0, False, 0
+    params.cache_ram_mib, params.n_ctx_checkpoints = 0, 0  # one text at a time: nothing to keep
+    # it listens on a port of this machine, whether one wants that or not
+    params.api_keys, params.endpoint_slots, params.ui = [key], False, False
+    try:
+        with _own_signals():
+            return xllamacpp.Server(params)
+    except Exception as error:
+        raise ModelError(f"llama.cpp does not load {path}: {error}") from None
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Put back what is to happen at Ctrl-C and at SIGTERM, which the server takes for itself."""
+    kinds = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.getsignal(kind) for kind in kinds]
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for kind, handler in zip(kinds, before, strict=True):
+                signal.signal(kind, signal.SIG_DFL if handler is None else handler)
+
+
+def _sizes(path: Path) -> tuple[int, int]:
+    """The context that a file promises, and the rows of its vocabulary.
+
+    Read from the beginning of the header: all of it holds every token as an entry of its own.
+    """
+    with path.open("rb") as file:
+        begins = file.read(_HEADER)
+    return _number(begins, b".context_length", CONTEXT), _number(begins, b".vocab_size", 1 << 18)
+
+
+def _number(begins: bytes, key: bytes, otherwise: int) -> int:
+    """A whole number of four bytes by the end of its key: the type 4, and then the value."""
+    at = begins.find(key)
+    if at < 0:
+        return otherwise
+    kind, value = struct.unpack_from("<II", begins, at + len(key))
+    return value if kind == 4 else otherwise
