@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis.errors import Unsatisfiable
 from schemathesis.checks import not_a_server_error
 
 from serve.fakes import Running, running
 from serve.fakes import settings as fakes
 
-EXAMPLES = 25
+EXAMPLES = 15
 
 
 def test_the_description_holds(echo: Running):
@@ -39,7 +41,10 @@ def test_no_request_makes_a_server_error(mode: schemathesis.GenerationMode):
     with running(fakes("echo", "kinds", "vectors", limits=limits)) as server:
         schema = schemathesis.openapi.from_url(f"{server.url}/openapi.json")
         for found in schema.get_all_operations():
-            _fuzz(found.ok().as_strategy(generation_mode=mode))
+            operation = found.ok()
+            # what takes nothing cannot be asked wrongly
+            with suppress(*[Unsatisfiable] if operation.method == "get" else ()):
+                _fuzz(operation.as_strategy(generation_mode=mode))
         assert server.idle()
 
 
