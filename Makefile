@@ -84,5 +84,5 @@ $(CORE): pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@
 
 $(DEV): $(CORE)
-	$(PIP) -e '.[gguf,peft,endpoint,hf,llama-cpp,onnx,openvino,tensorboard,dev]'
+	$(PIP) -e '.[gguf,peft,endpoint,hf,llama-cpp,onnx,openvino,serve,tensorboard,dev]'
 	@touch $@

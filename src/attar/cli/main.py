@@ -29,6 +29,7 @@ from attar.cli.quantize import quantize
 from attar.cli.report import report
 from attar.cli.run import run
 from attar.cli.sensitivity import sensitivity
+from attar.cli.serve import serve
 from attar.cli.show import show
 from attar.errors import AttarError
 
@@ -42,7 +43,7 @@ _PANELS = {
         "prune": prune,
         "augment": augment,
     },
-    "Ship it": {"export": export, "bench": bench, "card": card, "push": push},
+    "Ship it": {"export": export, "serve": serve, "bench": bench, "card": card, "push": push},
     "Look": {
         "list": list_,
         "show": show,

@@ -45,6 +45,13 @@ class LlamaCpp(Engine):
             raise ModelError(f"{folder} holds no GGUF file, or several")
         return LlamaCppDecoder(path, threads)
 
+    def serve(self, folder: Path, threads: int | None, slots: int, context: int) -> Decoder:
+        self.require()
+        path = gguf_of(folder)
+        if path is None:
+            raise ModelError(f"{folder} holds no GGUF file, or several")
+        return LlamaCppDecoder(path, threads, slots, context)
+
     def read_back(self, folder: Path) -> Mapping[str, StoredCodes]:
         path = gguf_of(folder)
         return {} if path is None else read_gguf(path)
@@ -59,11 +66,13 @@ class LlamaCppDecoder(Decoder):
     engine = "llama-cpp"
     known = KNOWN
 
-    def __init__(self, path: Path, threads: int | None = None) -> None:
+    def __init__(
+        self, path: Path, threads: int | None = None, slots: int = 1, context: int = CONTEXT
+    ) -> None:
         trained, self._rows = _sizes(path)
-        self.context = min(trained, CONTEXT)
+        self.context, self.slots = min(trained, context), slots
         self._key = secrets.token_hex()
-        self._server: Any = _server(path, threads, self.context, self._key)
+        self._server: Any = _server(path, threads, (self.context, slots), self._key)
 
     def logprobs(self, ids: Sequence[int]) -> Floats:
         found = np.full((len(ids), self._rows), np.nan, np.float32)
@@ -247,12 +256,13 @@ def _told(answer: Any) -> Token | None:
     return Token(told[0]["id"], told[0]["logprob"], top)
 
 
-def _server(path: Path, threads: int | None, context: int, key: str) -> Any:
+def _server(path: Path, threads: int | None, room: tuple[int, int], key: str) -> Any:
+    """llama.cpp's server; `room` is how many tokens a text may have, and how many texts."""
     import xllamacpp
 
     params = xllamacpp.CommonParams()
     params.model.path = str(path)
-    params.n_ctx, params.n_parallel = context, 1
+    params.n_ctx, params.n_parallel = room[0] * room[1], room[1]
     if threads is not None:
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
     params.n_gpu_layers, params.fit_params, params.verbosity = 0, False, 0

@@ -69,9 +69,11 @@ class Decoder(_Opened):
 
     `known` is how many of the likeliest tokens the engine gives log-probabilities for at a
     position, or None for all. `context` is how many tokens fit it, prompt and answer together.
+    `slots` is how many threads may call `generate` at once.
     """
 
     known: int | None = None
+    slots: int = 1
     context: int
 
     @abstractmethod
@@ -204,6 +206,15 @@ class Engine(ABC):
     @abstractmethod
     def open(self, folder: Path, threads: int | None = None) -> Decoder | Encoder:
         """Load the model. Raises MissingPackage, or ModelError with what the engine said."""
+
+    def serve(
+        self, folder: Path, threads: int | None, slots: int, context: int
+    ) -> Decoder | Encoder:
+        """Load it to be asked from several threads, where the engine batches by itself.
+
+        `slots` and `context` (tokens of each) are what is wanted; the decoder says what it has.
+        """
+        return self.open(folder, threads)
 
     @abstractmethod
     def read_back(self, folder: Path) -> Mapping[str, StoredCodes]:

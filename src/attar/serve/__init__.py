@@ -1,0 +1,1 @@
+"""The HTTP server: language models, classifiers and embeddings behind one port."""

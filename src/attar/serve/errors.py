@@ -1,0 +1,101 @@
+"""What a client is told when something is wrong: a status, and JSON of OpenAI's shape."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from starlette.exceptions import HTTPException
+
+from attar.serve.log import log
+
+_TYPES = {
+    401: "authentication_error",
+    404: "not_found_error",
+    408: "timeout_error",
+    429: "rate_limit_error",
+    500: "server_error",
+    503: "service_unavailable_error",
+    504: "timeout_error",
+}
+
+
+class ApiError(Exception):
+    """A request that cannot be answered: its status, what is wrong, in which field, and a code."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        code: str | None = None,
+        field: str | None = None,
+        retry_after: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.message, self.code, self.field = status, message, code, field
+        self.retry_after = retry_after
+
+    def plain(self) -> dict[str, Any]:
+        """The error as OpenAI writes one."""
+        kind = _TYPES.get(self.status, "invalid_request_error")
+        found = {"message": self.message, "type": kind, "param": self.field, "code": self.code}
+        return {"error": found}
+
+    def text(self) -> str:
+        """The same as JSON; what is no Unicode in a client's own words is replaced."""
+        text = json.dumps(self.plain(), ensure_ascii=False)
+        return text.encode("utf-8", "replace").decode("utf-8")
+
+    def response(self) -> Response:
+        """The same as an answer."""
+        headers: dict[str, str] = {}
+        if self.retry_after is not None:
+            headers["Retry-After"] = str(self.retry_after)
+        if self.status == 401:
+            headers["WWW-Authenticate"] = "Bearer"
+        return Response(self.text(), self.status, headers, "application/json")
+
+
+def busy(message: str, code: str, status: int = 503) -> ApiError:
+    """An error that goes away by itself."""
+    return ApiError(status, message, code, retry_after=1 if status == 429 else 5)
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error of the framework in the same shape."""
+    app.add_exception_handler(ApiError, _api)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
+
+
+async def _api(request: Request, error: Any) -> Response:
+    if error.__cause__ is not None:
+        log("failed", logging.ERROR, error.__cause__, path=request.url.path)
+    return error.response()
+
+
+async def _http(_: Request, error: Any) -> Response:
+    headers: Mapping[str, str] = error.headers or {}
+    response = ApiError(error.status_code, str(error.detail)).response()
+    response.headers.update(headers)
+    return response
+
+
+async def _invalid(_: Request, error: Any) -> Response:
+    """The first thing that is wrong, and where; 400, as OpenAI answers, where FastAPI says 422."""
+    first = error.errors()[0]
+    places = [str(part) for part in first["loc"] if part != "body"]
+    field = ".".join(places) or None
+    message = str(first["msg"])
+    if first["type"] == "json_invalid":
+        field, message = None, f"the body is no JSON: {first.get('ctx', {}).get('error', message)}"
+    elif first["type"] == "extra_forbidden":
+        message = f"there is no parameter {field!r}"
+    elif field:
+        message = f"{field}: {message}"
+    return ApiError(400, message, "invalid_value", field).response()

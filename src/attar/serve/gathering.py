@@ -1,0 +1,148 @@
+"""Micro-batching of encoders: texts that come within a few milliseconds run together."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from attar.runtimes.runtime import Floats, Ids
+from attar.serve.batching import QueueFull, Stopped
+
+Forward = Callable[[Ids, Ids], Floats]  # ids and mask [rows, length] -> [rows, width]
+_PADDED = 8192  # tokens of one batch, padding included
+_SHORTER = 0.75  # a text below this share of the longest one is kept for the next batch
+
+
+@dataclass(eq=False)
+class _Text:
+    ids: Sequence[int]
+    answer: Future[Floats] = field(default_factory=Future)
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Texts that run together, texts that may wait, and seconds to wait for more."""
+
+    rows: int
+    queue: int
+    window: float
+
+
+class Gatherer:
+    """Runs texts of like length together, in a thread of its own."""
+
+    def __init__(
+        self, forward: Forward, bounds: Bounds, pad: int, free: Callable[[], None] = lambda: None
+    ) -> None:
+        self._forward, self._pad, self._free = forward, pad, free
+        self._most, self._queue, self._window = bounds.rows, bounds.queue, bounds.window
+        self._waits: deque[_Text] = deque()
+        self._closed = False
+        self._changed = threading.Condition()
+        self.running = 0
+        self._thread = threading.Thread(target=self._run, name="attar-encoder", daemon=True)
+        self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """Texts that wait."""
+        return len(self._waits)
+
+    def submit(self, texts: Sequence[Sequence[int]]) -> list[Future[Floats]]:
+        """Take texts as ids; a row of the answer for each. All of them, or QueueFull."""
+        new = [_Text(ids) for ids in texts]
+        with self._changed:
+            if self._closed:
+                raise Stopped("the model is being unloaded")
+            if self._waits and len(self._waits) + len(new) > self._queue:
+                raise QueueFull(f"{len(self._waits)} texts wait already")
+            self._waits.extend(new)
+            self._changed.notify()
+        return [text.answer for text in new]
+
+    def close(self) -> None:
+        """Let nothing more in, and end what waits with Stopped."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._thread.join()
+        self._free()
+
+    def _run(self) -> None:
+        while texts := self._take():
+            self.running = len(texts)
+            self._answer(texts)
+            self.running = 0
+        for text in self._waits:
+            _settle(text.answer, Stopped("the server ends"))
+
+    def _take(self) -> list[_Text]:
+        """The next batch: the text that waited longest, and others of about its length."""
+        with self._changed:
+            while not self._closed:
+                if not self._waits:
+                    self._changed.wait()
+                    continue
+                self._gather(time.monotonic() + self._window)
+                waits = [text for text in self._waits if not text.answer.cancelled()]
+                batch = _alike(waits, self._most)
+                taken = set(map(id, batch))
+                self._waits = deque(text for text in waits if id(text) not in taken)
+                if batch:
+                    return batch
+            return []
+
+    def _gather(self, until: float) -> None:
+        while len(self._waits) < self._most and not self._closed:
+            left = until - time.monotonic()
+            if left <= 0:
+                return
+            self._changed.wait(left)
+
+    def _answer(self, texts: list[_Text]) -> None:
+        longest = max(len(text.ids) for text in texts)
+        ids = np.full((len(texts), longest), self._pad, np.int64)
+        mask = np.zeros_like(ids)
+        for row, text in enumerate(texts):
+            ids[row, : len(text.ids)] = text.ids
+            mask[row, : len(text.ids)] = 1
+        try:
+            rows: Any = self._forward(ids, mask)
+        except Exception as error:  # whatever a model raises ends these answers, not the server
+            rows = [error] * len(texts)
+        for text, row in zip(texts, rows, strict=True):
+            _settle(text.answer, row)
+
+
+def _alike(waits: Sequence[_Text], most: int) -> list[_Text]:
+    """The first text and those nearest to it in length, within the bounds of one batch."""
+    if not waits:
+        return []
+    first = len(waits[0].ids)
+    near = sorted(waits, key=lambda text: abs(len(text.ids) - first))
+    batch: list[_Text] = []
+    longest, shortest = first, first
+    for text in near[:most]:
+        longest, shortest = max(longest, len(text.ids)), min(shortest, len(text.ids))
+        unlike = shortest < _SHORTER * longest - 8
+        if batch and (unlike or longest * (len(batch) + 1) > _PADDED):
+            break
+        batch.append(text)
+    return batch
+
+
+def _settle(answer: Future[Floats], value: Any) -> None:
+    """Give a result or an error to whoever still waits for it."""
+    if not answer.set_running_or_notify_cancel():
+        return
+    if isinstance(value, Exception):
+        answer.set_exception(value)
+    else:
+        answer.set_result(value)

@@ -1,0 +1,206 @@
+"""Loading one model with the fastest engine that holds it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from attar.core.recipe import ModelSource
+from attar.errors import UserError
+from attar.runtimes import engine_of, find
+from attar.runtimes.runtime import Decoder, Encoder, Engine, Floats, Ids
+from attar.serve.batching import Delegated, Writer
+from attar.serve.gathering import Bounds, Forward, Gatherer
+from attar.serve.settings import Settings, Source
+
+TORCH = "torch"
+SLOTS = 16  # answers at once of an engine that batches by itself: each has a cache of its own
+_FLOAT = 8  # how much a GGUF file grows where PyTorch reads it into float32
+
+
+class Working(Protocol):
+    """What does the work of a model: a writer or a gatherer."""
+
+    @property
+    def waiting(self) -> int: ...
+
+    @property
+    def running(self) -> int: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass
+class Loaded:
+    """A model that is in memory. `ends` are the tokens that end its answers."""
+
+    name: str
+    task: str  # causal-lm, classification or embedding
+    engine: str
+    tokenizer: Any
+    load: Working
+    size: int  # bytes
+    context: int
+    ends: frozenset[int] = frozenset()
+    labels: tuple[str, ...] = ()
+
+    @property
+    def writer(self) -> Writer | None:
+        """What writes answers, where it is a language model."""
+        return self.load if isinstance(self.load, Writer) else None
+
+    @property
+    def encoder(self) -> Gatherer | None:
+        """What runs texts, where it is an encoder."""
+        return self.load if isinstance(self.load, Gatherer) else None
+
+    def close(self) -> None:
+        """Stop its thread and let go of its memory."""
+        self.load.close()
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a source lies, which engine runs it, and about how many bytes it will take."""
+
+    folder: Path
+    engine: str
+    size: int
+    files: Any = field(default=None)  # of models that PyTorch runs
+
+
+def locate(source: Source) -> Place:
+    """Find a model's files and the engine that runs them; reads no weights.
+
+    Raises UserError or ModelError for what cannot be served.
+    """
+    from attar.measure.size import total_size
+    from attar.models.source import resolve
+
+    path = Path(source.path).expanduser()
+    if path.is_dir():
+        engine = find(source.engine) if source.engine else _native(path)
+        if engine is not None and engine.name != TORCH:
+            engine.require()
+            if not engine.holds(path):
+                raise UserError(
+                    f"{engine.name} does not run what is in {path}. `attar export` "
+                    "writes what it runs"
+                )
+            return Place(path, engine.name, total_size(path))
+    files = resolve(ModelSource(path=source.path))
+    if files.gguf is None:
+        return Place(files.folder, TORCH, files.size, files)
+    engine = find(source.engine) if source.engine else _native(files.folder)
+    if engine is not None and engine.name != TORCH and engine.installed():
+        return Place(files.folder, engine.name, files.size, files)
+    return Place(files.folder, TORCH, _FLOAT * files.size, files)
+
+
+def _native(folder: Path) -> Engine | None:
+    """The engine that the folder's files are for, where it is installed."""
+    with suppress(UserError):
+        engine = engine_of(folder)
+        if engine is not None and engine.installed():
+            return engine
+    return None
+
+
+def open_model(source: Source, settings: Settings) -> Loaded:
+    """Load a model. Takes seconds; raises AttarError."""
+    place = locate(source)
+    if place.engine == TORCH:
+        from attar.serve.pytorch import open_torch
+
+        return open_torch(source, place, settings)
+    limits = settings.limits
+    slots = min(limits.batch, SLOTS)
+    opened = find(place.engine).serve(place.folder, settings.threads, slots, limits.context)
+    tokenizer = _tokenizer(place)
+    if isinstance(opened, Decoder):
+        return _decoder(source, place, settings, opened, tokenizer)
+    return _encoder(source, place, settings, opened, tokenizer)
+
+
+def pooled(hidden: Floats, mask: Ids) -> Floats:
+    """The mean of real tokens' states, of length one: [rows, length, width] -> [rows, width]."""
+    weights = mask[:, :, None].astype(np.float32)
+    mean = (hidden * weights).sum(1) / weights.sum(1)
+    return mean / np.maximum(np.linalg.norm(mean, axis=1, keepdims=True), 1e-12)
+
+
+def gatherer(
+    forward: Forward, settings: Settings, tokenizer: Any, free: Callable[[], None] = lambda: None
+) -> Gatherer:
+    """Micro-batching around an encoder; `free` is called once it is closed."""
+    limits, pad = settings.limits, tokenizer.pad_token_id or 0
+    bounds = Bounds(limits.batch, limits.queue * limits.batch, limits.window)
+    return Gatherer(forward, bounds, pad, free)
+
+
+def _tokenizer(place: Place) -> Any:
+    from attar.models.load import load_tokenizer
+    from attar.models.source import Files
+
+    ggufs = sorted(place.folder.glob("*.gguf"))
+    alone = ggufs and not (place.folder / "tokenizer.json").exists()
+    return load_tokenizer(Files(place.folder, ggufs[0] if alone else None))
+
+
+def _decoder(
+    source: Source, place: Place, settings: Settings, opened: Decoder, tokenizer: Any
+) -> Loaded:
+    limits = settings.limits
+    return Loaded(
+        name=source.name,
+        task="causal-lm",
+        engine=place.engine,
+        tokenizer=tokenizer,
+        load=Delegated(opened, opened.slots, limits.queue),
+        size=place.size,
+        context=min(limits.context, opened.context),
+        ends=ends_of(tokenizer, None, None),
+    )
+
+
+def _encoder(
+    source: Source, place: Place, settings: Settings, opened: Encoder, tokenizer: Any
+) -> Loaded:
+    from attar.models.source import Files, read_config
+
+    config = read_config(Files(place.folder))
+    names: dict[str, str] = config.get("id2label") or {}
+    classifier = any(
+        name.endswith("ForSequenceClassification") for name in config.get("architectures") or ()
+    )
+
+    def forward(ids: Ids, mask: Ids) -> Floats:
+        found = opened.run(ids, mask)
+        return found if classifier else pooled(found, mask)
+
+    labels = tuple(str(names[key]) for key in sorted(names, key=int)) if classifier else ()
+    return Loaded(
+        name=source.name,
+        task="classification" if classifier else "embedding",
+        engine=place.engine,
+        tokenizer=tokenizer,
+        load=gatherer(forward, settings, tokenizer, opened.close),
+        size=place.size,
+        context=min(settings.limits.context, int(config.get("max_position_embeddings") or 512)),
+        labels=labels,
+    )
+
+
+def ends_of(tokenizer: Any, *configs: Any) -> frozenset[int]:
+    """The tokens that end an answer, by the tokenizer and every config that names some."""
+    found: set[int] = set()
+    for holder in (tokenizer, *configs):
+        ids: int | Sequence[int] | None = getattr(holder, "eos_token_id", None)
+        if ids is not None:
+            found.update([ids] if isinstance(ids, int) else ids)
+    return frozenset(found)

@@ -1,0 +1,73 @@
+"""From what a client sent to token ids."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from attar.serve.errors import ApiError
+from attar.serve.opening import Loaded
+from attar.serve.schemas import Message
+
+Input = str | list[int] | list[str] | list[list[int]]
+
+
+async def chat_ids(model: Loaded, messages: Sequence[Message]) -> list[int]:
+    """A chat as the model's template writes it, ready for the answer. Raises ApiError."""
+    turns = [message.plain() for message in messages]
+    return await asyncio.to_thread(_chat_ids, model, turns)
+
+
+def _chat_ids(model: Loaded, turns: list[dict[str, str]]) -> list[int]:
+    if not getattr(model.tokenizer, "chat_template", None):
+        raise ApiError(
+            400,
+            f"{model.name} has no chat template; ask it with /v1/completions",
+            "no_chat_template",
+            "messages",
+        )
+    try:
+        text: Any = model.tokenizer.apply_chat_template(
+            turns, tokenize=False, add_generation_prompt=True
+        )
+    except Exception as error:  # a template raises what it likes about roles and their order
+        reason = str(error).partition("\n")[0][:200]
+        raise ApiError(
+            400, f"the model's chat template refuses these messages: {reason}", None, "messages"
+        ) from None
+    return _ids(model, text, special=False)
+
+
+async def prompt_ids(model: Loaded, given: Input, most: int, field: str) -> list[list[int]]:
+    """The ids of one text or several, none of them empty or too long. Raises ApiError."""
+    texts: Any = [given] if isinstance(given, str) or isinstance(given[0], int) else given
+    if len(texts) > most:
+        raise ApiError(400, f"{field} holds {len(texts)} texts, more than {most}", None, field)
+    rows = await asyncio.to_thread(
+        lambda: [_ids(model, text) if isinstance(text, str) else text for text in texts]
+    )
+    words = len(model.tokenizer)
+    for ids in rows:
+        if not ids:
+            raise ApiError(400, f"{field} holds a text without any token", None, field)
+        if max(ids) >= words:
+            raise ApiError(400, f"{field} holds a token beyond the {words} there are", None, field)
+        if len(ids) > model.context:
+            raise too_long(model, len(ids), field)
+    return rows
+
+
+def _ids(model: Loaded, text: str, special: bool = True) -> list[int]:
+    return model.tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]
+
+
+def too_long(model: Loaded, count: int, field: str, more: int = 0) -> ApiError:
+    """The error of a text that does not fit."""
+    wanted = f"{count} tokens" + (f" and {more} of the answer" if more else "")
+    return ApiError(
+        400,
+        f"{wanted} are more than the {model.context} that {model.name} takes here",
+        "context_length_exceeded",
+        field,
+    )

@@ -1,0 +1,89 @@
+"""Models that PyTorch runs: decoders in one continuous batch, encoders in small ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from attar.core.recipe import ModelSource
+from attar.models.load import config_of, load, task_of
+from attar.models.rows import Rows
+from attar.models.source import read_config
+from attar.runtimes.runtime import Floats, Ids
+from attar.serve.batching import Batched
+from attar.serve.opening import TORCH, Loaded, Place, ends_of, gatherer, pooled
+from attar.serve.settings import Settings, Source
+
+
+def open_torch(source: Source, place: Place, settings: Settings) -> Loaded:
+    """Load a model into PyTorch. Takes seconds; raises AttarError."""
+    task: Any = source.task or ("embedding" if _headless(place) else None)
+    task = task or task_of(config_of(place.files), place.files)
+    if task == "embedding":
+        # Attar's models have a head; this one is never asked.
+        model = load(ModelSource(path=source.path), "classification", ("no", "yes"))
+    else:
+        model = load(ModelSource(path=source.path), task)
+    size = sum(
+        tensor.numel() * tensor.element_size()
+        for tensor in [*model.module.parameters(), *model.module.buffers()]
+    )
+    limits = settings.limits
+    context = min(limits.context, _longest(model.config))
+    common = {"name": source.name, "engine": TORCH, "size": size, "context": context}
+    start = _threads(settings)
+    if task == "causal-lm":
+        batched = Batched(Rows(model), limits.batch, limits.queue, start)
+        ends = ends_of(model.tokenizer, model.module.generation_config, model.config)
+        return Loaded(task=task, tokenizer=model.tokenizer, load=batched, ends=ends, **common)
+    task = "classification" if task == "classification" else "embedding"
+    load_ = gatherer(_forward(model, task, start), settings, model.tokenizer)
+    labels = model.labels if task == "classification" else ()
+    return Loaded(task=task, tokenizer=model.tokenizer, load=load_, labels=labels, **common)
+
+
+def _headless(place: Place) -> bool:
+    """Whether the config is that of a model without a head, as encoders for embeddings are."""
+    if place.files.gguf is not None:
+        return False
+    names = read_config(place.files).get("architectures") or ()
+    return any(name.endswith("Model") and not name.endswith("LMHeadModel") for name in names)
+
+
+def _longest(config: Any) -> int:
+    longest = getattr(config, "max_position_embeddings", None) or 2**20
+    # RoBERTa's positions begin after its padding's
+    spare = 2 if config.model_type == "roberta" else 0
+    return int(longest) - spare
+
+
+def _threads(settings: Settings) -> Callable[[], None]:
+    def start() -> None:
+        if settings.threads is not None:
+            torch.set_num_threads(settings.threads)
+
+    return start
+
+
+def _forward(model: Any, task: str, start: Callable[[], None]) -> Callable[[Ids, Ids], Floats]:
+    """A classifier's logits, or the mean of an encoder's last hidden states, of length one."""
+    started = False
+
+    def forward(ids: Ids, mask: Ids) -> Floats:
+        nonlocal started
+        if not started:
+            start()
+            started = True
+        given = {
+            "input_ids": torch.from_numpy(ids).to(model.device),
+            "attention_mask": torch.from_numpy(mask).to(model.device),
+        }
+        with torch.no_grad():
+            if task == "classification":
+                return model.module(**given).logits.float().cpu().numpy()
+            hidden = model.base(**given).last_hidden_state
+        return pooled(hidden.float().cpu().numpy(), mask)
+
+    return forward

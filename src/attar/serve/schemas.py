@@ -1,0 +1,142 @@
+"""What clients may send: OpenAI's parameters, those that Attar heeds and those that change nothing.
+
+A parameter that Attar cannot heed is refused, never dropped silently.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, field_validator
+
+
+def _whole(text: str) -> str:
+    """JSON may name halves of a character, which no text can hold."""
+    if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise ValueError("this is not valid Unicode")
+    return text
+
+
+Words = Annotated[str, AfterValidator(_whole)]
+Text = Annotated[Words, Field(min_length=1)]
+Ids = Annotated[list[Annotated[int, Field(ge=0, le=2**31)]], Field(min_length=1)]
+Texts = Annotated[list[Text] | list[Ids], Field(min_length=1)]
+
+
+class Request(BaseModel):
+    """Fields of every request."""
+
+    model_config = ConfigDict(extra="forbid", strict=False)
+
+    model: Words | None = Field(None, description="a model's name; the server's first by default")
+    user: str | None = Field(None, description="taken, and changes nothing")
+
+
+class StreamOptions(BaseModel):
+    """What a stream ends with."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    include_usage: bool = Field(False, description="end with a chunk of token counts")
+    include_obfuscation: bool = Field(False, description="taken, and changes nothing")
+
+
+class Generation(Request):
+    """Fields of a request for text."""
+
+    temperature: FiniteFloat | None = Field(None, ge=0, le=2, description="0 takes the likeliest")
+    top_p: FiniteFloat | None = Field(None, gt=0, le=1, description="share of the likeliest")
+    top_k: int | None = Field(None, ge=0, le=2**31, description="how many of the likeliest; 0: all")
+    seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1, description="draws the same again")
+    stop: Words | list[Words] | None = Field(None, description="up to 4 words that end the answer")
+    stream: bool | None = Field(None, description="send the answer in pieces, as it is written")
+    stream_options: StreamOptions | None = None
+    max_tokens: int | None = Field(None, ge=1, le=2**31, description="tokens of the answer")
+    n: Literal[1] | None = Field(None, description="answers; one is given")
+    frequency_penalty: Literal[0] | None = Field(None, description="not offered: 0")
+    presence_penalty: Literal[0] | None = Field(None, description="not offered: 0")
+    logit_bias: dict[str, Any] | None = Field(None, max_length=0, description="not offered: empty")
+    metadata: dict[str, Any] | None = Field(None, description="taken, and changes nothing")
+    store: bool | None = Field(None, description="taken, and changes nothing")
+    service_tier: str | None = Field(None, description="taken, and changes nothing")
+
+    @field_validator("frequency_penalty", "presence_penalty", mode="before")
+    @classmethod
+    def _zero(cls, value: Any) -> Any:
+        """Clients write 0.0."""
+        return 0 if isinstance(value, float) and value == 0 else value
+
+    @field_validator("stop")
+    @classmethod
+    def _few(cls, stop: str | list[str] | None) -> str | list[str] | None:
+        words = [stop] if isinstance(stop, str) else stop or []
+        if len(words) > 4 or any(not word for word in words):
+            raise ValueError("give up to 4 words, none of them empty")
+        return stop
+
+    def stops(self) -> tuple[str, ...]:
+        """The stop words."""
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+
+
+class Part(BaseModel):
+    """A part of a message; text is the only kind there is."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    type: Literal["text"]
+    text: Words
+
+
+class Message(BaseModel):
+    """One turn of a chat."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Words | Annotated[list[Part], Field(min_length=1)]
+    name: str | None = None
+    refusal: None = None
+
+    def plain(self) -> dict[str, str]:
+        """As chat templates know it."""
+        role = "system" if self.role == "developer" else self.role
+        parts = self.content
+        text = parts if isinstance(parts, str) else "".join(part.text for part in parts)
+        return {"role": role, "content": text}
+
+
+class Chat(Generation):
+    """A request to /v1/chat/completions."""
+
+    messages: list[Message] = Field(min_length=1)
+    max_completion_tokens: int | None = Field(None, ge=1, le=2**31, description="as max_tokens")
+    logprobs: bool | None = Field(None, description="log-probabilities of the tokens written")
+    top_logprobs: int | None = Field(None, ge=0, le=20, description="of so many others too")
+    response_format: dict[Literal["type"], Literal["text"]] | None = Field(
+        None, description="text is the only one"
+    )
+
+
+class Completion(Generation):
+    """A request to /v1/completions."""
+
+    prompt: Text | Ids | Texts
+    logprobs: int | None = Field(None, ge=0, le=5, description="log-probabilities, and how many")
+    echo: Literal[False] | None = Field(None, description="not offered")
+    best_of: Literal[1] | None = Field(None, description="not offered: 1")
+    suffix: None = Field(None, description="not offered")
+
+
+class Embedding(Request):
+    """A request to /v1/embeddings."""
+
+    input: Text | Ids | Texts
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: None = Field(None, description="not offered")
+
+
+class Classification(Request):
+    """A request to /classify."""
+
+    input: Text | Ids | Texts

@@ -1,0 +1,266 @@
+"""Statuses, errors of one shape, keys, limits, health, counts and logs."""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+import time
+from typing import Any
+
+import httpx
+import pytest
+
+from attar.errors import UserError
+from attar.serve.auth import check_host, read_keys
+from serve.fakes import Echo, Running, opener, running, settings
+
+CHAT = {"messages": [{"role": "user", "content": "hello"}]}
+
+
+def error(answer: httpx.Response, status: int) -> dict[str, Any]:
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/json"
+    plain = answer.json()
+    assert set(plain) == {"error"}
+    assert set(plain["error"]) == {"message", "type", "param", "code"}
+    return plain["error"]
+
+
+def post(server: Running, path: str, **more: Any) -> httpx.Response:
+    return httpx.post(server.url + path, timeout=20, **more)
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"", "required"),
+        (b"{", "no JSON"),
+        (b"[1]", "valid dictionary"),
+        (b"\xff", "body"),
+        (b'{"messages": []}', "at least 1 item"),
+        (b'{"messages": [{"role": "user"}]}', "messages.0.content"),
+        (b'{"messages": [{"role": "tool", "content": "x"}]}', "messages.0.role"),
+        (b'{"messages": [{"role": "user", "content": "x"}], "temperature": NaN}', "finite"),
+        (b'{"messages": [{"role": "user", "content": "x"}], "\\ud800": 1}', "unicode"),
+        (b'{"messages": [{"role": "user", "content": "\\ud800"}]}', "unicode"),
+        (b'{"messages": [{"role": "user", "content": "x"}], "seed": 1e400}', "seed"),
+        (b'{"messages": [{"role": "user", "content": "x"}], "tools": []}', "no parameter 'tools'"),
+        (b'{"messages": [{"role": "user", "content": "x"}], "stop": [""]}', "none of them empty"),
+        (b'{"messages": [{"role": "user", "content": "x"}], "top_logprobs": 2}', "logprobs: true"),
+        (b'{"a":' * 50_000, ""),
+    ],
+)
+def test_nonsense_is_refused_in_openais_shape(echo: Running, body: bytes, said: str):
+    answer = post(
+        echo,
+        "/v1/chat/completions",
+        content=body,
+        headers={"Content-Type": "application/json"},
+    )
+    assert said.lower() in error(answer, 400)["message"].lower()
+
+
+def test_paths_and_methods_that_are_not_there(echo: Running):
+    error(httpx.get(f"{echo.url}/v2"), 404)
+    refused = httpx.get(f"{echo.url}/v1/chat/completions")
+    error(refused, 405)
+    assert refused.headers["allow"] == "POST"
+
+
+def test_every_answer_has_an_id(echo: Running):
+    given = httpx.get(f"{echo.url}/healthz", headers={"X-Request-Id": "mine-1"})
+    assert given.headers["x-request-id"] == "mine-1"
+    made = httpx.get(f"{echo.url}/healthz", headers={"X-Request-Id": "not mine"})
+    assert len(made.headers["x-request-id"]) == 32
+
+
+def test_a_body_that_is_too_large_is_not_read(echo: Running):
+    answer = post(echo, "/classify", content=b"x" * 2_000_000)
+    assert error(answer, 413)["code"] == "body_too_large"
+    chunked = post(echo, "/classify", content=iter([b"x" * 600_000] * 2))
+    error(chunked, 413)
+
+
+def test_a_hundred_megabytes_harm_nobody(echo: Running):
+    with socket.create_connection(("127.0.0.1", echo.port)) as client:
+        head = f"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: {10**8}\r\n\r\n"
+        client.sendall(head.encode())
+        sent = 0
+        try:
+            while sent < 10**8:
+                sent += client.send(b"x" * 65536)
+        except OSError:
+            pass  # it hung up, as it should
+        assert sent < 10**8
+    assert post(echo, "/classify", json={"model": "kinds", "input": "even"}).status_code == 200
+
+
+def test_a_body_that_does_not_come_is_given_up():
+    given = settings(limits={"body_seconds": 0.3})
+    with running(given) as server, socket.create_connection(("127.0.0.1", server.port)) as client:
+        client.sendall(b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n{")
+        client.settimeout(10)
+        told = b""
+        while more := client.recv(65536):
+            told += more
+        assert told.startswith(b"HTTP/1.1 408")
+        assert b'"slow_body"' in told
+
+
+def test_keys():
+    given = settings("echo", keys=("first-key", "second-key"))
+    with running(given) as server:
+        url = server.url
+        for path in ("/healthz", "/readyz", "/"):
+            assert httpx.get(url + path).status_code == 200
+        for path in ("/v1/models", "/metrics", "/openapi.json"):
+            assert error(httpx.get(url + path), 401)["code"] == "invalid_api_key"
+        for sent in ("Bearer wrong-key", "Basic first-key", "first-key", "Bearer", "Bearer é"):
+            answer = httpx.get(url + "/v1/models", headers={"Authorization": sent.encode()})
+            error(answer, 401)
+            assert answer.headers["www-authenticate"] == "Bearer"
+        for key in given.keys:
+            headers = {"Authorization": f"Bearer {key}"}
+            assert httpx.get(url + "/v1/models", headers=headers).status_code == 200
+        # an unknown client does not get to send a body
+        refused = post(server, "/v1/chat/completions", content=b"x" * 10**7)
+        error(refused, 401)
+
+
+def test_keys_are_read_line_by_line():
+    assert read_keys(["# ours", "", " abcdefgh ", "12345678"]) == ("abcdefgh", "12345678")
+    for bad in ("short", "with a space", "schlüssel-eins"):
+        with pytest.raises(UserError, match="at least 8 characters"):
+            read_keys([bad])
+
+
+def test_others_are_let_in_with_keys_only():
+    check_host("127.0.0.1", (), False)
+    check_host("::1", (), False)
+    check_host("0.0.0.0", ("some-key-1",), False)
+    check_host("0.0.0.0", (), True)
+    with pytest.raises(UserError, match="no API keys"):
+        check_host("0.0.0.0", (), False)
+
+
+def test_a_full_queue_says_when_to_come_back():
+    limits = {"batch": 1, "queue": 1, "context": 400}
+    with running(settings(limits=limits), opener(lambda: Echo(0.02))) as server:
+        long = {"prompt": "x" * 300, "stream": True, "max_tokens": 99}
+        with (
+            httpx.stream("POST", f"{server.url}/v1/completions", json=long, timeout=20) as one,
+            httpx.stream("POST", f"{server.url}/v1/completions", json=long, timeout=20) as two,
+        ):
+            assert one.status_code == two.status_code == 200
+            for stream in (False, True):
+                refused = post(server, "/v1/completions", json={"prompt": "y", "stream": stream})
+                assert error(refused, 429)["code"] == "queue_full"
+                assert refused.headers["retry-after"] == "1"
+        assert server.idle()
+
+
+def test_answers_that_take_too_long():
+    limits = {"batch": 1, "seconds": 0.5, "queue_seconds": 0.5, "context": 400}
+    with running(settings(limits=limits), opener(lambda: Echo(0.02))) as server:
+        late = post(server, "/v1/completions", json={"prompt": "x" * 200, "max_tokens": 200})
+        assert error(late, 504)["code"] == "timeout"
+        events = post(
+            server,
+            "/v1/completions",
+            json={"prompt": "x" * 200, "max_tokens": 200, "stream": True},
+        ).text.strip()
+        assert json.loads(events.split("\n\n")[-1].removeprefix("data: "))["error"]["code"] == (
+            "timeout"
+        )
+        assert server.idle()
+
+
+def test_prompts_that_wait_too_long():
+    limits = {"batch": 1, "seconds": 60, "queue_seconds": 1.5, "context": 800}
+    with running(settings(limits=limits), opener(lambda: Echo(0.03))) as server:
+        long = {"prompt": "x" * 390, "stream": True, "max_tokens": 390}
+        with httpx.stream("POST", f"{server.url}/v1/completions", json=long, timeout=20) as one:
+            lines = one.iter_lines()  # kept: without it the stream is closed
+            next(lines)
+            refused = post(server, "/v1/completions", json={"prompt": "y"})
+            assert error(refused, 503)["code"] == "queue_timeout"
+            assert refused.headers["retry-after"]
+        assert server.idle()
+
+
+def test_a_model_that_fails_is_our_fault_and_the_next_request_is_answered(
+    caplog: pytest.LogCaptureFixture,
+):
+    with running(settings(), opener(lambda: Echo(fails_on="poison"))) as server:
+        with caplog.at_level(logging.ERROR, "attar.serve"):
+            failed = post(server, "/v1/completions", json={"prompt": "a poison"})
+        assert "poison" not in error(failed, 500)["message"]
+        assert "this prompt is poison" in caplog.text
+        fine = post(server, "/v1/completions", json={"prompt": "fine", "temperature": 0})
+        assert fine.json()["choices"][0]["text"] == "fine"
+
+
+def test_draining_lets_nothing_new_in():
+    with running(settings(limits={"context": 400}), opener(lambda: Echo(0.01))) as server:
+        long = {"prompt": "x" * 100, "stream": True, "max_tokens": 200, "temperature": 0}
+        with httpx.stream("POST", f"{server.url}/v1/completions", json=long, timeout=20) as one:
+            lines = one.iter_lines()
+            next(lines)
+            server.server.handle_exit(15, None)
+            time.sleep(0.1)
+            ready = httpx.get(f"{server.url}/readyz")
+            assert (ready.status_code, ready.json()) == (503, {"status": "draining"})
+            assert httpx.get(f"{server.url}/healthz").status_code == 200
+            assert error(post(server, "/classify", json={"input": "x"}), 503)["code"] == "draining"
+            rest = [line for line in lines if line.startswith("data: {")]
+            assert json.loads(rest[-1][6:])["choices"][0]["finish_reason"] == "stop"
+
+
+def test_counts(echo: Running):
+    before = _sample(echo, 'attar_tokens_total{kind="prompt",model="echo"}')
+    post(echo, "/v1/completions", json={"prompt": "four", "model": "echo", "temperature": 0})
+    post(echo, "/classify", json={"input": ["a", "b"], "model": "kinds"})
+    assert _sample(echo, 'attar_tokens_total{kind="prompt",model="echo"}') == before + 4
+    assert _sample(echo, 'attar_texts_total{model="kinds"}') >= 2
+    assert _sample(echo, 'attar_requests_total{path="/v1/completions",status="200"}') >= 1
+    assert _sample(echo, 'attar_running{model="echo"}') == 0
+    assert _sample(echo, "process_resident_memory_bytes") > 0
+
+
+def _sample(server: Running, name: str) -> float:
+    text = httpx.get(f"{server.url}/metrics").text
+    lines = [line.rpartition(" ") for line in text.splitlines()]
+    return next((float(value) for key, _, value in lines if key == name), 0.0)
+
+
+def test_the_log_tells_facts_and_no_words(echo: Running, caplog: pytest.LogCaptureFixture):
+    from attar.serve.log import _Lines
+
+    with caplog.at_level(logging.INFO, "attar.serve"):
+        post(
+            echo,
+            "/v1/chat/completions",
+            json={"messages": [{"role": "user", "content": "my secret"}], "model": "echo"},
+            headers={"Authorization": "Bearer hidden-key"},
+        )
+        time.sleep(0.2)
+    records = [record for record in caplog.records if record.getMessage() == "request"]
+    line = _Lines().format(records[-1])
+    facts = json.loads(line)
+    assert facts["status"] == 200
+    assert facts["path"] == "/v1/chat/completions"
+    assert facts["model"] == "echo"
+    assert facts["prompt_tokens"] > 0
+    assert "secret" not in line
+    assert "hidden-key" not in line
+
+
+def test_too_many_texts_and_texts_that_are_too_long(echo: Running):
+    def asked(**body: Any) -> dict[str, Any]:
+        return error(post(echo, "/v1/embeddings", json={"model": "vectors", **body}), 400)
+
+    assert "more than 8" in asked(input=["x"] * 9)["message"]
+    assert asked(input="x" * 401)["code"] == "context_length_exceeded"
+    assert asked(input="")["param"].startswith("input")
+    assert "beyond the 257" in asked(input=[[257]])["message"]

@@ -1,0 +1,87 @@
+"""Tokens become text as soon as it is certain, and stop words are found wherever they are cut."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import tiny_models
+from attar.serve.text import Stops, Unfolding
+from serve.fakes import tokenizer
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.text(max_size=40))
+def test_pieces_are_the_text(text: str):
+    unfolding = Unfolding(tokenizer())
+    ids = tokenizer()(text)["input_ids"]
+    pieces = [unfolding.push(token) for token in ids]
+    assert "".join([*pieces, unfolding.finish()]) == text
+    assert not any(piece.endswith("�") for piece in pieces) or "�" in text
+
+
+def test_a_character_waits_for_all_of_its_bytes():
+    unfolding = Unfolding(tokenizer())
+    pieces = [unfolding.push(token) for token in tokenizer()("é中")["input_ids"]]
+    assert pieces == ["", "é", "", "", "中"]
+
+
+def test_a_broken_character_comes_at_the_end():
+    unfolding = Unfolding(tokenizer())
+    first, *_ = tokenizer()("中")["input_ids"]
+    assert unfolding.push(first) == ""
+    assert unfolding.finish() == "�"
+
+
+def test_words_keep_the_spaces_between_them():
+    plain = tiny_models.tokenizer()
+    ids = plain("w1 w2 w3", add_special_tokens=False)["input_ids"]
+    unfolding = Unfolding(plain)
+    assert [unfolding.push(token) for token in ids] == ["w1", " w2", " w3"]
+
+
+@given(st.lists(st.text("ab", max_size=4)), st.lists(st.text("ab", min_size=1, max_size=4)))
+def test_text_ends_before_the_first_stop_word(pieces: list[str], words: list[str]):
+    stops = Stops(words)
+    out = []
+    for piece in pieces:
+        out.append(stops.push(piece))
+        if stops.hit:
+            break
+    else:
+        out.append(stops.finish())
+    # one character at a time, the first time that any word is there
+    seen, cut = "", None
+    for character in "".join(pieces):
+        seen += character
+        ended = [len(seen) - len(word) for word in words if seen.endswith(word)]
+        if ended:
+            cut = min(ended)
+            break
+    found = "".join(out)
+    if cut is None:
+        assert not stops.hit
+        assert found == "".join(pieces)
+    else:
+        assert stops.hit
+        assert found == "".join(pieces)[: len(found)]
+        assert not any(word in found for word in words)
+        assert len(found) <= cut
+
+
+@pytest.mark.parametrize("cut", range(1, 8))
+def test_a_stop_word_across_pieces(cut: int):
+    stops, text = Stops(["STOP"]), "to STOP."
+    out = stops.push(text[:cut]) + stops.push(text[cut:])
+    assert (out, stops.hit) == ("to ", True)
+
+
+def test_what_only_looked_like_a_stop_word_comes_out():
+    stops = Stops(["STOP"])
+    assert [stops.push("a ST"), stops.push("A"), stops.push(" ST"), stops.finish()] == [
+        "a ",
+        "STA",
+        " ",
+        "ST",
+    ]
