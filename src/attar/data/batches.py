@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import chain
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import torch
 
@@ -42,10 +42,13 @@ class Batch:
         """How many rows there are."""
         return self.input_ids.shape[0]
 
-    def to(self, device: torch.device | str) -> Batch:
-        """The same batch on a device."""
-        parts = (getattr(self, part.name) for part in fields(self))
-        return Batch(*(None if part is None else part.to(device) for part in parts))
+    def to(self, device: torch.device | str) -> Self:
+        """The same batch on a device, with all tensors and batches that it holds."""
+        parts = {field.name: getattr(self, field.name) for field in fields(self)}
+        held = {
+            name: part for name, part in parts.items() if isinstance(part, torch.Tensor | Batch)
+        }
+        return replace(self, **{name: part.to(device) for name, part in held.items()})
 
 
 class Rows(Protocol):

@@ -20,7 +20,7 @@ from attar.data.tokenize import beginning, filler, pieces, text_of
 _TOGETHER = 64  # pieces that are tokenized at a time
 
 
-@dataclass
+@dataclass(kw_only=True)
 class PairedBatch(Batch):
     """Rows for the student, the same texts for the teacher, and spans that both spell.
 
@@ -32,18 +32,6 @@ class PairedBatch(Batch):
     theirs: Batch
     own_spans: torch.Tensor
     their_spans: torch.Tensor
-
-    def to(self, device: torch.device | str) -> PairedBatch:
-        """The same batch on a device."""
-        own = super().to(device)
-        return PairedBatch(
-            own.input_ids,
-            own.attention_mask,
-            own.labels,
-            self.theirs.to(device),
-            self.own_spans.to(device),
-            self.their_spans.to(device),
-        )
 
 
 class PairedRows:
@@ -98,7 +86,12 @@ class PairedRows:
         own, theirs = batches
         own_spans, their_spans = (torch.from_numpy(s[kept]) for s in spans)
         return PairedBatch(
-            own.input_ids, own.attention_mask, own.labels, theirs, own_spans, their_spans
+            own.input_ids,
+            own.attention_mask,
+            own.labels,
+            theirs=theirs,
+            own_spans=own_spans,
+            their_spans=their_spans,
         )
 
     def batches(self, size: int) -> list[Batch]:

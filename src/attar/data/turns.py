@@ -11,16 +11,11 @@ from attar.core.keys import seed_of
 from attar.data.batches import Batch, Shuffled
 
 
-@dataclass
+@dataclass(kw_only=True)
 class TurnBatch(Batch):
     """A batch, and the number of the dataset that it is of."""
 
     source: int
-
-    def to(self, device: torch.device | str) -> TurnBatch:
-        """The same batch on a device."""
-        own = super().to(device)
-        return TurnBatch(own.input_ids, own.attention_mask, own.labels, self.source)
 
 
 class Turns:
@@ -43,4 +38,4 @@ class Turns:
         source = int(sources[place])
         before = int((sources[:place] == source).sum())
         found = self._streams[source].batch(epoch * int(self._counts[source]) + before)
-        return TurnBatch(found.input_ids, found.attention_mask, found.labels, source)
+        return TurnBatch(found.input_ids, found.attention_mask, found.labels, source=source)

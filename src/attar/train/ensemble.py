@@ -14,7 +14,7 @@ from attar.models.model import Model
 from attar.ops.chunked import Mix, Side, chunked
 from attar.ops.divergence import IGNORED, log_probabilities
 from attar.ops.ensemble import best, certainty, mixture
-from attar.train.losses import Loss, judged_labels, side, states, teaching
+from attar.train.losses import Loss, averaged, judged_labels, side, states, teaching
 
 Combined = Literal["mean", "confidence", "best"]
 _PIECE = 512  # positions whose logits exist at a time
@@ -50,7 +50,7 @@ class EnsembleObjective:
 
     def teaching(self, batch: Batch, labels: Tensor, temperature: float) -> Side:
         """All teachers as one side, whose softmax at this temperature is their mixture."""
-        sides = [side(teacher, teaching(teacher, batch)) for teacher in self.teachers]
+        sides = [teaching(teacher, batch) for teacher in self.teachers]
         weights = self._weights(sides, labels)
         given = [*(each.hidden for each in sides), *weights]
         widths = [each.shape[-1] for each in given]
@@ -64,15 +64,9 @@ class EnsembleObjective:
 
         return Side(lambda some: temperature * mixture(answers(some)), _beside(given))
 
-    def score(self, batches: Sequence[Batch], progress: float = 0.5) -> Callable[[], float]:
+    def score(self, batches: Sequence[Batch]) -> Callable[[], float]:
         """A function that tells the loss on held-out batches, always with the same weights."""
-
-        def score() -> float:
-            losses = [self(batch.to(self.model.device), progress) for batch in batches]
-            count = sum(loss.count for loss in losses)
-            return sum(float(loss.value) * loss.count for loss in losses) / max(count, 1)
-
-        return score
+        return averaged(self, batches, self.model.device)
 
     @torch.no_grad()
     def _weights(self, sides: Sequence[Side], labels: Tensor) -> list[Tensor]:

@@ -135,5 +135,18 @@ def judge(objective: Objective, batches: Sequence[Batch], mix: Mix) -> Callable[
     return score
 
 
+def averaged(
+    loss: Callable[[Batch, float], Loss], batches: Sequence[Batch], device: torch.device | str
+) -> Callable[[], float]:
+    """A function that tells a loss on held-out batches, with the weights that it has half way."""
+
+    def score() -> float:
+        losses = [loss(batch.to(device), 0.5) for batch in batches]
+        count = sum(each.count for each in losses)
+        return sum(float(each.value) * each.count for each in losses) / max(count, 1)
+
+    return score
+
+
 def _same(states: Tensor) -> Tensor:
     return states

@@ -12,10 +12,11 @@ from torch import Tensor
 from attar.data.batches import Batch
 from attar.data.paired import PairedBatch
 from attar.models.model import Model
+from attar.ops.chunked import Side
 from attar.ops.divergence import log_probabilities
 from attar.ops.piecewise import piecewise
 from attar.ops.spans import Common, merged_spans, sorted_spans, spelled
-from attar.train.losses import Loss, judged_labels, side, states, teaching
+from attar.train.losses import Loss, averaged, judged_labels, side, states, teaching
 
 Matching = Literal["merged", "sorted"]
 _PIECE = 128  # positions whose logits exist at a time, of either model
@@ -38,10 +39,8 @@ class PairedObjective:
     def __call__(self, batch: Batch, progress: float) -> Loss:
         """The loss of a batch."""
         paired = cast("PairedBatch", batch)
-        own, theirs = (
-            side(self.model, states(self.model, paired)),
-            teaching(self.teacher, paired.theirs),
-        )
+        own = side(self.model, states(self.model, paired))
+        theirs = teaching(self.teacher, paired.theirs)
         labels = judged_labels(self.model, paired)
         their_labels = judged_labels(self.teacher, paired.theirs)
         pieces = _pieces(paired, len(labels), self.common.own.device)
@@ -66,24 +65,17 @@ class PairedObjective:
 
     def score(self, batches: Sequence[Batch]) -> Callable[[], float]:
         """A function that tells the loss on held-out batches."""
-
-        def score() -> float:
-            losses = [self(batch.to(self.model.device), 0.5) for batch in batches]
-            count = sum(loss.count for loss in losses)
-            return sum(float(loss.value) * loss.count for loss in losses) / max(count, 1)
-
-        return score
+        return averaged(self, batches, self.model.device)
 
     def _apart(
-        self, logs: Tensor, labels: Tensor, theirs: Tensor, their_labels: Tensor, piece: _Piece
+        self, logs: Tensor, labels: Tensor, theirs: Side, their_labels: Tensor, piece: _Piece
     ) -> list[Tensor]:
         """The distance over the spans of a piece, in its parts: sums."""
         names = 2 if self.matching == "merged" else 1
         if not len(piece.own_spans):
             return [logs.new_zeros(())] * names
         with torch.no_grad():
-            head = side(self.teacher, theirs[piece.theirs]).head
-            other = log_probabilities(head(theirs[piece.theirs]), 1.0)
+            other = log_probabilities(theirs.head(theirs.hidden[piece.theirs]), 1.0)
             theirs_there = spelled(other, their_labels[piece.theirs], *piece.their_spans.unbind(1))
         mine = spelled(logs, labels, *piece.own_spans.unbind(1))
         if self.matching == "sorted":

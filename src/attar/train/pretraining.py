@@ -20,7 +20,7 @@ from attar.data.pairs import Pairs, Rules
 from attar.models.model import NEXT, Model
 from attar.ops.chunked import Mix, Side, chunked
 from attar.train.fit import fit
-from attar.train.losses import Loss, plain, side
+from attar.train.losses import Loss, averaged, plain, side
 from attar.train.schedule import Training
 from attar.train.signals import Guided
 
@@ -120,13 +120,7 @@ class Heads:
 
     def score(self, batches: Sequence[Batch]) -> Callable[[], float]:
         """A function that tells the loss on held-out batches, weights as they are half way."""
-
-        def score() -> float:
-            losses = [self(batch.to(self.model.device), 0.5) for batch in batches]
-            count = sum(loss.count for loss in losses)
-            return sum(float(loss.value) * loss.count for loss in losses) / max(count, 1)
-
-        return score
+        return averaged(self, batches, self.model.device)
 
     def told(self, batches: Sequence[Batch]) -> float:
         """The share of pairs of which the model says rightly whether one follows the other."""

@@ -22,11 +22,6 @@ class TaskBatch(Batch):
 
     task: int = 0
 
-    def to(self, device: torch.device | str) -> TaskBatch:
-        """The same batch on a device."""
-        plain = super().to(device)
-        return TaskBatch(plain.input_ids, plain.attention_mask, plain.labels, self.task)
-
 
 class Mixed:
     """The batches of several streams, each drawn with p proportional to rows^(1 / temperature).
@@ -46,7 +41,7 @@ class Mixed:
         """The batch that a rank works on; all ranks work on one task."""
         task, number = self.drawn(step)
         found = self.streams[task].batch(number, rank, world)
-        return TaskBatch(found.input_ids, found.attention_mask, found.labels, task)
+        return TaskBatch(found.input_ids, found.attention_mask, found.labels, task=task)
 
     def drawn(self, step: int) -> tuple[int, int]:
         """The task of a step, and how many batches of it came before."""

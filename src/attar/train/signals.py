@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from attar.data.batches import Batch
 from attar.models.model import Model
 from attar.ops.chunked import Mix
-from attar.train.losses import Loss, Objective, side, states
+from attar.train.losses import Loss, Objective, averaged, side, states
 from attar.train.watched import Watched, watched
 
 Signals = dict[str, "tuple[Signal, Compared]"]
@@ -88,13 +88,7 @@ class Guided(Objective):
 
     def score(self, batches: Sequence[Batch]) -> Callable[[], float]:
         """The same with signals: what a teacher makes on its way is too much to keep, it runs."""
-
-        def score() -> float:
-            losses = [self(batch.to(self.model.device), 0.5) for batch in batches]
-            count = sum(loss.count for loss in losses)
-            return sum(float(loss.value) * loss.count for loss in losses) / max(count, 1)
-
-        return score
+        return averaged(self, batches, self.model.device)
 
 
 @contextmanager
