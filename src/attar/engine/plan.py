@@ -285,9 +285,8 @@ def _stages(
             reads[field_] = inputs.file_key(value, peek)
         settings = {k: v for k, v in step.keyed_settings().items() if k not in reads}
         if isinstance(step, DataStep):
-            what = [inputs.task, list(inputs.labels)]  # what rows are read as
-            made = key_of("data", what, step.kind, step.version, settings, reads, precision, seed)
-            inputs.made[name] = made
+            what = ["data", inputs.task, list(inputs.labels), step.kind, step.version, settings]
+            made = inputs.made[name] = key_of(what, reads, precision, seed)
             stages.append(Stage(name, step.kind, made, None, step, seed, store.has(made)))
             continue
         parent = key
