@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -127,3 +128,14 @@ def test_wrong_words(attar: Attar, words: list[str], said: str, tmp_path: Path) 
     assert done.code == 2
     assert said in done.err, done.err
     assert not list(tmp_path.iterdir())
+
+
+def test_what_was_made_is_shown(attar: Attar, bert: Path, table: Path) -> None:
+    assert attar("augment", "label", bert, "--data", table, "--out", "a.jsonl").code == 0
+    report = json.loads((table.parent / ".attar/runs/augment-bert/report.json").read_text("utf-8"))
+    (made,) = [stage for stage in report["stages"] if stage["id"] == "augmented"]
+    done = attar("show", made["key"][:12])
+    assert done.code == 0, done.err
+    assert re.search(r"^rows +12$", done.out, re.MULTILINE)
+    assert re.search(r"^technique +data/label, version 1$", done.out, re.MULTILINE)
+    assert not re.search(r"^weights", done.out, re.MULTILINE)

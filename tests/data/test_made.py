@@ -78,13 +78,15 @@ def test_a_list_of_ones_own(tmp_path: Path) -> None:
 
 
 def test_groups_of_cilin_and_longest_words(tmp_path: Path) -> None:
-    text = "Aa01A01= 人 士 人物\nAa01A02# 东 西\nAa01B03@ 独\nBb01A01= 大人物 要人\n"
+    text = "Aa01A01= 人 士 人物\nAa01A02# 东 西\nAa01B03@ 下午\nBb01A01= 大人物 要人\n"
+    text += "Cb01A01= 天下 环球\nCa01A01= 第二 仲\n"
     found = listed(tmp_path, text)
     assert found.words["人"] == ("士", "人物")
-    assert "东" not in found.words
-    assert "独" not in found.words
+    assert found.words["东"] == ()
     line = "他是大人物, 不是人物。"
     assert [line[a:b] for a, b, _ in found.places(line)] == ["大人物", "人物"]  # not 人 alone
+    line = "第二天下午"  # 下午 has no synonym, and yet tells that 天下 is no word here
+    assert [line[a:b] for a, b, _ in found.places(line)] == ["第二"]
 
 
 WORDNET = "  1 This is the licence\n"
@@ -94,8 +96,15 @@ def test_wordnet_by_its_first_sense(tmp_path: Path) -> None:
     for part in ("noun", "verb", "adj", "adv"):
         (tmp_path / f"index.{part}").write_text(WORDNET, "utf-8")
         (tmp_path / f"data.{part}").write_text(WORDNET, "utf-8")
-    index = "happy a 2 2 & = 2 2 00000020 00000040  \nglad a 1 1 & 1 0 00000020  \n"
+    index = (
+        "happy a 2 2 & = 2 2 00000020 00000040  \nglad a 1 1 & 1 1 00000020  \n"
+        "of a 1 0 1 1 00000020  \nunseen a 1 0 1 0 00000020  \n"
+    )
     (tmp_path / "index.adj").write_text(WORDNET + index, "utf-8")
+    (tmp_path / "index.noun").write_text(WORDNET + "happy n 1 0 1 1 00000060  \n", "utf-8")
+    (tmp_path / "data.noun").write_text(
+        WORDNET + "00000060 00 n 02 happy 0 joy 0 000 | x\n", "utf-8"
+    )
     data = (
         "00000020 00 a 04 happy 0 glad(p) 0 well_pleased 0 Merry 0 001 & 00000040 a 0000 | joy\n"
         "00000040 00 s 02 happy 0 felicitous 0 000 | apt\n"

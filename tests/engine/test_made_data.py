@@ -71,7 +71,7 @@ def test_a_later_step_reads_what_an_earlier_one_made(recipe: dict[str, Any], tmp
     assert more.notes["kept"] == 1.0
     assert more.seconds is not None
     assert "accuracy" in taught.figures
-    assert done.report.last is taught
+    assert done.report.pressed is taught
     assert done.path == tmp_path / "home" / "store" / taught.key
     assert (done.folder / "model").resolve() == done.path.resolve()
     texts = {example.text for example in done.data("more").examples}
@@ -256,7 +256,7 @@ def test_data_alone_needs_no_held_out_data(recipe: dict[str, Any], tmp_path: Pat
     recipe["steps"] = recipe["steps"][:1]
     done = run(recipe, home=tmp_path / "home")
     assert [stage.id for stage in done.report.stages] == ["original", "more"]
-    assert done.report.last.id == "original"
+    assert done.report.pressed is None
     facts = json.loads((done.path.parent / done.report.stages[1].key / "step.json").read_text())
     assert facts["rows"] == done.report.stages[1].figures["rows"].value
     assert facts["files"].keys() == {"rows.jsonl"}

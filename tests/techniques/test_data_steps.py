@@ -347,7 +347,7 @@ def test_rows_beside_keep_their_labels() -> None:
 
 
 def test_a_language_model_labels_by_what_it_would_answer() -> None:
-    """By log-probabilities of the answers, those after no text divided out; in float64."""
+    """By the probabilities of the answers, their means over all rows divided out; in float64."""
     teacher = tiny_models.tiny("llama")
     data = rows(*tiny_models.texts(6, 5))
     classes = ("w20", "w21 w22", "w23")
@@ -363,10 +363,12 @@ def test_a_language_model_labels_by_what_it_would_answer() -> None:
                 logits = teacher.module(input_ids=torch.tensor([before + after])).logits[0]
             known = logits.double().log_softmax(-1)
             found.append(sum(float(known[len(before) - 1 + k, t]) for k, t in enumerate(after)))
-        return torch.tensor(found).double().log_softmax(-1)
+        return torch.tensor(found).double().softmax(-1)
 
-    for example, source in zip(made.examples, data.examples, strict=True):
-        shares = (answers(source.text) - answers("N/A")).softmax(-1)
+    every = torch.stack([answers(source.text) for source in data.examples])
+    wanted = every / every.mean(0)
+    wanted /= wanted.sum(1, keepdim=True)
+    for example, shares in zip(made.examples, wanted, strict=True):
         assert example.label == classes[int(shares.argmax())]
         assert example.probabilities is not None
         assert list(example.probabilities.values()) == pytest.approx(shares.tolist(), abs=1e-4)

@@ -23,12 +23,15 @@ def _facts(store: Store, key: str) -> dict[str, str]:
     files = [file for file in path.rglob("*") if file.is_file()]
     size = sum(file.stat().st_size for file in files)
     weights = sum(file.stat().st_size for file in files if file.suffix == ".safetensors")
+    held = {"weights": bytes_text(weights)}
+    if step.get("rows") is not None:  # data, and no model
+        held = {"rows": f"{step['rows']:,}"}
     facts = {
         "key": key,
         "technique": f"{step.get('kind')}, version {step.get('version')}",
         "made from": str(step.get("parent") or "–"),
         "task": str(step.get("task")),
-        "weights": bytes_text(weights),
+        **held,
         "all files": f"{bytes_text(size)}, {len(files)} files",
         "kept in": str(path),
     }

@@ -82,7 +82,7 @@ class Report(_Part):
     finished: bool = False
 
     @property
-    def last(self) -> StageReport:
-        """The last model; a stage without a parent made data."""
-        made = (stage for stage in reversed(self.stages) if stage.parent is not None)
-        return next(made, self.stages[0])
+    def pressed(self) -> StageReport | None:
+        """The last model that a step made; a later stage without a parent is data."""
+        made = (stage for stage in reversed(self.stages[1:]) if stage.parent is not None)
+        return next(made, None)

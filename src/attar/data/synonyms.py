@@ -14,12 +14,13 @@ from attar.errors import Problem
 _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
 _CHINESE = re.compile(r"[\u3400-\u9fff]+")
 _CODE = re.compile(r"[A-Z][a-z]\d\d[A-Z]\d\d[=#@]")  # of a group in Cilin
+_SHORTEST = 3  # letters: shorter words are nearly all grammar
 _PARTS = ("noun", "verb", "adj", "adv")  # of speech, as WordNet's files are called
 
 
 @dataclass(frozen=True)
 class Synonyms:
-    """The synonyms of words; `longest` is the length of the longest word."""
+    """The synonyms of words, none for words that are only known; the longest word's length."""
 
     words: dict[str, tuple[str, ...]]
     longest: int
@@ -28,22 +29,28 @@ class Synonyms:
         """Where words with synonyms are: start, end, and what may stand there instead."""
         for found in _WORD.finditer(text):
             if _CHINESE.search(found[0]):
-                yield from self._matches(text, *found.span())
-            elif others := self.words.get(found[0].lower()):
-                yield (*found.span(), tuple(as_written(other, found[0]) for other in others))
+                spans = self._chinese(text, *found.span())
+            else:
+                spans = [found.span()]
+            for start, end in spans:
+                word = text[start:end]
+                if others := self.words.get(word.lower()):
+                    yield start, end, tuple(as_written(other, word) for other in others)
 
-    def _matches(self, text: str, at: int, end: int) -> Iterator[tuple[int, int, tuple[str, ...]]]:
-        """The longest words from left to right: Chinese has no spaces to tell where they end.
+    def _chinese(self, text: str, start: int, end: int) -> list[tuple[int, int]]:
+        """The words of a stretch: Chinese has no spaces to tell where they end.
 
-        Single characters are passed over: they are parts of words as often as words.
+        The longest that the list knows, from right to left, which errs less often than from left
+        to right. Single characters are passed over: they are parts of words as often as words.
         """
-        while at < end:
-            size = min(self.longest, end - at)
-            while size > 1 and text[at : at + size] not in self.words:
+        spans: list[tuple[int, int]] = []
+        while end > start:
+            size = min(self.longest, end - start)
+            while size > 1 and text[end - size : end] not in self.words:
                 size -= 1
-            if size > 1:
-                yield at, at + size, self.words[text[at : at + size]]
-            at += size
+            spans += [(end - size, end)] * (size > 1)
+            end -= size
+        return spans[::-1]
 
 
 def as_written(word: str, model: str) -> str:
@@ -57,11 +64,12 @@ def read_synonyms(path: Path) -> Synonyms:
     """Read a list of words and their synonyms, or a folder with WordNet's files.
 
     A line of a list is `word<TAB>synonym<TAB>synonym...`, or a group of Cilin: a code that ends
-    in `=`, then words that all mean the same; its other groups (`#`, `@`) are passed over.
+    in `=`, then words that all mean the same; the words of its other groups (`#`, `@`) tell only
+    where words end.
     Raises DataError where nothing can be read.
     """
     words = _wordnet(path) if path.is_dir() else _list(path)
-    if not words:
+    if not any(words.values()):
         raise fail("holds no synonyms. A line is word<TAB>synonym<TAB>synonym", path)
     kept = {word: tuple(dict.fromkeys(others)) for word, others in words.items()}
     return Synonyms(kept, max(map(len, kept)))
@@ -76,29 +84,37 @@ def _list(path: Path) -> dict[str, list[str]]:
         cells = [cell.strip() for cell in cells if cell.strip()]
         code = cells[0] if cells and _CODE.fullmatch(cells[0]) else None
         if code is not None:
-            group = cells[1:] if code.endswith("=") else []
+            group = cells[1:]
             for word in group:
-                words.setdefault(word.lower(), []).extend(o for o in group if o != word)
+                others = [o for o in group if o != word] if code.endswith("=") else []
+                words.setdefault(word.lower(), []).extend(others)
         elif len(cells) > 1:
             words.setdefault(cells[0].lower(), []).extend(cells[1:])
         elif cells:
             raise fail("one word alone: a line is word<TAB>synonym<TAB>synonym", path, number)
-    return {word: others for word, others in words.items() if others}
+    return words
 
 
 def _wordnet(folder: Path) -> dict[str, list[str]]:
-    """Single words of the first and so most frequent sense in each part of speech."""
+    """Single words of a word's first and so most frequent sense.
+
+    Of several parts of speech it is the one with the most senses that occur in WordNet's tagged
+    texts; where none does (`as` for arsenic), the word has no synonyms. Nor have short words.
+    """
     words: dict[str, list[str]] = {}
+    most: dict[str, int] = {}
     for part in _PARTS:
         index, data = folder / f"index.{part}", folder / f"data.{part}"
         if not (index.is_file() and data.is_file()):
             raise fail(f"no WordNet: it has no {index.name} and {data.name}", folder)
         groups = {cells[0]: _synset(cells) for cells in _cells(data)}
         for cells in _cells(index):
-            senses = int(cells[2])
-            group = groups.get(cells[-senses], [])
-            if "_" not in cells[0]:
-                words.setdefault(cells[0], []).extend(o for o in group if o.lower() != cells[0])
+            word, senses = cells[0], int(cells[2])
+            seen = int(cells[-senses - 1])
+            if "_" in word or len(word) < _SHORTEST or seen <= most.get(word, 0):
+                continue
+            most[word] = seen
+            words[word] = [o for o in groups.get(cells[-senses], []) if o.lower() != word]
     return {word: others for word, others in words.items() if others}
 
 

@@ -199,9 +199,9 @@ def stage_name(stage: StageReport, words: Words) -> str:
 
 def headline(report: Report, words: Words) -> str:
     """What the run came to: how much smaller, how much worse, how much faster."""
-    if report.last is report.stages[0]:
+    if report.pressed is None:
         return words("headline.original")
-    first, last = report.stages[0], report.last
+    first, last = report.stages[0], report.pressed
     parts = [_size(first, last, words), _quality(report, words), _speed(report, words)]
     return words("headline.comma").join(part for part in parts if part)
 
@@ -218,8 +218,8 @@ def _size(first: StageReport, last: StageReport, words: Words) -> str:
 
 def _quality(report: Report, words: Words) -> str:
     name = quality(report)
-    first, last = report.stages[0], report.last
-    if name is None or name not in last.figures:
+    first, last = report.stages[0], report.pressed
+    if last is None or name is None or name not in last.figures:
         return ""
     times = ratio(last.figures[name], first.figures.get(name))
     if name == "perplexity" and times is not None:
@@ -234,8 +234,8 @@ def _quality(report: Report, words: Words) -> str:
 
 
 def _speed(report: Report, words: Words) -> str:
-    name, first, last = speed(report), report.stages[0], report.last
-    if name is None or last.simulated:
+    name, first, last = speed(report), report.stages[0], report.pressed
+    if last is None or name is None or last.simulated:
         return ""
     times = ratio(last.figures.get(name), first.figures.get(name))
     if not times or 0.95 < times < 1.05:

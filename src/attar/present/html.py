@@ -61,9 +61,9 @@ def _model(recipe: Mapping[str, Any]) -> str:
 
 def _strip(report: Report, words: Words) -> list[dict[str, str]]:
     """The few figures that matter most, before and after."""
-    first, last = report.stages[0], report.last
-    if first is last:
+    if report.pressed is None:
         return []
+    first, last = report.stages[0], report.pressed
     names = ["size", figures.quality(report), "kl", figures.speed(report), "peak_memory"]
     found: list[dict[str, str]] = []
     for name in dict.fromkeys(name for name in names if name):
@@ -139,7 +139,7 @@ def _pairs(values: dict[str, Any]) -> list[dict[str, Any]]:
 def _sample(report: Report, index: int, words: Words) -> dict[str, Any]:
     sample = report.samples[index]
     names = {stage.id: figures.stage_name(stage, words) for stage in report.stages}
-    last = report.last.id if report.last is not report.stages[0] else None
+    last = report.pressed.id if report.pressed is not None else None
     ids = [name for name in names if name in sample.texts]
     ids += [name for name in sample.texts if name not in names]
     return {

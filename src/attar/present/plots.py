@@ -65,7 +65,7 @@ def _quality_plot(report: Report, against: str | None, words: Words) -> Plot | N
         return None
     figure, axes = blank()
     hollow = against in figures.SPEEDS
-    _draw_path(axes, points, hollow, report.last)
+    _draw_path(axes, points, hollow, report.pressed or report.stages[0])
     label = figures.label(against, words) if against != "size" else words("axis.size")
     axes.set_xlabel(label)
     axes.set_title(_axis_title(name, report, words), loc="left")

@@ -20,14 +20,13 @@ from attar.train.asking import Asked
 from attar.train.parts import in_parts
 from attar.train.writing import prompt_of
 
-_NOTHING = "N/A"  # a text that says nothing, for what a model answers whatever it reads
-
 
 class Label(DataStep, kind="data/label"):
     """Labels of a classifier (pseudo-labels, Lee 2013), or of a language model that is asked.
 
     A language model is given `ask`, and the class is the likeliest of `classes` as its answer. How
-    likely it finds each after no text at all is divided out (Zhao et al. 2021, arXiv 2102.09690).
+    likely it finds each over all rows is divided out (Zhou et al. 2023, Batch Calibration, arXiv
+    2309.17249), so every class has about its even share of the rows.
     Labels that rows have are not read, but the report tells how many of them are the teacher's too.
     """
 
@@ -77,7 +76,10 @@ class Label(DataStep, kind="data/label"):
         def work(part: Sequence[Example], seed: int) -> list[Any]:
             return judge([example.text for example in part]).double().tolist()
 
-        given = torch.tensor(in_parts(source.examples, self.batch, work, ctx, "labeling"))
+        given = torch.tensor(in_parts(source.examples, self.batch, work, ctx, "labeling")).double()
+        if self.ask is not None:
+            given /= given.mean(0)
+            given /= given.sum(1, keepdim=True)
         likeliest = given.argmax(-1).tolist()
         found: list[Example] = []
         for example, shares, best in zip(source.examples, given.tolist(), likeliest, strict=True):
@@ -106,15 +108,10 @@ class Label(DataStep, kind="data/label"):
         asked = Asked(ctx.model(self.teacher, self.asks()["teacher"]), ctx, self.batch, self.length)
         if self.ask is None:
             return list(asked.model.labels), asked.classes
-        own = self._answers(asked, [_NOTHING]).log_softmax(-1)
-
-        def judge(texts: Sequence[str]) -> Tensor:
-            return (self._answers(asked, texts).log_softmax(-1) - own).softmax(-1)
-
-        return list(self.classes), judge
+        return list(self.classes), lambda texts: self._answers(asked, texts)
 
     def _answers(self, asked: Asked, texts: Sequence[str]) -> Tensor:
-        """The log-probability of every class as an answer, [texts, classes]."""
+        """The probability of every class as an answer, among them, [texts, classes]."""
         tokenizer = asked.model.tokenizer
         chat = bool(getattr(tokenizer, "chat_template", None))
         words = [
@@ -125,7 +122,8 @@ class Label(DataStep, kind="data/label"):
             raise UserError(f"the teacher's tokenizer has no tokens for {', '.join(self.classes)}")
         prompts = [self._prompt(text, asked.model, chat) for text in texts]
         pairs = [(prompt, word) for prompt in prompts for word in words]
-        return torch.tensor(asked.likelihoods(pairs)).view(len(texts), len(words))
+        known = torch.tensor(asked.likelihoods(pairs), dtype=torch.float64)
+        return known.view(len(texts), len(words)).softmax(-1)
 
     def _prompt(self, text: str, teacher: Model, chat: bool) -> list[int]:
         """What a teacher is asked about a text, which is cut to `length` tokens."""

