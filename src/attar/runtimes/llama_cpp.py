@@ -10,6 +10,7 @@ import threading
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from queue import SimpleQueue
@@ -248,8 +249,7 @@ def _told(answer: Any) -> Token | None:
 
 
 def _server(path: Path, threads: int | None, context: int, key: str) -> Any:
-    import xllamacpp
-
+    xllamacpp: Any = import_module("xllamacpp")
     params = xllamacpp.CommonParams()
     params.model.path = str(path)
     params.n_ctx, params.n_parallel = context, 1
