@@ -115,6 +115,18 @@ def test_codes_are_the_models_own(
 
 
 @pytest.mark.parametrize("name", ["onnx", "openvino"])
+@pytest.mark.parametrize("table", ["int4-g32", "int4-g32-zp", "int8-g32-zp", "int3-channel"])
+def test_a_table_serves_look_up_and_head(
+    name: str, table: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = press(language_model("llama"), "int4-g64", table)
+    agrees(name, model, tmp_path, monkeypatch)
+    read = find(target.find(name).engine).read_back(tmp_path)
+    wanted = target.stored(model)["model.embed_tokens"]
+    assert wanted.difference(read["model.embed_tokens"]) is None
+
+
+@pytest.mark.parametrize("name", ["onnx", "openvino"])
 @pytest.mark.parametrize("family", encoder.FAMILIES)
 def test_static_inputs_are_on_their_own_grid(
     name: str, family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
