@@ -14,6 +14,7 @@ from attar.export import target
 from attar.export.graphs import decoder, encoder
 from attar.layers import LowRank, StaticLinear, swap
 from attar.models.model import Model, weight_of
+from attar.models.uneven import keep_groups, keep_neurons
 from attar.ops.activations import InputGrid
 from attar.runtimes import find
 from tiny_models import batch, press, tiny
@@ -114,6 +115,18 @@ def test_codes_are_the_models_own(
 
 
 @pytest.mark.parametrize("name", ["onnx", "openvino"])
+@pytest.mark.parametrize("table", ["int4-g32", "int4-g32-zp", "int8-g32-zp", "int3-channel"])
+def test_a_table_serves_look_up_and_head(
+    name: str, table: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = press(language_model("llama"), "int4-g64", table)
+    agrees(name, model, tmp_path, monkeypatch)
+    read = find(target.find(name).engine).read_back(tmp_path)
+    wanted = target.stored(model)["model.embed_tokens"]
+    assert wanted.difference(read["model.embed_tokens"]) is None
+
+
+@pytest.mark.parametrize("name", ["onnx", "openvino"])
 @pytest.mark.parametrize("family", encoder.FAMILIES)
 def test_static_inputs_are_on_their_own_grid(
     name: str, family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -141,6 +154,53 @@ def test_linears_in_two_factors(name: str, tmp_path: Path, monkeypatch: pytest.M
         new = LowRank(rows, width, 8)
         swap(model.module, linear_name, new)
     agrees(name, model, tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert"])
+def test_half_precision_stays_so(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny(family, "classification", dtype=torch.bfloat16)
+    exported("openvino", model, tmp_path, monkeypatch).close()
+    weights = sum(p.numel() for p in model.module.parameters() if p.dim() > 1)
+    assert (tmp_path / "openvino_model.bin").stat().st_size < 3 * weights
+    model.module.float()
+    given = batch(model)
+    with opened("openvino", tmp_path, monkeypatch) as engine:
+        found = engine.run(given.input_ids.numpy(), given.attention_mask.numpy())
+    np.testing.assert_allclose(found, expected(model, given), atol=1e-4)
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "genai", "openvino"])
+def test_blocks_with_heads_of_their_own(
+    engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = language_model("llama")
+    keep_groups(model, 1, [1])
+    keep_neurons(model, 2, list(range(48)))
+    name = "openvino" if engine == "openvino" else "onnx"
+    exported(name, model, tmp_path, monkeypatch).close()
+    ids = batch(model).input_ids[:1]
+    with torch.no_grad():
+        wanted = model.module(ids).logits[0].log_softmax(-1).numpy()
+    with opened(engine, tmp_path, monkeypatch) as decoder_:
+        found = decoder_.logprobs(ids[0].tolist())
+    np.testing.assert_allclose(found, wanted, atol=2e-4 * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "genai", "openvino"])
+def test_texts_as_long_as_the_context(
+    engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = language_model("llama")
+    name = "openvino" if engine == "openvino" else "onnx"
+    exported(name, model, tmp_path, monkeypatch).close()
+    prompt = batch(model, length=60).input_ids[0].tolist()
+    with opened(engine, tmp_path, monkeypatch) as decoder_:
+        assert decoder_.context == 64
+        assert len(list(decoder_.generate(prompt, 100))) == 4
+        assert list(decoder_.generate([*prompt, 7, 8, 9, 10], 1)) == []
+        assert decoder_.logprobs([*prompt, 7, 8, 9, 10]).shape == (64, 100)
 
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "genai", "openvino"])

@@ -37,7 +37,7 @@ def pressed(grid: str) -> Model:
 
 
 @pytest.mark.parametrize("grid", ["int4-g64", "int3-g32-zp", "int8-g32"])
-@pytest.mark.parametrize("target", ["gguf", "hf"])
+@pytest.mark.parametrize("target", ["gguf", "hf", "onnx", "openvino"])
 def test_codes_and_answers(target: str, grid: str, tmp_path: Path) -> None:
     chosen = find(target)
     for module in (*chosen.modules, "compressed_tensors", "xllamacpp"):

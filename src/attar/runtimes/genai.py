@@ -67,13 +67,14 @@ class GenaiDecoder(Decoder):
         self._model = None
 
     def _generator(self, length: int) -> Any:
+        """One text, with room for this many tokens."""
         genai = _genai()
         params = genai.GeneratorParams(self._model)
-        params.set_search_options(max_length=length)
+        params.set_search_options(max_length=min(length + 1, self.context))
         return genai.Generator(self._model, params)
 
     def logprobs(self, ids: Sequence[int]) -> Floats:
-        generator = self._generator(len(ids) + 1)
+        generator = self._generator(len(ids))
         generator.append_tokens(np.array(ids, np.int32))
         return log_softmax(generator.get_output("logits")[0])
 
@@ -86,7 +87,7 @@ class GenaiDecoder(Decoder):
         top: int = 0,
     ) -> Iterator[Token]:
         length = min(len(prompt) + limit, self.context)
-        written = _written(self._generator(length + 1), prompt, Drawing(sampling, top))
+        written = _written(self._generator(length), prompt, Drawing(sampling, top))
         return until(written, length - len(prompt), stop) if length > len(prompt) else iter(())
 
 

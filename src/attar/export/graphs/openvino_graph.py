@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 
 from attar.export.graphs.graph import Function, Graph, Heads, Norm, Rotary
 from attar.export.graphs.openvino_weights import Node, OpenvinoWeights
@@ -28,7 +27,7 @@ class OpenvinoGraph(Graph[Node]):
 
         super().__init__(model)
         self._openvino, self._ops = openvino, opset15
-        self._weights = OpenvinoWeights(model.module.dtype == torch.bfloat16)
+        self._weights = OpenvinoWeights()
         names = ["input_ids", "attention_mask"]
         if model.task == "causal-lm":
             names.append("position_ids")

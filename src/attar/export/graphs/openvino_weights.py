@@ -15,20 +15,20 @@ _TYPES = {(4, True): "i4", (4, False): "u4", (8, True): "i8", (8, False): "u8"}
 
 
 class OpenvinoWeights:
-    """Constants of a model, each kept once; of bfloat16 where the model's own are (`half`)."""
+    """Constants of a model, each kept once; floats in 16 bits where that holds them exactly."""
 
-    def __init__(self, half: bool) -> None:
+    def __init__(self) -> None:
         import openvino
         from openvino import opset15
 
-        self._openvino, self._ops, self._half = openvino, opset15, half
+        self._openvino, self._ops = openvino, opset15
         self._kept: dict[Any, Node] = {}
 
     def floats(self, name: str, value: Floats) -> Node:
         """An array of floats."""
         if name not in self._kept:
             ops, kind = self._ops, self._openvino.Type
-            if self._half and value.ndim > 1:
+            if value.ndim > 1 and not (value.view(np.uint32) & 0xFFFF).any():
                 found = ops.convert(ops.constant(value, kind.bf16, name=name), kind.f32)
             else:
                 found = ops.constant(value, kind.f32, name=name)
