@@ -15,8 +15,9 @@ from attar.export.artifact import find_artifact
 from attar.export.card import card
 from attar.export.everything import export_all
 from attar.export.export import RECORD, Wanted, exports_of
+from attar.export.licence import licence_of
 from attar.export.push import push
-from attar.models import save
+from attar.models import Files, save
 from attar.runtimes.torch import Torch
 from export.decoders import decoder
 from tiny_models import press
@@ -55,6 +56,27 @@ def test_an_earlier_export_is_replaced_and_nothing_else(model: Path, tmp_path: P
     (out / RECORD).unlink()
     with pytest.raises(UserError, match="is no export"):
         attar.export(model, "hf", out, wanted=QUICK)
+
+
+def test_what_a_killed_export_left_is_removed(model: Path, tmp_path: Path) -> None:
+    left = tmp_path / "out.999999999.draft"
+    left.mkdir()
+    (tmp_path / "out.notes.draft").mkdir()
+    attar.export(model, "hf", tmp_path / "out", wanted=QUICK)
+    assert not left.exists()
+    assert (tmp_path / "out.notes.draft").exists()
+
+
+def test_licences_are_read_where_files_tell(tmp_path: Path) -> None:
+    def told() -> str | None:
+        return licence_of(str(tmp_path), Files(tmp_path))
+
+    assert told() is None
+    (tmp_path / "LICENSE").write_text("                 Apache License\n     Version 2.0")
+    assert told() == "apache-2.0"
+    (tmp_path / "README.md").write_text("---\ntags: [x]\nlicense: 'MIT'\n---\n# A model\n")
+    assert told() == "mit"
+    assert licence_of("package:torch", None) is not None
 
 
 def test_refused_before_weights_are_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

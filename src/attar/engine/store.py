@@ -40,7 +40,7 @@ class Store:
             if not mark.exists():
                 write_text(mark, f"{FORMAT}\n")
             for draft in (self.home / "drafts").iterdir():
-                if not _alive(int(draft.name.rpartition(".")[2] or 0)):
+                if not alive(int(draft.name.rpartition(".")[2] or 0)):
                     shutil.rmtree(draft, ignore_errors=True)
 
     def _check(self) -> None:
@@ -228,7 +228,8 @@ def _publish(draft: Path, final: Path) -> None:
         os.close(handle)
 
 
-def _alive(pid: int) -> bool:
+def alive(pid: int) -> bool:
+    """Whether there is a process of this number."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from attar.core.report import Figure
-from attar.engine.store import flush, readable, write_text
+from attar.engine.store import alive, flush, readable, write_text
 from attar.errors import AttarError, UserError
 from attar.export.artifact import Artifact, find_artifact
 from attar.export.card import card
@@ -217,7 +217,7 @@ def draft_of(folder: Path) -> Generator[Path]:
     old = folder.with_name(f"{folder.name}.{os.getpid()}.old")
     try:
         with readable(f"the export could not be written to {folder}", folder.parent):
-            shutil.rmtree(draft, ignore_errors=True)
+            _sweep(folder)
             draft.mkdir(parents=True)
             yield draft
             flush(draft)
@@ -227,6 +227,15 @@ def draft_of(folder: Path) -> Generator[Path]:
     finally:
         shutil.rmtree(draft, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed processes left beside an export."""
+    for left in folder.parent.glob(f"{folder.name}.*.*"):
+        number = left.name.removeprefix(f"{folder.name}.").partition(".")[0]
+        ours = number.isdigit() and left.suffix in (".draft", ".old")
+        if ours and (int(number) == os.getpid() or not alive(int(number))):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def exports_of(name: str, home: Path) -> list[dict[str, Any]]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from attar.core.grid import Grid
+from attar.errors import MissingPackage
 from attar.export._compressed import packed, quantization_config, schemes
 from attar.export.target import Quantized, Target, quantized
 from attar.layers import QuantizedEmbedding, QuantizedLinear, TiedHead, spec_of
@@ -17,6 +19,7 @@ from attar.models import Model
 from attar.models.load import skeleton
 from attar.models.save import weights, write
 
+_PACKAGE = "compressed_tensors"
 _HELD = (QuantizedLinear, QuantizedEmbedding, TiedHead)
 
 
@@ -29,7 +32,6 @@ class Hf(Target):
 
     name = "hf"
     extra = "hf"
-    modules = ("compressed_tensors",)
     engine = "torch"
     grids = (
         "int2, int3, int4 and int8 in groups or by channel, with a zero point (-zp) or without",
@@ -37,6 +39,8 @@ class Hf(Target):
     )
 
     def problems(self, model: Model) -> Sequence[str]:
+        if any(not item.table for item in quantized(model)) and not find_spec(_PACKAGE):
+            raise MissingPackage("exporting codes to hf", "pip install 'attar[hf]'")
         plain = _plain(model)
         found: list[str] = []
         for name, module in model.module.named_modules():

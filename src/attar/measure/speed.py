@@ -16,6 +16,7 @@ from attar.errors import AttarError, OutOfMemory
 from attar.measure.probe import Request
 
 LIMIT = 600.0  # seconds for a probe; a small model takes about 15
+ADVICE = "Set measures.speed to false"
 # Where this process found Attar, the other one does: it may be on no path but ours.
 _START = "import sys; sys.path.append(sys.argv.pop()); from attar.measure.{} import main; main()"
 
@@ -39,7 +40,7 @@ def probe(
 
 
 def in_fresh_process(
-    module: str, request: str, path: str, advice: str = "Set measures.speed to false"
+    module: str, request: str, path: str, advice: str = ADVICE
 ) -> dict[str, Figure]:
     """What the `main` of a module of `attar.measure` finds out, in a process of its own."""
     folder = str(Path(__file__).parents[2])
@@ -56,7 +57,9 @@ def in_fresh_process(
     return {name: Figure.model_validate(plain) for name, plain in answer.items()}
 
 
-def _answer(run: subprocess.CompletedProcess[str], path: str, advice: str) -> dict[str, Any]:
+def _answer(
+    run: subprocess.CompletedProcess[str], path: str, advice: str = ADVICE
+) -> dict[str, Any]:
     """The JSON on the last line; anything else becomes an error that can be read."""
     if run.returncode == -signal.SIGKILL:
         raise OutOfMemory(
