@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,17 @@ import attar.serve.run
 from attar.cli.main import main
 from attar.serve.run import bind
 from attar.serve.settings import Limits, Settings
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_before() -> Iterator[None]:
+    """The command sends logs to standard error, which is another one in the next test."""
+    loggers = [logging.getLogger(name) for name in ("attar.serve", "uvicorn", "uvicorn.error")]
+    before = [(logger.handlers[:], logger.propagate, logger.level) for logger in loggers]
+    yield
+    for logger, (handlers, propagate, level) in zip(loggers, before, strict=True):
+        logger.handlers[:], logger.propagate = handlers, propagate
+        logger.setLevel(level)
 
 
 def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:

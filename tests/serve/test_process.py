@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 
 def free_port() -> int:
@@ -46,6 +47,7 @@ def lines(process: subprocess.Popen[str]) -> tuple[int, list[dict[str, Any]]]:
     return process.returncode, [json.loads(line) for line in said.splitlines()]
 
 
+@pytest.mark.slow
 def test_sigterm_lets_requests_finish_and_a_kill_can_be_followed_by_a_start(
     folders: dict[str, Path],
 ):
@@ -63,7 +65,7 @@ def test_sigterm_lets_requests_finish_and_a_kill_can_be_followed_by_a_start(
                 try:
                     found = _ask(url)
                 except (httpx.TransportError, AssertionError):
-                    time.sleep(0.05)
+                    time.sleep(0.3)
                     continue
                 assert found == first
                 answers.append(1)

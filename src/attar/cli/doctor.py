@@ -29,6 +29,7 @@ _OPTIONAL = {  # module: what it is for, and how to get it
     "gguf": ("GGUF files", "pip install 'attar[gguf]'"),
     "peft": ("adapters", "pip install 'attar[peft]'"),
     "httpx": ("a teacher behind an address", "pip install 'attar[endpoint]'"),
+    "fastapi": ("attar serve", "pip install 'attar[serve]'"),
     "tensorboard": ("the tracker tensorboard", "pip install 'attar[tensorboard]'"),
     "wandb": ("the tracker wandb", "pip install 'attar[wandb]'"),
     "mlflow": ("the tracker mlflow", "pip install 'attar[mlflow]'"),

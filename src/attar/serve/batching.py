@@ -258,6 +258,8 @@ class Delegated(Writer):
     def _answer(self, job: Job) -> End:
         if self._closed:
             return End("error", Stopped("the server ends"))
+        if job.gone:
+            return End("stop")
         tokens = self._decoder.generate(
             job.prompt, job.limit, job.sampling, tuple(job.stop), job.top or 0
         )

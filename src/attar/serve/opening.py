@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from attar.core.recipe import ModelSource
-from attar.errors import UserError
+from attar.errors import ModelError, UserError
 from attar.runtimes import engine_of, find
 from attar.runtimes.runtime import Decoder, Encoder, Engine, Floats, Ids
 from attar.serve.batching import Delegated, Writer
@@ -175,9 +175,14 @@ def _encoder(
 
     config = read_config(Files(place.folder))
     names: dict[str, str] = config.get("id2label") or {}
-    classifier = any(
-        name.endswith("ForSequenceClassification") for name in config.get("architectures") or ()
-    )
+    kind = next(iter(config.get("architectures") or ()), "")
+    if kind.endswith("ForMaskedLM"):
+        opened.close()
+        raise ModelError(
+            f"{place.folder} holds a masked language model, of which {place.engine} gives no "
+            "hidden states to make embeddings of. Serve the model that it was exported from"
+        )
+    classifier = kind.endswith("ForSequenceClassification")
 
     def forward(ids: Ids, mask: Ids) -> Floats:
         found = opened.run(ids, mask)
