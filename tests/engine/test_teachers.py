@@ -17,7 +17,7 @@ KEY = "sk-very-secret"
 
 def asked(plain: dict[str, Any], home: Path, **more: Any) -> int:
     """How many rows the teacher was asked about in a run."""
-    plain["steps"] = plain["steps"][:2]
+    plain["steps"], plain["guard"] = plain["steps"][:2], {"enabled": False}
     plain["steps"][1]["distill/logits"] |= {"cache": {"top": 8}, **more}
     done = run(plain, home=home, secret={"TEACHER_KEY": KEY}.get)
     return done.report.stages[-1].notes["teacher"]["rows asked"]
