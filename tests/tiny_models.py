@@ -235,3 +235,22 @@ def assert_ordinary(model: Model, folder: Path) -> None:
 def shuffled(count: int, seed: int) -> list[int]:
     """The numbers below `count` in a random order."""
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+def behind(model: Model) -> Any:
+    """How a server answers that has this model, as vLLM does; its own tokens too."""
+
+    def reply(path: str, asked: dict[str, Any]) -> tuple[int, Any]:
+        if path == "/tokenize":
+            plain = {"add_special_tokens": False}
+            return 200, {"tokens": model.tokenizer(asked["prompt"], **plain).input_ids}
+        with torch.no_grad():
+            logits = model.module(input_ids=torch.tensor([asked["prompt"]])).logits[0, :-1]
+        logs, ids = logits.log_softmax(-1).topk(asked["prompt_logprobs"])
+        told = [
+            {str(i): {"logprob": log} for i, log in zip(some, few, strict=True)}
+            for some, few in zip(ids.tolist(), logs.tolist(), strict=True)
+        ]
+        return 200, {"choices": [{"text": "", "prompt_logprobs": [None, *told]}]}
+
+    return reply

@@ -18,7 +18,7 @@ from attar.techniques.distill.logits import Logits
 from attar.train.losses import Objective, judge
 from attar.train.machine import Machine
 from attar.train.rows import held_out_of
-from loopback import Reply, serving
+from loopback import serving
 from train.small import dataset, equal, weights
 
 SHORT: dict[str, Any] = {"batch": 4, "length": 16, "steps": 12, "learning_rate": 3e-3}
@@ -169,36 +169,13 @@ def test_masked_language_models_are_refused(tmp_path: Path) -> None:
         trained(tiny_models.tiny("bert", "masked-lm"), ctx, cache={"top": 4})
 
 
-PLAIN: dict[str, Any] = {"add_special_tokens": False}
-
-
-class Behind:
-    """A tiny model behind an address, as vLLM serves one; its own tokens too."""
-
-    def __init__(self, model: Model) -> None:
-        self.model = model
-
-    def __call__(self, path: str, asked: dict[str, Any]) -> Reply:
-        if path == "/tokenize":
-            return 200, {"tokens": self.model.tokenizer(asked["prompt"], **PLAIN).input_ids}
-        row, count = asked["prompt"], asked["prompt_logprobs"]
-        with torch.no_grad():
-            logits = self.model.module(input_ids=torch.tensor([row])).logits[0, :-1]
-        logs, ids = logits.log_softmax(-1).topk(count)
-        told = [
-            {str(i): {"logprob": log} for i, log in zip(some, few, strict=True)}
-            for some, few in zip(ids.tolist(), logs.tolist(), strict=True)
-        ]
-        return 200, {"choices": [{"text": "", "prompt_logprobs": [None, *told]}]}
-
-
 def test_a_teacher_behind_an_address_teaches_as_at_hand(tmp_path: Path) -> None:
     teacher = tiny_models.tiny("llama", seed=1)
     here = context(of(teacher), "causal-lm", tmp_path / "here")
     expected = trained(tiny_models.tiny("llama"), here, cache={"top": 16})
     secrets = {"TEACHER_KEY": "sk-very-secret"}
     with serving() as server:
-        server.reply = Behind(teacher)
+        server.reply = tiny_models.behind(teacher)
         settings = {"teacher": server.url, "cache": {"top": 16}, "server": {"key": "TEACHER_KEY"}}
         there = context(gone, "causal-lm", tmp_path / "there", secret=secrets.get)
         there.beside = lambda _: tmp_path / "there"

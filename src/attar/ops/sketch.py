@@ -20,7 +20,7 @@ from torch import Tensor
 from attar.ops.divergence import Divergence, Found, log_probabilities, measured
 
 KNOTS = (0.5, 1.0, 2.0)  # powers of the probabilities at which the odds of the rest are kept
-HOTTEST_POWER = 2.0  # no temperature below 1/2: nothing is known of the rest there
+COLDEST = 1 / KNOTS[-1]  # temperature, below which nothing is known of the rest
 _STEP = 1 / 512  # of 16-bit numbers, which so reach from -64 to 64
 _LEAST = -60.0  # log odds of a rest that is not there
 _SHORT, _LONG = 3, 4  # bytes of a word
@@ -115,9 +115,9 @@ class Top:
     def packed(self) -> Packed:
         """As bytes. Codes are squares of what a log-probability is below the highest.
 
-        So steps are finest where the probabilities are high: at most 1/127 of a nat at half the
-        highest probability where classes are no more than 2^16 and the lowest entry is e^-10 of
-        it, and four times that at 2^18 classes.
+        So steps are finest where the probabilities are high: where the lowest entry is e^-10 of the
+        highest, one of half the highest is off by 0.01 nats at most with 2^16 classes, and by
+        four times that with 2^18.
         """
         below = (self.logs[:, :1] - self.logs).clamp(0, -_LEAST)
         spread = _coded(below[:, -1:])

@@ -15,7 +15,7 @@ from attar.core.traits import FLOAT
 from attar.errors import UserError
 from attar.models.model import Model
 from attar.ops.chunked import Mix
-from attar.ops.sketch import HOTTEST_POWER
+from attar.ops.sketch import COLDEST
 from attar.techniques.distill._answers import Answers
 from attar.techniques.distill._cache import Cache, Server, asked_of, cached
 from attar.techniques.distill._guided import GuidedTraining
@@ -139,6 +139,6 @@ class Logits(Answers, GuidedTraining, Step, kind="distill/logits"):
             return "a sample tells the divergence at temperature 1 alone: write cache: {top: 64}"
         if self.divergence == "logits" and not hard:
             return "logits are not kept, probabilities are: take another divergence, or no `cache`"
-        if temperature * HOTTEST_POWER < 1.0 and not hard:
-            return f"what is kept tells nothing below temperature {1 / HOTTEST_POWER}"
+        if temperature < COLDEST and not hard:
+            return f"what is kept tells nothing below temperature {COLDEST}"
         return ""
