@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -42,8 +42,8 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on a device."""
-        parts = (getattr(self, part.name) for part in fields(self))
-        return Batch(*(None if part is None else part.to(device) for part in parts))
+        there = {name: part.to(device) for name, part in vars(self).items() if part is not None}
+        return Batch(**there)
 
 
 class Stream:

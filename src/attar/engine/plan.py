@@ -203,8 +203,8 @@ def _unmet(
 def _forbidden(step: Step) -> frozenset[Trait]:
     """What weights may not be: nor masked, where the step rounds to a grid that holds no zero."""
     name = getattr(step, "grid", None)
-    zero = name is not None and Grid.parse(name).minimum
-    return step.forbids | ({MASKED} if zero else set()) | (set() if step.shares else {SHARED})
+    zero = frozenset({MASKED} if name is not None and Grid.parse(name).minimum else ())
+    return step.forbids | zero | frozenset(() if step.shares else {SHARED})
 
 
 def _tables(step: Step, facts: Sequence[ModuleFact], inputs: Inputs) -> list[str]:

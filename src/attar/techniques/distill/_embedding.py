@@ -8,6 +8,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from attar.layers.exits import Pool
 from attar.models.pooling import pooled, pooling_of
 from attar.ops.alike import info_nce, similarities_missed, turned
 from attar.techniques.distill._hidden import projection
@@ -52,7 +53,7 @@ class _Embedding(Compared):
     def __init__(self, wanted: EmbeddingSignal, both: tuple[Sight, Sight], turn: nn.Module) -> None:
         super().__init__()
         self.wanted, self.turn = wanted, turn
-        self.pools = [pooling_of(sight.model) for sight in both]
+        self.pools: list[Pool] = [pooling_of(sight.model) for sight in both]
 
     def forward(self, own: Watched, theirs: Watched, mask: Tensor) -> Tensor:
         one = pooled(own.last, mask, self.pools[0])

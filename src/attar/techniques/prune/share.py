@@ -79,7 +79,7 @@ class Share(Step, kind="prune/share"):
         sources = self._sources(sorted(self.scope.blocks(facts)))
         parts = None
         if self.scope != Scope.everything():
-            parts = {part for own in self._built(facts).values() for part in own}
+            parts = sorted({part for own in self._built(facts).values() for part in own})
         if self.start == "mean":
             for source in set(sources.values()):
                 _average(model, [index for index, own in sources.items() if own == source], parts)
@@ -108,7 +108,7 @@ class Share(Step, kind="prune/share"):
         return built
 
 
-def _average(model: Model, blocks: Sequence[int], parts: set[str] | None) -> None:
+def _average(model: Model, blocks: Sequence[int], parts: Sequence[str] | None) -> None:
     """Give the first of these blocks the mean of their weights, in these parts of it."""
     every = [dict(model.blocks[index].named_parameters()) for index in blocks]
     with torch.no_grad():
