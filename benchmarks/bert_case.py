@@ -51,7 +51,7 @@ BLOCKS, STUDENT_BLOCKS = 6, 2
 VOCABULARY = 4000
 # At 40 minutes, passes over the raw text (2.7 million tokens) and over the labelled reviews.
 PASSES = {"teacher": 4.0, "student": 2.0, "told": 4.0}
-RAW = {"length": LENGTH, "batch": 32, "learning_rate": 1e-3}
+RAW = {"length": LENGTH, "batch": 32, "learning_rate": 1e-3, "evaluate_on": 128}
 TOLD = {"length": LENGTH, "batch": 32, "learning_rate": 2e-4}
 SOFT = {"weight": 0.7, "temperature": 2.0}
 
@@ -159,7 +159,7 @@ class Case:
             "seed": seed,
             "data": sources,
             "steps": steps,
-            "measures": {"speed": False},
+            "measures": {"sequences": 256, "length": LENGTH, "batch": 32, "speed": False},
             "guard": {"enabled": False},
         }
         return attar.run(recipe, home=self.home)

@@ -163,8 +163,9 @@ def test_a_config_that_is_no_json(folder) -> None:
 
 
 def test_a_config_that_does_not_say_the_task(folder) -> None:
-    edit(folder, architectures=["LlamaModel"])
-    refused(folder, "LlamaModel", "causal-lm, masked-lm or classification")
+    edit(folder, architectures=["LlamaForQuestionAnswering"])
+    said = "causal-lm, masked-lm, classification or embedding"
+    refused(folder, "LlamaForQuestionAnswering", said)
 
 
 def test_a_classifier_without_head_or_labels(tmp_path) -> None:

@@ -30,7 +30,7 @@ class SharedBlocks(nn.Module):
     ) -> None:
         super().__init__()
         self.blocks, self.sources = blocks, list(sources)
-        self.parts = None if parts is None else sorted(parts)
+        self.parts = None if parts is None else list(parts)
 
     def attach(self, owner: Any) -> None:
         """Share, and tell transformers, which then writes and reads each weight once."""
