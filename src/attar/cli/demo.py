@@ -6,21 +6,28 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import typer
 
 from attar.cli.launched import leads
 from attar.cli.options import HOME, Device, Home, Language, Set
 
+if TYPE_CHECKING:
+    from attar.core.report import Report
+    from attar.export.export import Exported
+    from attar.runtimes.runtime import Decoder
+
 RECIPE = Path(__file__).with_name("demo.yaml")
 _HELD_OUT = {"test": 40_000, "dev": 30_000}  # characters, at least
+PROMPT, LONGEST = "What is Python?", 60
 _LONGEST = 15_000  # of a held-out topic, so that several make a split
 
 
 def demo(
     sets: Set = None, home: Home = HOME, language: Language = "en", device: Device = "cpu"
 ) -> None:
-    """Press SmolLM2-135M: make it shallower, heal it, round it to 4 bits, and measure it all."""
+    """Press SmolLM2-135M: shallower, healed, 4 bits; measured, exported, and answering."""
     from attar.cli.execute import execute
     from attar.core.recipe_file import read
     from attar.engine.store import Store
@@ -29,14 +36,56 @@ def demo(
     store.prepare()
     folder = write_data(store.home / "demo")
     recipe = read(RECIPE, [f"data={json.dumps(str(folder))}", *(sets or ())])
-    execute(recipe, home, language, device)
+    finished = execute(recipe, home, language, device)
     if not leads():
         return
+    ship(finished.report, home)
     typer.echo(
         f"The recipe is {store.home / 'runs' / recipe.name / 'lock.yaml'}: copy it, put your own "
         "model and data in, and `attar run` it",
         err=True,
     )
+
+
+def ship(report: Report, home: str) -> None:
+    """Export what was pressed for every engine here, time each, and let the fastest answer."""
+    from attar.cli.export import show_exports
+    from attar.errors import UserError
+    from attar.export.everything import export_all, rate
+
+    try:
+        found = export_all(report.name, None, home, say=lambda text: typer.echo(text, err=True))
+    except UserError as error:
+        typer.echo(f"Nothing was exported: {error}", err=True)
+        return
+    show_exports(found.exports)
+    fastest = found.fastest
+    if fastest is None:
+        typer.echo(
+            "No engine that runs these is installed: pip install 'attar[llama-cpp]'", err=True
+        )
+        return
+    before = report.stages[0].figures.get("tokens_per_second")
+    speed = rate(fastest) or 0.0
+    beside = f", {speed / before.value:.1f} times the original's in PyTorch" if before else ""
+    typer.echo(f"Fastest here: {fastest.target}, {speed:.0f} tokens/s{beside}: {fastest.folder}")
+    typer.echo(f"Asked: {PROMPT}\nIt says: {answer(fastest)}")
+
+
+def answer(exported: Exported) -> str:
+    """What an exported model writes after the demo's prompt, in its own engine."""
+    from attar.models import Files
+    from attar.models.load import load_tokenizer
+    from attar.runtimes import find
+
+    tokenizer = load_tokenizer(Files(exported.folder))
+    chat = [{"role": "user", "content": PROMPT}]
+    text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    prompt = tokenizer(text, add_special_tokens=False).input_ids
+    with find(exported.record["reads_with"]).open(exported.folder) as opened:
+        written = cast("Decoder", opened).generate(prompt, LONGEST, stop=[tokenizer.eos_token_id])
+        ids = [token.id for token in written]
+    return tokenizer.decode(ids, skip_special_tokens=True).strip()
 
 
 def write_data(folder: Path) -> Path:
