@@ -1,4 +1,4 @@
-"""Heal in the way that measured best for what the weights are, within the memory there is."""
+"""Heal in the way that fits what the weights are and the memory there is; the plan says which."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _PASSES = 4  # of blockwise healing over its sequences
 class Auto(Step, kind="heal/auto"):
     """Stands for one of the other ways, which the plan shows and the result is named by.
 
-    Codes and scales under a low-rank adapter where weights are quantized, else an adapter that
-    is merged; block by block where a model does not fit the memory that training takes.
+    An adapter that is distilled and merged, through the rounding where weights are on a grid; and
+    block by block where a model does not fit the memory that training takes.
     """
 
     needs = frozenset()
