@@ -13,7 +13,7 @@ from attar.models.model import Model
 from attar.techniques.heal.blockwise import Blockwise
 from attar.techniques.heal.lora import Lora
 
-_PASSES = 4  # of blockwise healing over its sequences
+_PASSES, _LEAST = 4, 8  # of blockwise healing: passes over its sequences, and these
 
 
 class Auto(Step, kind="heal/auto"):
@@ -38,7 +38,7 @@ class Auto(Step, kind="heal/auto"):
         """The step that this one stands for."""
         shared = {"id": self.id, "teacher": self.teacher, "data": self.data, "length": self.length}
         if room < Lora.training_bytes:
-            sequences = max(2, self.tokens // (_PASSES * self.length))
+            sequences = max(_LEAST, self.tokens // (_PASSES * self.length))
             return Blockwise(**shared, sequences=sequences, epochs=_PASSES)
         return Lora(**shared, held_out=self.held_out, tokens=self.tokens)
 
