@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -252,3 +255,17 @@ def test_a_model_from_nothing(tmp_path: Path) -> None:
     keys = [attar.plan({**recipe, "seed": seed}, home=home).stages[0].key for seed in (0, 1)]
     assert keys[0] != keys[1]
     assert Store(home).has(keys[0])
+
+
+def test_the_same_texts_give_the_same_vocabulary(tmp_path: Path) -> None:
+    # in processes of their own: hashes differ from one to the next
+    script = (
+        "import sys; from attar.models.blank import blank; "
+        "blank(sys.argv[1], ['unhappy kindness, unkind happiness ' * 5, '书很好。'], 50)"
+    )
+    found = []
+    for name in ("one", "other"):
+        subprocess.run([sys.executable, "-c", script, str(tmp_path / name)], check=True)
+        found.append(json.loads((tmp_path / name / "tokenizer.json").read_text("utf-8")))
+    assert found[0] == found[1]
+    assert len(found[0]["added_tokens"]) == 5

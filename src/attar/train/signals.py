@@ -72,10 +72,13 @@ class Guided(Objective):
     def __call__(self, batch: Batch, progress: float) -> Loss:
         """The loss of a batch."""
         mix, mask = self.mix(progress), batch.attention_mask.bool()
+        answers = bool(mix.weight or mix.task_weight)
         with torch.no_grad():  # not inference mode: its tensors are part of the student's graph
-            theirs = side(self.guide, states(self.guide, batch))
-        if mix.weight or mix.task_weight:
-            loss = self.against(theirs, batch, mix)
+            told = side(self.guide, states(self.guide, batch)) if answers else None
+            if not answers:
+                self.guide.hidden(batch)
+        if answers:
+            loss = self.against(told, batch, mix)
         else:
             self.model.hidden(batch)
             loss = Loss(torch.zeros((), device=mask.device), int(mask.sum()), {})

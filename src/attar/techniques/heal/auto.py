@@ -7,6 +7,7 @@ from collections.abc import Set
 from pydantic import Field
 
 from attar.core.context import Context
+from attar.core.scope import Scope
 from attar.core.step import DataRef, ModelRef, Step
 from attar.core.traits import Trait
 from attar.models.model import Model
@@ -36,7 +37,10 @@ class Auto(Step, kind="heal/auto"):
 
     def chosen(self, traits: Set[Trait], room: float) -> Step:
         """The step that this one stands for."""
-        shared = {"id": self.id, "teacher": self.teacher, "data": self.data, "length": self.length}
+        named = ("id", "teacher", "data", "length")
+        shared = {name: getattr(self, name) for name in named}
+        if self.scope != Scope.everything():  # else as each of them likes it
+            shared["scope"] = self.scope
         if room < Lora.training_bytes:
             sequences = max(_LEAST, self.tokens // (_PASSES * self.length))
             return Blockwise(**shared, sequences=sequences, epochs=_PASSES)
