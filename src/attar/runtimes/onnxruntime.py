@@ -108,7 +108,7 @@ class OrtDecoder(Decoder):
     ) -> Iterator[Token]:
         length = min(len(prompt) + limit, self.context)
         written = _written(_Cache(self._session, length), prompt, Drawing(sampling, top))
-        return until(written, length - len(prompt), stop) if length > len(prompt) else iter(())
+        return until(written, length - len(prompt), stop)
 
 
 def _written(cache: _Cache, prompt: Sequence[int], drawing: Drawing) -> Iterator[Token]:

@@ -122,7 +122,8 @@ class TorchDecoder(Decoder):
         stop: Sequence[int] = (),
         top: int = 0,
     ) -> Iterator[Token]:
-        return until(self._written(prompt, Drawing(sampling, top)), limit, stop)
+        written = self._written(prompt, Drawing(sampling, top))
+        return until(written, min(limit, self.context - len(prompt)), stop)
 
     def _written(self, prompt: Sequence[int], drawing: Drawing) -> Iterator[Token]:
         ids, cache = list(prompt), None
