@@ -24,6 +24,7 @@ from attar.measure.machine import environment
 from attar.measure.probe import random_ids
 from attar.measure.size import total_size, weights_size
 from attar.models import Model, load
+from attar.models.adapters import adapted_in
 from attar.models.load import config_of, load_tokenizer, skeleton, task_of
 from attar.runtimes import find as find_engine
 
@@ -83,7 +84,8 @@ def export(
     chosen = find(target)
     chosen.require()
     artifact = find_artifact(str(ref), Path(home))
-    refuse(_skeleton(artifact, wanted), chosen, wanted.allow_rounding)
+    adapted = adapted_in(artifact.files.folder)
+    refuse(_skeleton(artifact, wanted), chosen, wanted.allow_rounding, adapted)
     folder = Path(out) if out else default_folder(Path(home), artifact.name, target)
     check_place(folder)
     model = load(artifact.files)

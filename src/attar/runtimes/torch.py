@@ -146,7 +146,7 @@ class TorchDecoder(Decoder):
 
 
 class TorchEncoder(Encoder):
-    """A classifier or masked language model in PyTorch."""
+    """A classifier, masked language model, or plain encoder in PyTorch."""
 
     engine = "torch"
 
@@ -160,7 +160,7 @@ class TorchEncoder(Encoder):
             out = self.model.module(
                 input_ids=torch.from_numpy(ids), attention_mask=torch.from_numpy(mask)
             )
-        return out.logits.float().numpy()
+        return out[0].float().numpy()  # logits, or last hidden states where there is no head
 
     def close(self) -> None:
         self._threads.restore()
