@@ -87,7 +87,7 @@ def round_again(model: Model, items: list[Quantized], target: Target) -> dict[st
             new = QuantizedLinear(item.rows, item.width, grid, old.bias)
         _replace(model, item.name, old, new.fill(codes))
         error = float(moved.square().mean().sqrt() / weight.square().mean().sqrt())
-        found[item.name] = {"from": item.grid.name, "to": grid.name, "relative_error": error}
+        found[item.name] = {"from": item.told, "to": grid.name, "relative_error": error}
     return found
 
 
