@@ -65,6 +65,7 @@ class OnnxRuntime(Engine):
 def _session(path: Path, threads: int | None) -> Any:
     import onnxruntime
 
+    onnxruntime.disable_telemetry_events()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0
     options.log_severity_level = 3
