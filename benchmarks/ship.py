@@ -76,7 +76,7 @@ def prepare(technique: str) -> dict[str, Path]:
         "measures": {"speed": False},
         "guard": {"enabled": False},
     }
-    if not (HOME / "q4" / FILE).exists():
+    if not (HOME / "own" / "tokenizer_config.json").exists():  # which is written last
         attar.run(recipe, HOME)
         attar.export("ship", "gguf", HOME / "q4", HOME, Wanted(speed=False))
         attar.export(floats, "gguf", HOME / "f32", HOME, Wanted(speed=False, verify=False))

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import attar
-from attar.errors import AttarError, ExportError, UserError
+from attar.errors import AttarError, ExportError, StoreError, UserError
 from attar.export import export as room
 from attar.export.artifact import find_artifact
 from attar.export.card import card
 from attar.export.everything import export_all
-from attar.export.export import RECORD, Wanted, exports_of
+from attar.export.export import RECORD, Wanted, draft_of, exports_of
 from attar.export.licence import licence_of
 from attar.export.push import push
 from attar.models import Files, save
-from attar.runtimes.torch import Torch
+from attar.runtimes.torch import Torch, TorchDecoder
 from export.decoders import decoder
 from tiny_models import press
 
@@ -42,9 +46,10 @@ def test_an_export_is_whole(model: Path, tmp_path: Path) -> None:
     assert record["verified"]["codes"]["layers"] == 22
     assert record["verified"]["outputs"]["agreement"] > 0.8
     assert record["grids"]["model.embed_tokens"] == "int8-g32"
-    assert exports_of("pressed", tmp_path) == [record]
+    artifact = find_artifact(str(model), tmp_path)
+    assert exports_of(artifact, tmp_path) == {done.folder: record}
     assert not list((tmp_path / "exports" / "pressed").glob("*draft*"))
-    text = card(find_artifact(str(model), tmp_path), [record])
+    text = card(artifact, [record])
     assert text.startswith("---\nbase_model:")
     assert "exactly equal" in text
 
@@ -101,19 +106,105 @@ def test_rounding_is_told(tmp_path: Path) -> None:
     assert "rounded a second time" in (done.folder / "README.md").read_text()
 
 
-def test_codes_that_do_not_come_back_are_not_published(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+SPOILED = "model.layers.1.mlp.up_proj"
+
+
+def _one_code(found: dict[str, Any]) -> None:
+    found[SPOILED].codes[3, 4] += 1
+
+
+def _one_scale(found: dict[str, Any]) -> None:
+    found[SPOILED].scales[2, 0] *= 2
+
+
+def _one_zero(found: dict[str, Any]) -> None:
+    found[SPOILED].zeros[2, 0] += 1
+
+
+def _no_zeros(found: dict[str, Any]) -> None:
+    found[SPOILED] = replace(found[SPOILED], zeros=None)
+
+
+def _one_more(found: dict[str, Any]) -> None:
+    found["model.norm"] = found[SPOILED]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (_one_code, r"layers.1.mlp.up_proj: 1 of \d+ codes differ"),
+        (_one_scale, r"layers.1.mlp.up_proj: 1 of \d+ scales differ"),
+        (_one_zero, r"layers.1.mlp.up_proj: 1 of \d+ zero points differ"),
+        (_no_zeros, r"zero points, which one has and the other has not"),
+        (_one_more, "model.norm: on a grid in the file, and float in the artifact"),
+        (lambda found: found.pop(SPOILED), r"layers.1.mlp.up_proj: not there"),
+        (lambda found: found.clear(), r"layers.0.self_attn.q_proj: not there"),
+    ],
+)
+def test_what_does_not_come_back_is_not_published(
+    spoil: Any, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    save(press(decoder(), "int4-g32-zp", "int8-g32"), tmp_path / "pressed")
     true = Torch.read_back
 
     def wrong(self: Torch, folder: Path) -> Any:
         found = dict(true(self, folder))
-        found["model.layers.1.mlp.up_proj"].codes[3, 4] += 1
+        spoil(found)
         return found
 
     monkeypatch.setattr(Torch, "read_back", wrong)
-    with pytest.raises(AttarError, match=r"layers.1.mlp.up_proj: 1 of \d+ codes differ"):
-        attar.export(model, "hf", tmp_path / "out", wanted=QUICK)
+    with pytest.raises(AttarError, match=words):
+        attar.export(tmp_path / "pressed", "hf", tmp_path / "out", wanted=QUICK)
+    assert list(tmp_path.iterdir()) == [tmp_path / "pressed"]
+
+
+def test_a_kill_leaves_nothing_that_looks_finished(model: Path, tmp_path: Path) -> None:
+    done = attar.export(model, "hf", home=tmp_path, wanted=QUICK)
+    shutil.copytree(done.folder, done.folder.with_name("hf.999999999.draft"))
+    artifact = find_artifact(str(model), tmp_path)
+    assert exports_of(artifact, tmp_path).keys() == {done.folder}
+    with draft_of(done.folder) as draft:
+        assert {*done.folder.parent.iterdir()} == {done.folder, draft}
+        (draft / "new").touch()
+    assert [path.name for path in done.folder.iterdir()] == ["new"]
+
+
+def test_an_export_that_was_being_replaced_comes_back(model: Path, tmp_path: Path) -> None:
+    done = attar.export(model, "hf", tmp_path / "out", wanted=QUICK)
+    done.folder.rename(tmp_path / "out.999999999.old")  # and killed there
+    with pytest.raises(StoreError), draft_of(done.folder):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert (done.folder / RECORD).is_file()
+    assert {*tmp_path.iterdir()} == {model, done.folder}
+
+
+def test_exports_of_another_model_of_the_same_name(model: Path, tmp_path: Path) -> None:
+    attar.export(model, "hf", home=tmp_path, wanted=QUICK)
+    other = shutil.copytree(model, tmp_path / "other" / "pressed")
+    artifact = find_artifact(str(other), tmp_path)
+    assert artifact.name == "pressed"
+    assert exports_of(artifact, tmp_path) == {}
+
+
+def test_a_colon_leads_to_no_other_folder(model: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(model, tmp_path / "a:b" / "pressed")
+    done = attar.export(other, "hf", home=tmp_path / "home", wanted=QUICK)
+    assert done.folder == tmp_path / "home" / "exports" / "pressed" / "hf"
+
+
+def test_answers_that_are_no_numbers_are_not_published(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: TorchDecoder, ids: list[int]) -> Any:
+        found = true(self, ids)
+        return found if not compared else np.full_like(found, np.nan)
+
+    true, compared = TorchDecoder.logprobs, []
+    opened = Torch.open
+    monkeypatch.setattr(TorchDecoder, "logprobs", broken)
+    monkeypatch.setattr(Torch, "open", lambda *given: compared.append(1) or opened(*given))
+    with pytest.raises(AttarError, match="NaN"):
+        attar.export(model, "hf", tmp_path / "out", wanted=Wanted(speed=False))
     assert list(tmp_path.iterdir()) == [model]
 
 
@@ -139,6 +230,8 @@ def test_a_push_copies_whole(model: Path, tmp_path: Path) -> None:
         push(done.folder, "hub:nobody")
     with pytest.raises(UserError, match="is no export"):
         push(model, str(tmp_path / "elsewhere"))
+    with pytest.raises(UserError, match="lies within"):
+        push(done.folder, str(done.folder / "sub"))
 
 
 def test_the_room_is_the_function() -> None:

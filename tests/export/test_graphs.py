@@ -171,12 +171,13 @@ def test_half_precision_stays_so(
     np.testing.assert_allclose(found, expected(model, given), atol=1e-4)
 
 
+@pytest.mark.parametrize("narrow", [0, 1])
 @pytest.mark.parametrize("engine", ["onnxruntime", "genai", "openvino"])
 def test_blocks_with_heads_of_their_own(
-    engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    engine: str, narrow: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = language_model("llama")
-    keep_groups(model, 1, [1])
+    keep_groups(model, narrow, [1])
     keep_neurons(model, 2, list(range(48)))
     name = "openvino" if engine == "openvino" else "onnx"
     exported(name, model, tmp_path, monkeypatch).close()
@@ -185,6 +186,8 @@ def test_blocks_with_heads_of_their_own(
         wanted = model.module(ids).logits[0].log_softmax(-1).numpy()
     with opened(engine, tmp_path, monkeypatch) as decoder_:
         found = decoder_.logprobs(ids[0].tolist())
+        written = [token.id for token in decoder_.generate(ids[0].tolist()[:8], 1)]
+    assert written == [wanted[7].argmax()]
     np.testing.assert_allclose(found, wanted, atol=2e-4 * np.abs(wanted).max())
 
 

@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from attar.core.recipe import ModelSource
 from attar.errors import MissingPackage, ModelError, UnknownFamily, Unreachable
-from attar.models import load, resolve, save
+from attar.models import Files, load, resolve, save
+from attar.models.load import config_of, skeleton
 from tiny_models import LABELS, SPECIAL, tiny
 
 
@@ -55,6 +56,17 @@ def test_nothing_there(tmp_path) -> None:
 def test_a_folder_without_a_model(tmp_path) -> None:
     (tmp_path / "notes.md").touch()
     refused(tmp_path, str(tmp_path), "it holds notes.md", "config.json and .safetensors")
+
+
+def test_layers_that_are_not_known(folder) -> None:
+    listed = {"quant_method": "attar", "structure": [{"name": "model.norm", "type": "Later"}]}
+    edit(folder, quantization_config=listed)
+    config = config_of(Files(folder))
+    with pytest.raises(ModelError, match=r"describes model.norm as Later.*Upgrade Attar"):
+        skeleton(config, "causal-lm")
+    edit(folder, quantization_config={"quant_method": "gptq", "bits": 4})
+    with pytest.raises(ModelError, match=r"another tool already \(gptq\)"):
+        skeleton(config_of(Files(folder)), "causal-lm")
 
 
 def test_only_a_pickle(folder) -> None:

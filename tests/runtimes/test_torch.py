@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,8 @@ import torch
 from attar.export.target import stored
 from attar.models import save
 from attar.runtimes import engine_of, find
-from attar.runtimes._drawing import Drawing, likeliest, log_softmax
-from attar.runtimes.runtime import Sampling, StoredCodes
+from attar.runtimes._drawing import Drawing, likeliest, log_softmax, until
+from attar.runtimes.runtime import Sampling, StoredCodes, Token
 from attar.runtimes.torch import TorchDecoder
 from tiny_models import press, tiny
 
@@ -37,6 +38,17 @@ def test_stops_after_a_stop() -> None:
     ids = [token.id for token in decoder.generate(PROMPT, 8)]
     end = ids[2]
     assert [t.id for t in decoder.generate(PROMPT, 8, stop=[end])] == ids[: ids.index(end) + 1]
+
+
+def test_none_is_asked_for_where_none_fits() -> None:
+    def tokens() -> Iterator[Token]:
+        raise AssertionError("asked for a token")
+        yield
+
+    assert list(until(tokens(), 0, ())) == []
+    decoder = TorchDecoder(tiny("llama"))
+    assert list(decoder.generate(PROMPT, 0)) == []
+    assert len(list(decoder.generate([7] * 60, 100))) == decoder.context - 60 == 4
 
 
 def test_scores_are_of_the_next_token() -> None:

@@ -9,6 +9,7 @@ import peft
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 import tiny_models
 from attar.core import registry
@@ -233,8 +234,31 @@ def test_without_peft_the_way_to_it_is_told(
         config_of(Files(tmp_path))
 
 
+def test_weights_that_are_missing_beside_an_adapter(tmp_path: Path) -> None:
+    model = tiny_models.tiny("llama")
+    step("adapt/lora", model, {**SHORT, "steps": 1, "leaves": "adapter"})
+    save(model, tmp_path)
+    state = load_file(tmp_path / "model.safetensors")
+    del state["model.layers.1.self_attn.q_proj.weight"]
+    save_file(state, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match=r"lacks 1 of the tensors.*layers.1.self_attn.q_proj"):
+        load(Files(tmp_path))
+
+
+def test_no_adapter_of_an_earlier_model_stays(tmp_path: Path) -> None:
+    model = tiny_models.tiny("llama")
+    step("adapt/lora", model, {**SHORT, "steps": 1, "leaves": "adapter"})
+    save(model, tmp_path)
+    plain = tiny_models.tiny("llama", seed=3)
+    save(plain, tmp_path)
+    assert torch.equal(tiny_models.logits(load(Files(tmp_path))), tiny_models.logits(plain))
+
+
 def test_other_adapters_are_refused(tmp_path: Path) -> None:
     save(tiny_models.tiny("llama"), tmp_path)
     (tmp_path / adapters.CONFIG).write_text('{"peft_type": "PROMPT_TUNING"}', "utf-8")
     with pytest.raises(ModelError, match="names PROMPT_TUNING"):
+        load(Files(tmp_path))
+    (tmp_path / adapters.CONFIG).write_text('{"peft_type": ', "utf-8")
+    with pytest.raises(ModelError, match="not valid JSON"):
         load(Files(tmp_path))

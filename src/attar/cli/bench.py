@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -22,8 +23,9 @@ def bench(
     from attar.export.artifact import find_artifact
     from attar.export.everything import time_again
 
-    name = find_artifact(ref, Path(home)).name
-    done = time_again(name, Path(home), threads, lambda text: typer.secho(text, err=True, dim=True))
+    artifact = find_artifact(ref, Path(home))
+    say = partial(typer.secho, err=True, dim=True)
+    done = time_again(artifact, Path(home), threads, say)
     show_exports(done.exports)
     for target, reason in done.skipped.items():
         typer.secho(f"{target} was left out: {reason}", err=True)

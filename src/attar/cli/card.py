@@ -26,7 +26,7 @@ def card(
     from attar.export.export import exports_of
 
     artifact = find_artifact(ref, Path(home))
-    text = write(artifact, exports_of(artifact.name, Path(home)))
+    text = write(artifact, [*exports_of(artifact, Path(home)).values()])
     if out is None:
         typer.echo(text, nl=False)
         return

@@ -159,7 +159,9 @@ def readable(what: str, place: Path) -> Generator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        # NumPy counts what it could not write, and gives no number of the system's
+        short = error.errno is None and " requested and " in str(error)
+        if short or error.errno in (errno.ENOSPC, errno.EDQUOT):
             advice = _full(place)
         elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             advice = f"{error.strerror}. Mend that, or name another folder with --home"

@@ -13,7 +13,7 @@ from attar.core.registry import nearest
 from attar.core.report import Report, StageReport
 from attar.engine.store import Store
 from attar.errors import UserError
-from attar.models.source import Files, resolve
+from attar.models.source import PACKAGE, Files, resolve
 
 _KEY = re.compile(r"[0-9a-f]{2,24}")
 REPORT = "report.json"
@@ -27,6 +27,12 @@ class Artifact:
     files: Files
     key: str | None = None
     report: Report | None = None
+
+    @property
+    def source(self) -> dict[str, str | None]:
+        """What an export's record says that it was made of."""
+        place = self.files.gguf or self.files.folder
+        return {"name": self.name, "key": self.key, "path": str(place.absolute())}
 
     @property
     def stages(self) -> list[StageReport]:
@@ -51,7 +57,7 @@ def find_artifact(ref: str, home: Path) -> Artifact:
     path = Path(ref).expanduser()
     if (path / REPORT).is_file() and (path / "model").is_dir():
         return _of_run(path.absolute().name, path)
-    if path.exists() or ref.startswith("package:"):
+    if path.exists() or ref.startswith(PACKAGE):
         return _of_path(ref, store, runs)
     keys = store.keys()
     if _KEY.fullmatch(ref) and any(key.startswith(ref) for key in keys):
@@ -81,7 +87,7 @@ def _of_path(ref: str, store: Store, runs: dict[str, Path]) -> Artifact:
     folder = files.folder.resolve()
     if folder.parent != (store.home / "store").resolve():
         name = files.gguf.stem if files.gguf else folder.name
-        return Artifact(ref.removeprefix("package:") if ":" in ref else name, files)
+        return Artifact(ref.removeprefix(PACKAGE) if ref.startswith(PACKAGE) else name, files)
     for path in runs.values():
         report = _report(path / REPORT)
         if report and any(stage.key == folder.name for stage in report.stages):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,7 +18,9 @@ _PIPELINES = {
     "causal-lm": "text-generation",
     "masked-lm": "fill-mask",
     "classification": "text-classification",
+    "embedding": "feature-extraction",
 }
+_WORD = re.compile(r"[\w.+-]+")
 _QUALITY = ("perplexity", "kl", "agreement", "accuracy", "macro_f1")
 _SPEED = (
     "tokens_per_second",
@@ -37,6 +40,7 @@ _AUTO = {
     "causal-lm": "AutoModelForCausalLM",
     "masked-lm": "AutoModelForMaskedLM",
     "classification": "AutoModelForSequenceClassification",
+    "embedding": "AutoModel",
 }
 
 
@@ -82,10 +86,11 @@ def _header(
     task = task or next((record["task"] for record in records), None)
     lines = ["---"]
     if licence:
-        lines.append(f"license: {licence}")
-    lines += [f"base_model: {json.dumps(base)}", "base_model_relation: quantized"]
-    if not any(record["grids"] for record in records):
-        lines[-1] = "base_model_relation: finetune"
+        lines.append(f"license: {licence if _WORD.fullmatch(licence) else json.dumps(licence)}")
+    rounded = any(stage.kind.startswith("quantize/") for stage in artifact.stages)
+    rounded = rounded or any(record["grids"] for record in records)
+    relation = "quantized" if rounded else "finetune"
+    lines += [f"base_model: {json.dumps(base)}", f"base_model_relation: {relation}"]
     if task in _PIPELINES:
         lines.append(f"pipeline_tag: {_PIPELINES[task]}")
     kinds = {stage.kind.partition("/")[0] for stage in artifact.stages if "/" in stage.kind}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from attar.engine.store import write_text
 from attar.errors import AttarError, UserError
+from attar.export.artifact import Artifact
 from attar.export.export import (
     RECORD,
     USUAL,
@@ -15,8 +16,7 @@ from attar.export.export import (
     Say,
     Wanted,
     export,
-    folders_of,
-    read_record,
+    exports_of,
     timed,
 )
 from attar.export.target import TARGETS
@@ -68,12 +68,13 @@ def export_all(
     return All(exports, skipped)
 
 
-def time_again(name: str, home: Path, threads: int | None = None, say: Say = lambda _: None) -> All:
-    """The exports of a model under `home`, timed anew; their records keep the new figures."""
+def time_again(
+    artifact: Artifact, home: Path, threads: int | None = None, say: Say = lambda _: None
+) -> All:
+    """An artifact's exports under `home`, timed anew; their records keep the new figures."""
     exports: list[Exported] = []
     skipped: dict[str, str] = {}
-    for folder in folders_of(name, home):
-        record = read_record(folder)
+    for folder, record in exports_of(artifact, home).items():
         record.setdefault("prompt", [list(range(10, 42))])
         say(f"timing {record['target']} in a fresh process")
         try:
@@ -81,10 +82,11 @@ def time_again(name: str, home: Path, threads: int | None = None, say: Say = lam
         except AttarError as error:
             skipped[record["target"]] = str(error)
             continue
+        record.pop("not_run", None)
         write_text(folder / RECORD, json.dumps(record, indent=1) + "\n")
         exports.append(Exported(record["target"], folder, record))
     if not exports and not skipped:
         raise UserError(
-            f"{name} has no exports under {home}. `attar export {name} --all` makes them"
+            f"{artifact.name} has no exports under {home}. `attar export REF --all` makes them"
         )
     return All(exports, skipped)

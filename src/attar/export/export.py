@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,14 @@ from attar.errors import AttarError, UserError
 from attar.export.artifact import Artifact, find_artifact
 from attar.export.card import card
 from attar.export.prepare import merge_factors, refuse, refuse_codes, round_again
-from attar.export.target import Target, find, quantized
+from attar.export.target import TARGETS, Target, find, quantized
 from attar.export.verify import compare_codes, compare_outputs, held_out_rows, missing
 from attar.measure.engines import time_engine
 from attar.measure.machine import environment
 from attar.measure.probe import random_ids
 from attar.measure.size import total_size, weights_size
 from attar.models import Model, load
+from attar.models.adapters import adapted_in
 from attar.models.load import config_of, load_tokenizer, skeleton, task_of
 from attar.runtimes import find as find_engine
 
@@ -83,7 +85,8 @@ def export(
     chosen = find(target)
     chosen.require()
     artifact = find_artifact(str(ref), Path(home))
-    refuse(_skeleton(artifact, wanted), chosen, wanted.allow_rounding)
+    adapted = adapted_in(artifact.files.folder)
+    refuse(_skeleton(artifact, wanted), chosen, wanted.allow_rounding, adapted)
     folder = Path(out) if out else default_folder(Path(home), artifact.name, target)
     check_place(folder)
     model = load(artifact.files)
@@ -161,15 +164,11 @@ def timed(folder: Path, record: dict[str, Any], threads: int | None) -> dict[str
 def _about(artifact: Artifact, model: Model, target: Target) -> dict[str, Any]:
     from attar import __version__
 
-    grids = {item.name: _grid(item) for item in quantized(model)}
+    grids = {item.name: item.told for item in quantized(model)}
     return {
         "format": 1,
         "attar": __version__,
-        "source": {
-            "name": artifact.name,
-            "key": artifact.key,
-            "path": str(artifact.files.gguf or artifact.files.folder),
-        },
+        "source": artifact.source,
         "target": target.name,
         "reads_with": target.engine,
         "task": model.task,
@@ -177,10 +176,6 @@ def _about(artifact: Artifact, model: Model, target: Target) -> dict[str, Any]:
         "floats": str(model.module.dtype).removeprefix("torch."),
         "environment": environment(),
     }
-
-
-def _grid(item: Any) -> str:
-    return item.grid.name if item.inputs == "float" else f"{item.grid.name}, {item.inputs} inputs"
 
 
 def _skeleton(artifact: Artifact, wanted: Wanted) -> Model:
@@ -226,32 +221,40 @@ def draft_of(folder: Path) -> Generator[Path]:
             draft.rename(folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+        if old.exists() and not folder.exists():
+            old.rename(folder)
         shutil.rmtree(old, ignore_errors=True)
 
 
 def _sweep(folder: Path) -> None:
-    """Remove what killed processes left beside an export."""
-    for left in folder.parent.glob(f"{folder.name}.*.*"):
+    """Remove what killed processes left beside an export, and put back one they were replacing."""
+    for left in folder.parent.glob(f"{escape(folder.name)}.*.*"):
         number = left.name.removeprefix(f"{folder.name}.").partition(".")[0]
         ours = number.isdigit() and left.suffix in (".draft", ".old")
-        if ours and (int(number) == os.getpid() or not alive(int(number))):
+        if not ours or (int(number) != os.getpid() and alive(int(number))):
+            continue
+        if left.suffix == ".old" and not folder.exists():
+            left.rename(folder)
+        else:
             shutil.rmtree(left, ignore_errors=True)
 
 
-def exports_of(name: str, home: Path) -> list[dict[str, Any]]:
-    """The records of a model's exports under `home`."""
-    return [read_record(folder) for folder in folders_of(name, home)]
+def exports_of(artifact: Artifact, home: Path) -> dict[Path, dict[str, Any]]:
+    """The records of an artifact's exports under `home`, by their folders.
 
-
-def folders_of(name: str, home: Path) -> list[Path]:
-    """The folders of a model's exports under `home`."""
-    found = default_folder(home, name, "x").parent.glob(f"*/{RECORD}")
-    return sorted(path.parent for path in found)
+    None of another model that has or had the same name, and no draft that a kill left.
+    """
+    folders = (default_folder(home, artifact.name, target) for target in TARGETS.names())
+    found = {folder: read_record(folder) for folder in folders if (folder / RECORD).is_file()}
+    return {f: record for f, record in found.items() if record["source"] == artifact.source}
 
 
 def read_record(folder: Path) -> dict[str, Any]:
     """The record of an export. Raises AttarError where there is none, or it is damaged."""
     try:
-        return json.loads((folder / RECORD).read_text("utf-8"))
+        record = json.loads((folder / RECORD).read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise AttarError(f"{folder / RECORD} cannot be read ({error}). Export again") from None
+    if not isinstance(record, dict) or not {"source", "target", "reads_with"} <= record.keys():
+        raise AttarError(f"{folder / RECORD} is no record of an export. Export again")
+    return record

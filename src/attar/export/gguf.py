@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from attar.core.grid import Grid
+from attar.export._refused import own_modules
 from attar.export.target import Quantized, Target
-from attar.layers import QuantizedEmbedding, QuantizedLinear, TiedHead, spec_of
+from attar.layers import QuantizedEmbedding, QuantizedLinear, TiedHead
 from attar.models import Model
 from attar.ops.rounding import Codes
 from attar.runtimes._gguf import ARCHITECTURES
@@ -46,11 +48,7 @@ class Gguf(Target):
         if kind not in ARCHITECTURES:
             known = ", ".join(ARCHITECTURES)
             return [f"the architecture {kind} is not among those written here: {known}"]
-        found = [
-            f"{name or 'the model'} {_WHY.get(spec['type'], _OTHER)}"
-            for name, module in model.module.named_modules()
-            if (spec := spec_of(module)) is not None and not isinstance(module, _HELD)
-        ]
+        found = own_modules(model, _HELD, "llama.cpp")
         head = model.module.get_output_embeddings()
         if head is not None and head.bias is not None:
             found.append("its head has a bias, which llama.cpp does not add")
@@ -89,26 +87,11 @@ class Gguf(Target):
         from attar.export._gguf_vocabulary import add_vocabulary
 
         kind = ARCHITECTURES[model.config.model_type]
-        writer: Any = GGUFWriter(folder / FILE, kind)
-        add_settings(writer, model)
-        add_vocabulary(writer, model)
-        add_tensors(writer, model)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
-
-
-_OTHER = "is a module of Attar's own, which llama.cpp does not know"
-_FACTORS = (
-    "is two thin linears, which llama.cpp does not know. --dense multiplies them into one, as "
-    "large as it was"
-)
-_WHY = {
-    "LowRank": _FACTORS,
-    "LowRankResidual": _FACTORS,
-    "Resized": "has a shape of its own, and llama.cpp gives all blocks the same. Prune all "
-    "blocks alike (prune/width)",
-    "CacheGrid": "rounds its cache of keys and values, and GGUF says nothing of that. Export the "
-    "stage before quantize/kv",
-}
+        with closing(GGUFWriter(folder / FILE, kind)) as made:
+            writer: Any = made
+            add_settings(writer, model)
+            add_vocabulary(writer, model)
+            add_tensors(writer, model)
+            writer.write_header_to_file()
+            writer.write_kv_data_to_file()
+            writer.write_tensors_to_file()

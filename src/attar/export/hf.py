@@ -13,8 +13,9 @@ from torch import nn
 from attar.core.grid import Grid
 from attar.errors import MissingPackage
 from attar.export._compressed import packed, quantization_config, schemes
+from attar.export._refused import own_modules
 from attar.export.target import Quantized, Target, quantized
-from attar.layers import QuantizedEmbedding, QuantizedLinear, TiedHead, spec_of
+from attar.layers import QuantizedEmbedding, QuantizedLinear, TiedHead
 from attar.models import Model
 from attar.models.load import skeleton
 from attar.models.save import weights, write
@@ -44,15 +45,16 @@ class Hf(Target):
         plain = _plain(model)
         found: list[str] = []
         for name, module in model.module.named_modules():
-            spec = spec_of(module)
-            if spec is not None and not isinstance(module, _HELD):
-                found.append(f"{name or 'the model'} {_WHY.get(spec['type'], _OTHER)}")
-            elif spec is not None and not isinstance(
-                plain.get_submodule(name), nn.Linear | nn.Embedding
-            ):
-                kind = type(plain.get_submodule(name)).__name__
+            if not isinstance(module, _HELD):
+                continue
+            try:
+                there = plain.get_submodule(name)
+            except AttributeError:  # within a module of Attar's own, which is told of
+                continue
+            if not isinstance(there, nn.Linear | nn.Embedding):
+                kind = type(there).__name__
                 found.append(f"{name} is a {kind} in transformers, which holds no codes there")
-        return [*found, *_cannot_load(model)]
+        return [*own_modules(model, _HELD, "transformers"), *found, *_cannot_load(model)]
 
     def floats(self, item: Quantized) -> bool:
         return item.table
@@ -107,19 +109,3 @@ def _plain(model: Model) -> Any:
     if hasattr(config, "quantization_config"):
         del config.quantization_config
     return skeleton(config, model.task, model.labels).module
-
-
-_OTHER = "is a module of Attar's own, which transformers does not know"
-_FACTORS = (
-    "is two thin linears, which transformers does not know. --dense multiplies them into one, "
-    "as large as it was"
-)
-_WHY = {
-    "LowRank": _FACTORS,
-    "LowRankResidual": _FACTORS,
-    "Resized": "has a shape of its own, and transformers' config gives all blocks the same. "
-    "Prune all blocks alike (prune/width)",
-    "Exits": "has exits, which transformers does not know",
-    "CacheGrid": "rounds its cache of keys and values, which transformers does not know. Export "
-    "the stage before quantize/kv",
-}

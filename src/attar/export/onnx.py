@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -46,16 +47,18 @@ class Onnx(Target):
         return Grid(bits=grid.bits, group=grid.group, offset=offset)
 
     def write(self, model: Model, folder: Path) -> None:
+        from attar.export.graphs.onnx_file import OnnxFile
         from attar.export.graphs.onnx_graph import OnnxGraph
 
-        graph = OnnxGraph(model, folder)
-        if model.task == "causal-lm":
-            decoder.write_decoder(graph, model)
-            text = json.dumps(_genai_config(model), indent=2) + "\n"
-            (folder / "genai_config.json").write_text(text, "utf-8")
-        else:
-            encoder.write_encoder(graph, model)
-        graph.file.save(model.config.model_type)
+        with closing(OnnxFile(folder)) as file:
+            graph = OnnxGraph(model, file)
+            if model.task == "causal-lm":
+                decoder.write_decoder(graph, model)
+                text = json.dumps(_genai_config(model), indent=2) + "\n"
+                (folder / "genai_config.json").write_text(text, "utf-8")
+            else:
+                encoder.write_encoder(graph, model)
+            file.save(model.config.model_type)
 
 
 def _genai_config(model: Model) -> dict[str, Any]:

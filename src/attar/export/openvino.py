@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from attar.core.grid import Grid
 from attar.export.graphs import decoder, encoder
@@ -44,8 +46,6 @@ class Openvino(Target):
         return Grid(bits=grid.bits, group=grid.group, offset="zero" if grid.minimum else "none")
 
     def write(self, model: Model, folder: Path) -> None:
-        import openvino
-
         from attar.export.graphs.openvino_graph import OpenvinoGraph
 
         graph = OpenvinoGraph(model)
@@ -53,7 +53,7 @@ class Openvino(Target):
             decoder.write_decoder(graph, model)
         else:
             encoder.write_encoder(graph, model)
-        openvino.save_model(graph.built(), folder / "openvino_model.xml", compress_to_fp16=False)
+        _save(graph.built(), folder / "openvino_model.xml", compress_to_fp16=False)
         _configs(model, folder)
         if model.tokenizer is not None:
             _tokenizers(model, folder)
@@ -72,11 +72,21 @@ def _configs(model: Model, folder: Path) -> None:
 
 def _tokenizers(model: Model, folder: Path) -> None:
     """Text to tokens and back, as graphs."""
-    import openvino
     from openvino_tokenizers import convert_tokenizer
 
     found = convert_tokenizer(model.tokenizer, with_detokenizer=model.task == "causal-lm")
     names = ("openvino_tokenizer.xml", "openvino_detokenizer.xml")
     graphs = found if isinstance(found, tuple) else (found,)
     for graph, name in zip(graphs, names, strict=False):
-        openvino.save_model(graph, folder / name)
+        _save(graph, folder / name)
+
+
+def _save(graph: Any, path: Path, **settings: Any) -> None:
+    import openvino
+
+    try:
+        openvino.save_model(graph, path, **settings)
+    except RuntimeError as error:  # of a full disk, say, which it does not tell
+        free = shutil.disk_usage(path.parent).free
+        said = str(error).strip().rpartition("\n")[2]
+        raise OSError(f"OpenVINO could not write it ({said}); {free:,} bytes are free") from None

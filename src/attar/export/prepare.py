@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 from attar.errors import ExportError, Problem
+from attar.export._refused import adapter
 from attar.export.target import Quantized, Target, codes_of, quantized
 from attar.layers import LowRank, QuantizedEmbedding, QuantizedLinear, swap
 from attar.models import Model
+from attar.models.adapters import is_adapted
 from attar.ops.rounding import dequantize, fit_scales, quantize
 
 _SHOWN = 3
 
 
-def refuse(model: Model, target: Target, allow_rounding: bool) -> None:
+def refuse(model: Model, target: Target, allow_rounding: bool, adapted: Sequence[str] = ()) -> None:
     """Raise ExportError, with everything that is wrong, before any weight is loaded.
 
-    `model` is the skeleton with its tokenizer.
+    `model` is the skeleton with its tokenizer; its files may say that linears are `adapted`.
     """
     found = [Problem(text) for text in target.problems(model)]
+    if adapted:
+        found.append(Problem(adapter(adapted)))
     refused = [item for item in quantized(model) if not target.holds(item, model)]
     if allow_rounding:
         refused = [item for item in refused if target.nearest(item) is None]
@@ -32,6 +37,9 @@ def refuse(model: Model, target: Target, allow_rounding: bool) -> None:
 
 def refuse_codes(model: Model, target: Target, allow_rounding: bool) -> list[Quantized]:
     """What must be rounded; raises ExportError where it may not be. The weights are loaded."""
+    adapted = [name for name, module in model.module.named_modules() if is_adapted(module)]
+    if adapted:
+        raise ExportError([Problem(adapter(adapted))])
     found = [
         item
         for item in quantized(model)
@@ -79,7 +87,7 @@ def round_again(model: Model, items: list[Quantized], target: Target) -> dict[st
             new = QuantizedLinear(item.rows, item.width, grid, old.bias)
         _replace(model, item.name, old, new.fill(codes))
         error = float(moved.square().mean().sqrt() / weight.square().mean().sqrt())
-        found[item.name] = {"from": item.grid.name, "to": grid.name, "relative_error": error}
+        found[item.name] = {"from": item.told, "to": grid.name, "relative_error": error}
     return found
 
 

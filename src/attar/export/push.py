@@ -26,6 +26,8 @@ def push(folder: Path, to: str, private: bool = False) -> str:
     if to.startswith(HUB):
         return _to_hub(folder, to.removeprefix(HUB), private)
     place = Path(to).expanduser().absolute()
+    if folder in place.parents:
+        raise UserError(f"{place} lies within {folder}. Name a folder outside of it")
     check_place(place)
     with draft_of(place) as draft, readable(f"{place} cannot be written", place.parent):
         shutil.copytree(folder, draft, dirs_exist_ok=True)

@@ -53,6 +53,12 @@ class Quantized:
     table: bool = False
     inputs: Inputs = "float"
 
+    @property
+    def told(self) -> str:
+        """The grid's name, and how inputs are rounded where they are."""
+        rounded = "" if self.inputs == "float" else f", {self.inputs} inputs"
+        return self.grid.name + rounded
+
 
 def quantized(model: Model) -> Iterator[Quantized]:
     """All that is on a grid, in the model's order; of a skeleton on the meta device too."""

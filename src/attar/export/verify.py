@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from attar.data import load as load_data
 from attar.data.batches import held_out
@@ -19,6 +20,7 @@ from attar.runtimes.runtime import Decoder, Encoder, Engine, Floats, StoredCodes
 from attar.runtimes.torch import TorchDecoder, TorchEncoder
 
 ROWS, LENGTH = 4, 48
+_LEAST = 1e-9  # of a share that float32 cannot tell from none
 _TEXT = (
     "The harbour was quiet when the last boat came in, and the keeper counted the crates twice "
     "before he wrote their number down.",
@@ -74,7 +76,10 @@ def compare_outputs(
         if isinstance(opened, Decoder):
             found = _decoders(TorchDecoder(model), opened, rows)
             return {**found, **_tokenized(model, opened, rows)}
-        return _encoders(TorchEncoder(model), opened, rows)
+        found = _encoders(TorchEncoder(model), opened, rows)
+    if model.task == "embedding":
+        del found["agreement"]  # states name no class
+    return found
 
 
 def _decoders(ours: Decoder, theirs: Decoder, rows: Sequence[Sequence[int]]) -> dict[str, float]:
@@ -84,10 +89,12 @@ def _decoders(ours: Decoder, theirs: Decoder, rows: Sequence[Sequence[int]]) -> 
     losses: list[tuple[float, float]] = []
     for row in rows:
         one, other = ours.logprobs(row), theirs.logprobs(row)
+        if theirs.known is None:
+            _insist(theirs, other)
         for position in range(len(row)):
             known = ~np.isnan(other[position])
             gap = one[position][known] - other[position][known]
-            divergence.append(float((np.exp(one[position][known]) * gap).sum()))
+            divergence.append(_divergence(one[position], other[position], known))
             moved.append(float(np.abs(gap[np.exp(one[position][known]) > 0.01]).max(initial=0.0)))
             agreed.append(one[position].argmax() == np.nanargmax(other[position]))
         losses += zip(-ours.scores(row), -theirs.scores(row), strict=True)
@@ -101,6 +108,25 @@ def _decoders(ours: Decoder, theirs: Decoder, rows: Sequence[Sequence[int]]) -> 
         "perplexity_torch": float(np.exp(one)),
         "perplexity_engine": float(np.exp(other)),
     }
+
+
+def _divergence(ours: Floats, theirs: Floats, known: NDArray[np.bool_]) -> float:
+    """KL(ours || theirs) in nats. All tokens that the engine does not tell of count as one."""
+    one, other = ours[known].astype(np.float64), theirs[known].astype(np.float64)
+    found = float((np.exp(one) * (one - other)).sum())
+    if not known.all():
+        rest, told = (max(1 - float(np.exp(each).sum()), _LEAST) for each in (one, other))
+        found += rest * float(np.log(rest / told))
+    return found
+
+
+def _insist(opened: Decoder | Encoder, answers: Floats) -> None:
+    """Raise AttarError where an engine's answers are no numbers."""
+    if not np.isfinite(answers).all():
+        raise AttarError(
+            f"{opened.engine} answers with numbers that are NaN or infinite. Nothing was "
+            "published. This is a fault of Attar's; please report it"
+        )
 
 
 def _tokenized(model: Model, theirs: Decoder, rows: Sequence[Sequence[int]]) -> dict[str, float]:
@@ -121,6 +147,7 @@ def _encoders(ours: Encoder, theirs: Encoder, rows: Sequence[Sequence[int]]) -> 
     for row in rows:
         ids = np.array([row], np.int64)
         one, other = ours.run(ids, np.ones_like(ids)), theirs.run(ids, np.ones_like(ids))
+        _insist(theirs, other)
         gaps.append(np.abs(one - other).reshape(-1))
         agreed += (one.argmax(-1) == other.argmax(-1)).reshape(-1).tolist()
     gap = np.concatenate(gaps)
@@ -137,9 +164,11 @@ def held_out_rows(artifact: Artifact, model: Model) -> tuple[list[list[int]], st
     longest = min(LENGTH, getattr(model.config, "max_position_embeddings", None) or LENGTH)
     if artifact.report is not None:
         try:
-            return _from_recipe(artifact, model, longest), "the run's held-out data"
+            rows = _from_recipe(artifact, model, longest)
         except (AttarError, OSError, KeyError, ValueError):
-            pass  # moved or gone since: sentences will do
+            rows = []  # moved or gone since: sentences will do
+        if rows:
+            return rows, "the run's held-out data"
     rows = [model.tokenizer(text).input_ids[:longest] for text in _TEXT]
     return [row for row in rows if len(row) > 1], "a few sentences of Attar's own"
 

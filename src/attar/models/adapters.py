@@ -7,6 +7,7 @@ PEFT reads the adapter, and `from_pretrained` of transformers the model with it.
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -91,8 +92,10 @@ def take_out(module: Any, merged: bool = True) -> None:
 
 
 def write(module: Any, folder: Path) -> None:
-    """Write the adapter as PEFT does, where there is one."""
+    """Write the adapter as PEFT does, where there is one; else leave none of an earlier model."""
     if not any(True for _ in _adapted(module)):
+        for name in (CONFIG, WEIGHTS):
+            (folder / name).unlink(missing_ok=True)
         return
     plain = {**module.peft_config[_NAME].to_dict(), "inference_mode": True}
     plain = {key: sorted(v) if isinstance(v, set) else v for key, v in plain.items()}
@@ -132,7 +135,7 @@ def adapted_in(folder: Path) -> list[str]:
     if not (folder / CONFIG).exists():
         return []
     peft()
-    kind = json.loads((folder / CONFIG).read_text("utf-8")).get("peft_type")
+    kind = _config(folder).get("peft_type")
     if kind != "LORA" or not (folder / WEIGHTS).exists():
         raise ModelError(
             f"{folder} holds an adapter that is not read here: {CONFIG} names {kind}, and LoRA and "
@@ -141,6 +144,34 @@ def adapted_in(folder: Path) -> list[str]:
     with safe_open(folder / WEIGHTS, "pt") as file:
         keys = list(file.keys())
     return sorted({key.removeprefix(_PREFIX).partition(".lora_")[0] for key in keys})
+
+
+def lacking(module: Any, folder: Path) -> list[str]:
+    """The weights, but for those of adapters, that a folder's files do not hold.
+
+    Of a model with an adapter transformers tells what is missing of the adapter alone. Files may
+    leave out the prefix of the base model, and call a norm's weights by their older names.
+    """
+
+    def plain(name: str) -> str:
+        name = name.removeprefix(f"{module.base_model_prefix}.")
+        return re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", name))
+
+    there: set[str] = set()
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, "pt") as file:
+            there |= {plain(key) for key in file.keys()}  # noqa: SIM118
+    state = without(module.state_dict())
+    held = {value.data_ptr() for name, value in state.items() if plain(name) in there}
+    return [n for n, v in state.items() if plain(n) not in there and v.data_ptr() not in held]
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    try:
+        found = json.loads((folder / CONFIG).read_text("utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{folder / CONFIG} is not valid JSON: {error}") from None
+    return found if isinstance(found, dict) else {}
 
 
 def _adapted(module: nn.Module) -> Iterator[tuple[str, Any]]:

@@ -100,8 +100,7 @@ def skeleton(config: Any, task: Task, labels: Sequence[str] = ()) -> Model:
     with torch.device("meta"), quiet():
         module = auto_of(config, task).from_config(config)
         if swaps:
-            listed = swaps["structure"] if isinstance(swaps, dict) else swaps.structure
-            structure.replay(module, listed)
+            structure.replay(module, structure.listed(swaps))
             module.tie_weights()  # a bias that a swapped head shares, say
     masks.restore(module, config)
     return Model(module, None, task, tuple(labels))
@@ -141,7 +140,7 @@ def load(
         module, report = _from_files(files, config, task, dtype, trust)
     if adapters.adapted_in(files.folder):
         adapters.read(module, files.folder)
-        report["missing_keys"] = []  # told of the adapter alone
+        report["missing_keys"] = adapters.lacking(module, files.folder)
     check_keys(report, task, files, fresh_head)
     check_finite(module, str(files.folder))
     if files.gguf is not None:

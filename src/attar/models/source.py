@@ -202,7 +202,10 @@ def _check(files: Files, source: ModelSource) -> None:
         check_safetensors(path)
     index = files.folder / "model.safetensors.index.json"
     if index.exists():
-        wanted = set(json.loads(index.read_text("utf-8"))["weight_map"].values())
+        try:
+            wanted = set(json.loads(index.read_text("utf-8"))["weight_map"].values())
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ModelError(f"{index} is damaged ({error}). Fetch or write it again") from None
         missing = sorted(wanted - {path.name for path in files.weights})
         if missing:
             raise ModelError(f"{files.folder} lacks {', '.join(missing)}, which {index.name} names")

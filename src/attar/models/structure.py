@@ -13,6 +13,7 @@ from transformers.quantizers.auto import register_quantization_config, register_
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
+from attar.errors import ModelError
 from attar.layers import build, spec_of, swap
 from attar.models import prompts  # noqa: F401  (files may name them)
 from attar.models.adapters import own_name
@@ -35,8 +36,30 @@ def replay(module: nn.Module, swaps: list[dict[str, Any]]) -> None:
     for item in swaps:
         spec = dict(item)
         name = spec.pop("name")
-        swap(module, name, build(spec, module))
+        try:
+            new = build(spec, module)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ModelError(
+                f"config.json describes {name} as {spec.get('type')}, which this Attar cannot "
+                f"build ({error}). Upgrade Attar, or make the model again"
+            ) from None
+        swap(module, name, new)
     untie(module)
+
+
+def listed(config: Any) -> list[dict[str, Any]]:
+    """What a quantization config lists, plain or as transformers has it.
+
+    Raises ModelError where it is another tool's.
+    """
+    plain: dict[str, Any] = config if isinstance(config, dict) else config.to_dict()
+    if "structure" not in plain:
+        raise ModelError(
+            f"the weights are quantized by another tool already ({plain.get('quant_method')}), "
+            "and what Attar does begins with its own artifacts or with floats. Name the model that "
+            "this one was made of"
+        )
+    return plain["structure"]
 
 
 def untie(module: Any) -> None:

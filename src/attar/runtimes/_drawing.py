@@ -38,7 +38,9 @@ class Drawing:
 
 
 def until(tokens: Iterator[Token], limit: int, stop: Sequence[int]) -> Iterator[Token]:
-    """At most `limit` tokens, and none after one of `stop`."""
+    """At most `limit` tokens, and none after one of `stop`; below 1 none is asked for."""
+    if limit < 1:
+        return
     ends = set(stop)
     for count, token in enumerate(tokens, 1):
         yield token

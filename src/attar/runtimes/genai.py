@@ -88,7 +88,7 @@ class GenaiDecoder(Decoder):
     ) -> Iterator[Token]:
         length = min(len(prompt) + limit, self.context)
         written = _written(self._generator(length), prompt, Drawing(sampling, top))
-        return until(written, length - len(prompt), stop) if length > len(prompt) else iter(())
+        return until(written, length - len(prompt), stop)
 
 
 def _written(generator: Any, prompt: Sequence[int], drawing: Drawing) -> Iterator[Token]:

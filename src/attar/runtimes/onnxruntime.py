@@ -65,6 +65,7 @@ class OnnxRuntime(Engine):
 def _session(path: Path, threads: int | None) -> Any:
     import onnxruntime
 
+    onnxruntime.disable_telemetry_events()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0
     options.log_severity_level = 3
@@ -108,7 +109,7 @@ class OrtDecoder(Decoder):
     ) -> Iterator[Token]:
         length = min(len(prompt) + limit, self.context)
         written = _written(_Cache(self._session, length), prompt, Drawing(sampling, top))
-        return until(written, length - len(prompt), stop) if length > len(prompt) else iter(())
+        return until(written, length - len(prompt), stop)
 
 
 def _written(cache: _Cache, prompt: Sequence[int], drawing: Drawing) -> Iterator[Token]:

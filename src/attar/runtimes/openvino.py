@@ -124,9 +124,8 @@ class OvDecoder(Decoder):
         top: int = 0,
     ) -> Iterator[Token]:
         text = _Text(self._compiled)
-        room = min(limit, self.context - len(prompt))
         written = _written(text, prompt, Drawing(sampling, top))
-        return until(written, room, stop) if room > 0 else iter(())
+        return until(written, min(limit, self.context - len(prompt)), stop)
 
 
 def _written(text: _Text, prompt: Sequence[int], drawing: Drawing) -> Iterator[Token]:

@@ -122,7 +122,8 @@ class TorchDecoder(Decoder):
         stop: Sequence[int] = (),
         top: int = 0,
     ) -> Iterator[Token]:
-        return until(self._written(prompt, Drawing(sampling, top)), limit, stop)
+        written = self._written(prompt, Drawing(sampling, top))
+        return until(written, min(limit, self.context - len(prompt)), stop)
 
     def _written(self, prompt: Sequence[int], drawing: Drawing) -> Iterator[Token]:
         ids, cache = list(prompt), None
@@ -145,7 +146,7 @@ class TorchDecoder(Decoder):
 
 
 class TorchEncoder(Encoder):
-    """A classifier or masked language model in PyTorch."""
+    """A classifier, masked language model, or plain encoder in PyTorch."""
 
     engine = "torch"
 
@@ -159,7 +160,7 @@ class TorchEncoder(Encoder):
             out = self.model.module(
                 input_ids=torch.from_numpy(ids), attention_mask=torch.from_numpy(mask)
             )
-        return out.logits.float().numpy()
+        return out[0].float().numpy()  # logits, or last hidden states where there is no head
 
     def close(self) -> None:
         self._threads.restore()

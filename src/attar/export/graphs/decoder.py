@@ -6,9 +6,9 @@ from typing import Any, TypeVar
 
 import torch
 
-from attar.export.graphs.graph import Function, Graph, Heads, Norm, Rotary
+from attar.export._refused import own_modules
+from attar.export.graphs.graph import HELD, Function, Graph, Heads, Norm, Rotary
 from attar.export.graphs.weights import floats, weights_of
-from attar.layers import CACHED
 from attar.models import Model
 from attar.models.model import width_of
 
@@ -32,24 +32,31 @@ def problems(model: Model) -> list[str]:
             f"decoders of the family {config.model_type} have no graph yet. "
             f"There are graphs of {', '.join(FAMILIES)}"
         ]
-    found: list[str] = []
-    kinds = {str(kind) for kind in _kinds(config.rope_parameters)}
+    found = own_modules(model, HELD, "a graph")
+    rotaries = _each(config.rope_parameters)
+    kinds = {str(each.get("rope_type", "default")) for each in rotaries}
     if not kinds <= set(_ROTARY):
         found.append(
             f"rotary positions of the kind {', '.join(sorted(kinds - set(_ROTARY)))} change with "
             "the length of a text, which no graph here does. Export to hf or gguf"
         )
-    if any(hasattr(module, CACHED) for module in model.module.modules()):
+    if any(each.get("partial_rotary_factor", 1.0) != 1.0 for each in rotaries):
         found.append(
-            "its keys and values are on a grid of their own (quantize/kv), and this container "
-            "holds none for them. Leave that step out, or serve with PyTorch"
+            "its rotary positions turn a part of each head alone, which no graph here does. Export "
+            "to hf"
         )
+    if _activation(config) not in FUNCTIONS:
+        found.append(f"the activation {_activation(config)} is not among {', '.join(FUNCTIONS)}")
     return found
 
 
-def _kinds(parameters: dict[str, Any]) -> list[Any]:
-    nested = [value for value in parameters.values() if isinstance(value, dict)]
-    return [value.get("rope_type", "default") for value in nested or [parameters]]
+def _each(parameters: dict[str, Any]) -> list[dict[str, Any]]:
+    """Rotary positions of every kind of attention, or the ones of all."""
+    return [value for value in parameters.values() if isinstance(value, dict)] or [parameters]
+
+
+def _activation(config: Any) -> str:
+    return getattr(config, "hidden_act", None) or config.hidden_activation
 
 
 def write_decoder(graph: Graph[V], model: Model) -> None:
@@ -134,8 +141,7 @@ def _mlp(graph: Graph[V], model: Model, name: str, x: V) -> V:
     if family.fused_up:
         rows = model.module.get_submodule(f"{name}.{family.up[0]}").out_features
         found = graph.split(found[0], [rows // 2, rows // 2])
-    act = getattr(config, "hidden_act", None) or config.hidden_activation
-    gated = graph.times(graph.function(found[0], FUNCTIONS[act]), found[1])
+    gated = graph.times(graph.function(found[0], FUNCTIONS[_activation(config)]), found[1])
     return graph.linear(gated, f"{name}.{family.down}")
 
 

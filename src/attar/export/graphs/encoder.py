@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
-from attar.export.graphs.graph import Function, Graph, Heads, Norm
+from attar.export._refused import own_modules
+from attar.export.graphs.graph import HELD, Function, Graph, Heads, Norm
 from attar.export.graphs.weights import Dense, floats, weights_of
-from attar.layers.exits import NAME as EXITS
 from attar.models import Model
 from attar.models.model import width_of
 
@@ -41,11 +41,12 @@ def problems(model: Model) -> list[str]:
             f"encoders of the family {kind} have no graph yet. There are graphs of "
             f"{', '.join(FAMILIES)}"
         ]
-    found: list[str] = []
-    if hasattr(model.module, EXITS):
+    if model.task not in ("classification", "masked-lm"):
+        return [f"the model is for {model.task}, and there are graphs of heads alone. Export to hf"]
+    found = own_modules(model, HELD, "a graph")
+    if model.tells_next:
         found.append(
-            "some of its answers leave before the last block (prune/early-exit), which no graph "
-            "here does. Leave that step out, or serve with PyTorch"
+            "it also tells whether one text follows another, and a graph has one head. Export to hf"
         )
     if _activation(model) not in _FUNCTIONS:
         found.append(f"the activation {_activation(model)} is not among {', '.join(_FUNCTIONS)}")

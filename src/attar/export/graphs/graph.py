@@ -8,9 +8,19 @@ from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
 from attar.export.graphs.weights import Coded, Dense, Floats, weights_of
-from attar.layers import LowRank, LowRankResidual
+from attar.layers import (
+    LowRank,
+    LowRankResidual,
+    QuantizedEmbedding,
+    QuantizedLinear,
+    Resized,
+    SharedBlocks,
+    TiedHead,
+)
 from attar.models import Model
 
+# Modules of Attar's own that graphs are written of: blocks that share weights have a copy each.
+HELD = (QuantizedLinear, QuantizedEmbedding, TiedHead, LowRank, Resized, SharedBlocks)
 V = TypeVar("V")  # what the engine's format calls a value
 Function = Literal["silu", "gelu", "gelu_tanh", "relu", "tanh"]
 

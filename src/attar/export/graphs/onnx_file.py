@@ -99,10 +99,14 @@ class OnnxFile:
             name, getattr(self._onnx.TensorProto, kind), list(shape)
         )
 
+    def close(self) -> None:
+        """Close the file of arrays. Safe to call again."""
+        self._data.close()
+
     def save(self, name: str) -> None:
         """Write the graph, and close the file of arrays."""
         helper = self._onnx.helper
-        self._data.close()
+        self.close()
         graph = helper.make_graph(
             self._nodes, name, self._inputs, self._outputs, list(self._arrays.values())
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,9 +21,9 @@ ACCURACY = 4  # of MatMulNBits: inputs are rounded to 8 bits, block by block, wi
 class OnnxGraph(Graph[str]):
     """A model in ONNX; a decoder's as onnxruntime-genai wants it, an encoder's with two inputs."""
 
-    def __init__(self, model: Model, folder: Path) -> None:
+    def __init__(self, model: Model, file: OnnxFile) -> None:
         super().__init__(model)
-        self.file = OnnxFile(folder)
+        self.file = file
         shape = ["rows", "length"]
         self._ids = self.file.input("input_ids", "INT64", shape)
         self._decoder = model.task == "causal-lm"
