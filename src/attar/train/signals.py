@@ -73,9 +73,9 @@ class Guided(Objective):
         """The loss of a batch."""
         mix, mask = self.mix(progress), batch.attention_mask.bool()
         with torch.no_grad():  # not inference mode: its tensors are part of the student's graph
-            theirs = side(self.guide, states(self.guide, batch))
-        if mix.weight or mix.task_weight:
-            loss = self.against(theirs, batch, mix)
+            seen = states(self.guide, batch)
+        if mix.weight or mix.task_weight:  # else there may be no head: an encoder's vectors
+            loss = self.against(side(self.guide, seen), batch, mix)
         else:
             self.model.hidden(batch)
             loss = Loss(torch.zeros((), device=mask.device), int(mask.sum()), {})
