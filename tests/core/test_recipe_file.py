@@ -303,6 +303,13 @@ def test_models_that_are_not_there(tmp_path):
     assert (
         parse(with_steps("quantize/rtn") + "guard: {reference: rtn}", "r").guard.reference == "rtn"
     )
+    # a path would be compared with nothing, and so refuse nothing
+    said = complaint(with_steps("quantize/rtn") + f"guard: {{reference: {tmp_path}}}")
+    assert said.endswith("neither the id of a step nor 'original'. Name one of original, rtn")
+    secret = "http://me:hunter2@127.0.0.1:8000/v1#m"
+    said = complaint(with_steps(logits % secret) + data)
+    assert "`teacher` is an address with a name or a password in it" in said
+    assert "hunter2" not in said
 
 
 def test_held_out_data_is_never_calibration_data(tmp_path):
@@ -431,12 +438,13 @@ def test_paths_are_meant_from_the_recipes_folder(tmp_path, monkeypatch):
         "model: models/small\n"
         "data: {train: ./gone.txt, dev: {path: ../up.txt}, test: here.txt, hub: some/name}\n"
         "steps:\n- distill/logits: {teacher: ./models/small}\n- quantize/rtn\n"
-        "guard: {reference: ./models/small}\n"
+        "- distill/logits: {others: [original, models/small, ./models/small]}\n"
     )
     recipe = read(Path("../recipes/r.yaml"))
     folder = tmp_path.resolve() / "recipes"
     small = str(folder / "models" / "small")
-    assert (recipe.model.path, recipe.steps[0].teacher, recipe.guard.reference) == (small,) * 3
+    assert (recipe.model.path, recipe.steps[0].teacher) == (small, small)
+    assert tuple(recipe.steps[2].others) == ("original", small, small)
     assert {name: source.path for name, source in recipe.data.items()} == {
         "train": str(folder / "gone.txt"),
         "dev": str(folder.parent / "up.txt"),

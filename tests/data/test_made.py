@@ -122,6 +122,11 @@ def test_no_list_of_synonyms(text: str, said: str, tmp_path: Path) -> None:
         listed(tmp_path, text)
     with pytest.raises(DataError, match="no WordNet"):
         read_synonyms(tmp_path)
+    for part in ("noun", "verb", "adj", "adv"):
+        for kind in ("index", "data"):
+            (tmp_path / f"{kind}.{part}").write_text("no such form\n")
+    with pytest.raises(DataError, match="not of WordNet's form"):
+        read_synonyms(tmp_path)
 
 
 def test_capitals_stay() -> None:

@@ -94,3 +94,12 @@ def test_all_folders_together_are_bounded(tmp_path: Path) -> None:
     assert 0 < len(other) < 8
     assert len(said) == 1
     assert "keeps nothing more" in said[0]
+    assert "`cache_limit`" in said[0]
+    # those of another teacher lie in a folder of its own
+    third = TeacherCache(
+        tmp_path / "another" / "one", limit=size + 150, warn=said.append, shard=100, among=tmp_path
+    )
+    for number in range(8):
+        third.put(name(number), row(number))
+    assert len(third) < len(other)
+    assert len(said) == 2

@@ -245,8 +245,14 @@ def test_rows_that_are_judged_on_are_told(recipe: dict[str, Any], tmp_path: Path
     twin = text.replace("good", "gooder").replace("aw", "bw")
     test.write_text(f"{test.read_text()}{twin}\t{label}\n", "utf-8")
     recipe["steps"][0][GROW] |= {"variants": 40, "share": 0.9}
+    (tmp_path / "also.tsv").write_text(f"{twin}\t{label}\nelse\t{label}\n", "utf-8")
+    given = {name: {"path": recipe["data"], "split": name} for name in ("train", "dev", "test")}
+    recipe["data"] = given | {"also": {"path": str(tmp_path / "also.tsv")}}
+    recipe["measures"]["also"] = ["also"]
     done = run(recipe, home=tmp_path / "home")
-    assert "1 of 13 rows of test are in more too" in done.report.stages[1].warnings[0]
+    said = done.report.stages[1].warnings
+    assert "1 of 13 rows of test are in more too" in said[0]
+    assert "1 of 2 rows of also are in more too" in said[1]
     again = run(recipe, home=tmp_path / "home")
     assert again.report.stages[1].warnings == done.report.stages[1].warnings
 

@@ -10,8 +10,9 @@ import pytest
 from attar.core.context import Context
 from attar.core.recipe import Recipe
 from attar.core.registry import find
+from attar.core.scope import Scope
 from attar.engine.fold import fold
-from attar.engine.plan import _over_budget, _weights
+from attar.engine.plan import _misfits, _over_budget, _weights
 from attar.models import Model
 from attar.models.traits import traits_of
 from attar.techniques.prune.depth import Depth
@@ -125,19 +126,32 @@ def test_weights_are_counted_where_codes_stand_for_them(family: str) -> None:
     assert found == pytest.approx(before, rel=0.01)
 
 
-def test_a_choice_left_to_the_plan_is_settled_by_traits_and_memory() -> None:
+def test_a_choice_left_to_the_plan_is_settled_by_memory() -> None:
     model = tiny("llama")
-    recipe = Recipe.model_validate(
-        {"model": "m", "data": {"train": "t.txt"}, "steps": [{RTN: {}}, {"heal": "auto"}]}
-    )
 
     class Inputs:
         task, config = model.task, model.config
 
-    def made(room: float) -> list[tuple[str, str | None]]:
+    def made(room: float, auto: Any = "auto") -> list[tuple[str, str | None, Scope]]:
+        heal = {"heal": auto} if isinstance(auto, str) else {"heal/auto": auto}
+        recipe = Recipe.model_validate(
+            {"model": "m", "data": {"train": "t.txt"}, "steps": [{RTN: {}}, heal]}
+        )
         facts = model.facts()
         found = fold(recipe, Inputs(), facts, traits_of(model.module, facts), room)  # type: ignore[arg-type]
-        return [(step.kind, step.id) for step in found.recipe.steps]
+        return [(step.kind, step.id, step.scope) for step in found.recipe.steps[1:]]
 
-    assert made(16.0) == [(RTN, None), ("heal/lora", "auto")]
-    assert made(4.0) == [(RTN, None), ("heal/blockwise", "auto")]
+    assert made(16.0) == [("heal/lora", "auto", Scope.linears())]
+    assert made(4.0) == [("heal/blockwise", "auto", Scope.everything())]
+    given = {"id": "healed", "scope": ["mlp"]}
+    for room, kind in ((16.0, "heal/lora"), (4.0, "heal/blockwise")):
+        assert made(room, given) == [(kind, "healed", Scope(patterns=("mlp",)))]
+
+
+def test_vectors_have_no_figure_for_each_further_dataset() -> None:
+    recipe = Recipe.model_validate(
+        {"model": "m", "data": {"test": "t", "more": "m"}, "measures": {"also": ["more"]}}
+    )
+    (said,) = _misfits(recipe, "embedding")
+    assert said.startswith("measures.also is set")
+    assert not _misfits(recipe, "causal-lm")

@@ -10,6 +10,7 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
+from attar.core.keys import FileHashes
 from attar.core.recipe import ModelSource
 from attar.layers import QuantizedEmbedding, TiedHead
 from attar.models import load, resolve, save, skeleton
@@ -149,3 +150,15 @@ def test_dtype_is_as_asked(tmp_path) -> None:
     auto, wide = (load(ModelSource(path=str(tmp_path), dtype=d)) for d in ("auto", "float32"))
     assert next(auto.module.parameters()).dtype == torch.bfloat16
     assert next(wide.module.parameters()).dtype == torch.float32
+
+
+def test_all_that_changes_what_is_read_is_in_a_models_key(tmp_path: Path) -> None:
+    folder, hashes = tmp_path / "model", FileHashes(tmp_path / "hashes.json")
+    save(tiny("bert", "masked-lm"), folder)
+    seen = [resolve(ModelSource(path=str(folder))).content(hashes)]
+    (folder / "1_Pooling").mkdir()
+    for name in ("1_Pooling/config.json", "chat_template.jinja", "source.spm"):
+        for text in ("one", "other"):
+            (folder / name).write_text(text)
+            seen.append(resolve(ModelSource(path=str(folder))).content(hashes))
+    assert len(set(seen)) == 7

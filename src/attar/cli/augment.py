@@ -122,7 +122,7 @@ def augment(
 ) -> None:
     """Write variants of rows, new texts or labels to a file; options are the step's settings."""
     given = dict(locals())
-    from attar.cli.shortcut import press
+    from attar.cli.shortcut import absolute, press
     from attar.cli.shortcut import start as begin
 
     way = _way(kind)
@@ -130,7 +130,7 @@ def augment(
     plain = begin("augment", model, None, task, name)
     step = {"id": AUGMENTED, **_settings(given, SETTINGS)}
     if data is not None:
-        rows: dict[str, Any] = {"path": str(data.expanduser().absolute())}
+        rows: dict[str, Any] = {"path": absolute(str(data))}
         plain["data"] = {ROWS: {**rows, "labeled": False} if kind == "label" else rows}
         step["data"] = ROWS
     plain["steps"] = [{way: step}]

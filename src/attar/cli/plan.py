@@ -12,6 +12,7 @@ from attar.core.keys import UNKNOWN
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from attar.core.step import What
     from attar.engine.plan import Plan, Stage
 
 
@@ -64,7 +65,8 @@ def _table(made: Plan) -> Table:
 def _reads(stage: Stage) -> str:
     if stage.step is None:
         return ""
-    names = [*stage.step.references("data"), *stage.step.references("model")]
+    kinds: tuple[What, ...] = ("data", "model", "file")
+    names = [pair for what in kinds for pair in stage.step.references(what)]
     return ", ".join(f"{setting}: {name}" for setting, name in names) or "–"
 
 

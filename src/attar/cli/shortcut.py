@@ -27,7 +27,7 @@ def start(
     if task is not None:
         plain["task"] = task
     if data is not None:
-        plain["data"] = str(data.expanduser().absolute())
+        plain["data"] = absolute(str(data))
     return plain
 
 
@@ -76,7 +76,7 @@ def share(value: float, option: str) -> float:
 
 
 def absolute(path: str) -> str:
-    """A model's or file's path, absolute where it is one, so that the recipe holds anywhere."""
+    """A path, absolute where it is one, so that the recipe holds anywhere; hub:NAME stays."""
     there = Path(path).expanduser()
     return str(there.absolute()) if there.exists() else path
 

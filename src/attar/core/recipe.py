@@ -28,7 +28,7 @@ from attar.core.plain import (
     read_steps,
     stage_ids,
 )
-from attar.core.step import DataRef, ModelRef, Step, Task
+from attar.core.step import DataRef, Step, Task
 from attar.errors import Problem, RecipeError
 
 __all__ = [
@@ -146,9 +146,7 @@ class Guard(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    reference: ModelRef = Field(
-        default="original", description="whom to compare with: a stage's id"
-    )
+    reference: str = Field(default="original", description="whom to compare with: a stage's id")
     perplexity: float | None = Field(default=1.5, gt=0, description="at most so many times higher")
     accuracy: float | None = Field(default=5.0, ge=0, description="at most so many points lower")
     may_dip: tuple[str, ...] = Field(default=(), description="stages that a later one heals")

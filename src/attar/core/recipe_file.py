@@ -211,10 +211,6 @@ def _rebase(plain: dict[str, Any], folder: Path) -> dict[str, Any]:
         plain["data"] = {name: _rebase_source(value, folder) for name, value in sources.items()}
     if isinstance(plain.get("steps"), list):
         plain["steps"] = [_rebase_step(step, folder) for step in plain["steps"]]
-    guard = plain.get("guard")
-    if isinstance(guard, dict) and "reference" in guard:
-        reference = _rebase_model(cast("dict[str, Any]", guard)["reference"], folder)
-        plain["guard"] = {**guard, "reference": reference}
     return plain
 
 
@@ -242,7 +238,9 @@ def _rebase_step(step: Any, folder: Path) -> Any:
 
 
 def _rebase_model(name: Any, folder: Path) -> Any:
-    """A stage's id holds no slash; what does is a path."""
+    """A stage's id holds no slash; what does is a path. A setting may name several."""
+    if isinstance(name, list):
+        return [_rebase_model(one, folder) for one in cast("list[Any]", name)]
     return _rebase_path(name, folder) if isinstance(name, str) and "/" in name else name
 
 

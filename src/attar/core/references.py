@@ -132,14 +132,24 @@ def check_models(recipe: Recipe) -> Iterator[Problem]:
     ids, makers = recipe.stage_ids(), {name for _, name in _made(recipe)}
     for index, step in enumerate(recipe.steps):
         for setting, name in step.references("model"):
-            who = f"{_who(recipe, index)}`{setting}`"
-            if is_address(name) and step.served:
+            who, path = f"{_who(recipe, index)}`{setting}`", ("steps", index, setting)
+            if is_address(name) and "@" in name.partition("#")[0]:
+                text = (
+                    f"{who} is an address with a name or a password in it, which reports would "
+                    "show. Leave it out, and give the server's key in `server: {key: NAME}`"
+                )
+                yield Problem(text, path=path)
+            elif is_address(name) and step.served:
                 continue
-            if (text := _lost(name, ids, index, makers)) is not None:
-                yield Problem(f"{who} is {name!r}, {text}", path=("steps", index, setting))
+            elif (text := _lost(name, ids, index, makers)) is not None:
+                yield Problem(f"{who} is {name!r}, {text}", path=path)
     reference = recipe.guard.reference
-    if (text := _lost(reference, ids, len(ids), makers)) is not None:
-        text = f"`guard.reference` is {reference!r}, {text}"
+    if reference not in ("original", *ids) or reference in makers:
+        earlier = ["original", *(name for name in ids if name not in makers)]
+        text = f"neither the id of a step nor 'original'{nearest(reference, earlier) or '.'}"
+        if reference in makers:
+            text = f"the id of step {ids.index(reference) + 1}, which makes data and no model."
+        text = f"`guard.reference` is {reference!r}, {text} Name one of {', '.join(earlier)}"
         yield Problem(text, path=("guard", "reference"))
 
 
@@ -157,9 +167,8 @@ def _lost(name: str, ids: list[str], before: int, makers: set[str]) -> str | Non
         return f"the id of {which}. {choice}"
     if exists(Path(name)):
         return None
-    step = "a step" if before == len(ids) else "an earlier step"
     hint = nearest(name, earlier) or "."
-    return f"neither the id of {step} nor an existing path{hint} {choice}"
+    return f"neither the id of an earlier step nor an existing path{hint} {choice}"
 
 
 def exists(path: Path) -> bool:

@@ -68,7 +68,12 @@ def read_synonyms(path: Path) -> Synonyms:
     where words end.
     Raises DataError where nothing can be read.
     """
-    words = _wordnet(path) if path.is_dir() else _list(path)
+    try:
+        words = _wordnet(path) if path.is_dir() else _list(path)
+    except (ValueError, LookupError):
+        raise fail("its files are not of WordNet's form", path) from None
+    except OSError as error:
+        raise fail(f"cannot be read: {error.strerror or error}", path) from error
     if not any(words.values()):
         raise fail("holds no synonyms. A line is word<TAB>synonym<TAB>synonym", path)
     kept = {word: tuple(dict.fromkeys(others)) for word, others in words.items()}

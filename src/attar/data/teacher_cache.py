@@ -39,8 +39,9 @@ class TeacherCache:
 
     Rows wait in memory until `shard` bytes are together; those are written as a draft, flushed,
     and renamed to their own hash, so that a shard that is there is whole, and two processes that
-    write do not meet. A damaged shard counts as not there. Once all folders beside this one hold
-    `limit` bytes together, or the disk is full, nothing more is kept, and `warn` is told so once.
+    write do not meet. A damaged shard counts as not there. Once all shards under `among` (beside
+    this folder by default) hold `limit` bytes together, or the disk is full, nothing more is kept,
+    and `warn` is told so once.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class TeacherCache:
         limit: float = float("inf"),
         warn: Callable[[str], None] = lambda _: None,
         shard: int = SHARD,
+        among: Path | None = None,
     ) -> None:
         self.folder, self._warn, self._shard = folder, warn, shard
         self._waiting: dict[bytes, Tensors] = {}
@@ -57,7 +59,8 @@ class TeacherCache:
         self._trusted: set[Path] = set()
         self._full = False
         folder.mkdir(parents=True, exist_ok=True)
-        self._left = limit - sum(p.stat().st_size for p in folder.parent.rglob("*.safetensors"))
+        shards = (among or folder.parent).rglob("*.safetensors")
+        self._left = limit - sum(path.stat().st_size for path in shards)
         for draft in folder.glob("*.tmp"):
             if time.time() - draft.stat().st_mtime > _OLD:
                 draft.unlink(missing_ok=True)
@@ -102,7 +105,7 @@ class TeacherCache:
         if not rows or self._full:
             return
         if size > self._left:
-            self._stop("it holds what `gigabytes` allows")
+            self._stop("it holds what `cache_limit` allows")
             return
         try:
             path = self._write(rows)
@@ -154,7 +157,7 @@ class TeacherCache:
         self._waiting, self._size = {}, 0
         self._warn(
             f"the teacher cache {self.folder} keeps nothing more: {why}. The teacher is asked "
-            "for the rest in every epoch. Raise `gigabytes` of `cache`, or delete folders beside it"
+            "for the rest in every epoch. Raise `cache_limit`, or delete folders beside it"
         )
 
 

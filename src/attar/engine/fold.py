@@ -36,7 +36,7 @@ def fold(
     steps: list[Step] = []
     blame: dict[str, str] = {}
     for number, (step, name) in enumerate(zip(recipe.steps, recipe.stage_ids(), strict=True), 1):
-        step = _settled(step, name, facts, traits, room)
+        step = _settled(step, name, room)
         steps.append(step)
         where = f"step {number} ({step.kind})"
         if inputs.task not in step.tasks:
@@ -73,16 +73,9 @@ def fold(
     return Folded(recipe.model_copy(update={"steps": tuple(steps)}), problems)
 
 
-def _settled(
-    step: Step,
-    name: str,
-    facts: Sequence[ModuleFact],
-    traits: Mapping[str, set[Trait]],
-    room: float,
-) -> Step:
-    """The step, or the one that it stands for on these weights, which keeps its name."""
-    own = {trait for module in step.scope.select(facts) for trait in traits.get(module, {FLOAT})}
-    found = step.chosen(own, room)
+def _settled(step: Step, name: str, room: float) -> Step:
+    """The step, or the one that it stands for in this memory, which keeps its name."""
+    found = step.chosen(room)
     return step if found is step else found.model_copy(update={"id": name})
 
 

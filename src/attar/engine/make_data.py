@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from typing import Any, cast
 
 from attar.core.context import Progress
@@ -62,16 +63,15 @@ def figures_of(notes: dict[str, Any]) -> dict[str, Figure]:
     return figures
 
 
-def leak(plan: Plan, stage: Stage) -> str | None:
+def leaks(plan: Plan, stage: Stage) -> Iterator[str]:
     """What to say where data holds rows that the models are judged on: a step may write them."""
-    held_out = plan.recipe.measures.data
-    if held_out not in plan.recipe.data:
-        return None
-    judged = plan.inputs.dataset(held_out)
-    count = len(twins(plan.inputs.dataset(stage.id), judged))
-    if not count:
-        return None
-    return (
-        f"{count} of {len(judged.examples)} rows of {held_out} are in {stage.id} too. Scores on "
-        f"{held_out} look better than they are: take them out"
-    )
+    made = plan.inputs.dataset(stage.id)
+    for held_out in plan.recipe.measures.datasets:
+        if held_out not in plan.recipe.data:
+            continue
+        judged = plan.inputs.dataset(held_out)
+        if count := len(twins(made, judged)):
+            yield (
+                f"{count} of {len(judged.examples)} rows of {held_out} are in {stage.id} too. "
+                f"Scores on {held_out} look better than they are: take them out"
+            )

@@ -104,6 +104,11 @@ def _misfits(recipe: Recipe, task: Task) -> list[str]:
         for bound in sorted({"perplexity", "accuracy"} - {own})
         if bound in recipe.guard.model_fields_set & set_
     ]
+    if recipe.measures.also and task == "embedding":
+        problems.append(
+            "measures.also is set, but vectors are told by their cosine to the reference's, on "
+            "measures.data alone. Leave it out"
+        )
     if recipe.measures.prompts and task != "causal-lm":
         problems.append(
             f"measures.prompts is set, but a model for {task} writes no text. Leave it out"
@@ -138,11 +143,7 @@ def _stages(
     for step, name in zip(recipe.steps, recipe.stage_ids(), strict=True):
         counts[step.kind] = counts.get(step.kind, 0) + 1
         seed = seed_of(recipe.seed, step.kind, counts[step.kind])
-        reads = step.keyed_references("data", partial(inputs.data_key, peek=peek))
-        reads |= step.keyed_references("model", partial(_model_key, keys, store, peek))
-        reads |= step.keyed_references("file", partial(inputs.file_key, peek=peek))
-        settings = {k: v for k, v in step.keyed_settings().items() if k not in reads}
-        what = (step.kind, step.version, settings, reads, precision, seed)
+        what = (*request_of(step, inputs, keys, peek), precision, seed)
         if isinstance(step, DataStep):
             read_as = [inputs.task, list(inputs.labels)]
             inputs.made[name] = made = key_of("data", read_as, *what)
@@ -154,8 +155,20 @@ def _stages(
     return stages
 
 
-def _model_key(keys: Mapping[str, str], store: Store, peek: bool, name: str) -> str:
-    return keys.get(name) or other_model(name, store, peek)
+def request_of(step: Step, inputs: Inputs, keys: Mapping[str, str], peek: bool) -> list[Any]:
+    """What a step is asked to do, for a key: its settings, and the content of what it reads.
+
+    keys: those of the models that stages make, by id.
+    """
+
+    def model(name: str) -> str:
+        return keys.get(name) or other_model(name, inputs.store, peek)
+
+    reads = step.keyed_references("data", partial(inputs.data_key, peek=peek))
+    reads |= step.keyed_references("model", model)
+    reads |= step.keyed_references("file", partial(inputs.file_key, peek=peek))
+    settings = {k: v for k, v in step.keyed_settings().items() if k not in reads}
+    return [step.kind, step.version, settings, reads]
 
 
 def other_model(path: str, store: Store, peek: bool = False) -> str:

@@ -16,7 +16,7 @@ from attar.core.report import Report, StageReport
 from attar.core.step import DataStep
 from attar.data import Dataset
 from attar.engine.make import make, needs_copy, path_of
-from attar.engine.make_data import figures_of, leak, make_data
+from attar.engine.make_data import figures_of, leaks, make_data
 from attar.engine.measuring import Measuring
 from attar.engine.plan import Plan, Stage, make_plan
 from attar.engine.store import Store, readable
@@ -65,9 +65,13 @@ def run(
     recipe, processes = as_recipe(recipe), join(device)
     progress = progress if progress and processes.main else Silent()
     processes.lead(lambda: Store(Path(home)).prepare())
-    plan = processes.each(
-        lambda: make_plan(recipe, Store(Path(home)), device=processes.device),
-    )
+
+    def planned(recipe: Recipe) -> Plan:
+        return make_plan(recipe, Store(Path(home)), device=processes.device)
+
+    # What is left to the plan goes by free memory, and all processes must choose the same.
+    settled = recipe if processes.count == 1 else processes.lead(lambda: planned(recipe).recipe)
+    plan = processes.each(lambda: planned(settled))
     plan.secret = secret
     running = _Running(plan, processes, progress)
     processes.lead(running.begin)
@@ -160,7 +164,7 @@ class _Running:
     def _told(self, stage: Stage, row: StageReport) -> None:
         """Put data into the report."""
         row.figures.update(figures_of(row.notes))
-        if (warning := leak(self.plan, stage)) is not None:
+        for warning in leaks(self.plan, stage):
             row.warnings.append(warning)
             self.progress.say(f"warning: {warning}")
         self.report.stages.append(row)

@@ -17,7 +17,7 @@ from attar.core.scope import ModuleFact, Scope
 from attar.core.step import DataStep, Step
 from attar.engine.fold import fold
 from attar.engine.make import context, make, needs_copy, open_stage
-from attar.engine.plan import Plan, make_plan
+from attar.engine.plan import Plan, make_plan, request_of
 from attar.engine.store import Store
 from attar.errors import PlanError, Problem
 from attar.measure.machine import environment
@@ -77,11 +77,10 @@ def sensitivity(
 
 
 def _key(plan: Plan, step: Step, rows: Calibrated) -> str:
-    names = [rows.data, *(name for _, name in step.references("data"))]
-    data = [plan.inputs.data_key(name) for name in names]
-    settings = [step.kind, step.version, step.keyed_settings()]
+    what = request_of(step, plan.inputs, {"original": plan.stages[0].key}, peek=False)
+    data = plan.inputs.data_key(rows.data)
     measured = [rows.sequences, rows.length, plan.precision, plan.recipe.seed]
-    return key_of("sensitivity", VERSION, settings, data, measured)
+    return key_of("sensitivity", VERSION, what, data, measured)
 
 
 def label_of(step: Step) -> str:
@@ -97,9 +96,10 @@ def _refuse(plan: Plan, steps: tuple[Step, ...]) -> None:
     problems: list[str] = []
     for step in steps:
         alone = plan.recipe.model_copy(update={"steps": (step,)})
-        traits = traits_of(empty.module, facts)
-        problems += fold(alone, plan.inputs, facts, traits, 0.0).problems
-        why = _unfit(step, facts, part)
+        traits = traits_of(empty.module, facts, plan.inputs.adapted)
+        folded = fold(alone, plan.inputs, facts, traits, float("inf"))
+        problems += folded.problems
+        why = _unfit(folded.recipe.steps[0], facts, part)
         if why is not None:
             problems.append(
                 f"{step.kind} {why}, so it cannot be applied to a part of the model alone. Leave "

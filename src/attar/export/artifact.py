@@ -78,7 +78,8 @@ def run_folders(home: Path) -> dict[str, Path]:
 def _of_run(name: str, folder: Path) -> Artifact:
     model = (folder / "model").resolve()
     report = _report(folder / REPORT)
-    key = report.stages[-1].key if report and report.stages else None
+    last = (report.pressed or next(iter(report.stages), None)) if report else None
+    key = last.key if last else None  # a stage after it may be data
     return Artifact(name, resolve(ModelSource(path=str(model))), key, report)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from attar.errors import ModelError
 from attar.layers.exits import Pool
 from attar.models.model import Model
-from attar.models.source import Files
+from attar.models.source import POOLING, Files
 
 _HEADS = ("classifier", "score")  # by transformers' own names, of encoders and of decoders
 _KEY = "sentence_pooling"  # of config.json: how an encoder makes a text's vector
@@ -70,7 +70,7 @@ def remember(config: Any, files: Files) -> None:
 
 
 def _written(files: Files) -> Pool:
-    path = files.folder / "1_Pooling" / "config.json"
+    path = files.folder / POOLING
     if not path.exists():
         return "mean"
     said: dict[str, Any] = json.loads(path.read_text("utf-8"))

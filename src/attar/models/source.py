@@ -43,15 +43,20 @@ class Files:
         return sum(path.stat().st_size for path in self.weights)
 
     def content(self, hashes: FileHashes, peek: bool = False) -> str:
-        """A key over the content of weights, config and tokenizer; UNKNOWN if only peeking."""
+        """A key over the content of weights, config, tokenizer and pooling; UNKNOWN if only peeking
+        and not hashed yet.
+        """
         read = hashes.peek if peek else hashes.of
         paths = self.weights
         if self.gguf is None:
-            rest = (p for p in self.folder.iterdir() if p.suffix in (".json", ".txt", ".model"))
+            rest = (path for path in self.folder.iterdir() if path.suffix in _CONTENT)
             paths = [*paths, *(p for p in sorted(rest) if p.name not in _NOT_CONTENT)]
+            paths += [path for path in (self.folder / POOLING,) if path.exists()]
         return key_of([[path.name, read(path)] for path in paths])
 
 
+POOLING = "1_Pooling/config.json"  # where sentence-transformers says how vectors are made
+_CONTENT = (".json", ".txt", ".model", ".spm", ".jinja")
 _NOT_CONTENT = {"attar.json", "report.json"}
 
 

@@ -74,11 +74,9 @@ class Guided(Objective):
         mix, mask = self.mix(progress), batch.attention_mask.bool()
         answers = bool(mix.weight or mix.task_weight)
         with torch.no_grad():  # not inference mode: its tensors are part of the student's graph
-            told = side(self.guide, states(self.guide, batch)) if answers else None
-            if not answers:
-                self.guide.hidden(batch)
-        if answers:
-            loss = self.against(told, batch, mix)
+            seen = states(self.guide, batch)
+        if mix.weight or mix.task_weight:  # else there may be no head: an encoder's vectors
+            loss = self.against(side(self.guide, seen), batch, mix)
         else:
             self.model.hidden(batch)
             loss = Loss(torch.zeros((), device=mask.device), int(mask.sum()), {})

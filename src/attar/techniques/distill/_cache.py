@@ -83,12 +83,14 @@ def cached(
     what = "whole" if model.task == "classification" else repr(cache.sketch)
     name = key_of(_FORMAT, what, list(model.labels), vocabulary)
     with ExitStack() as stack:
+        among = None
         if ctx.beside is not None:
             base = ctx.beside(teacher)
+            among = base.parent  # of all teachers
         else:
             temporary = TemporaryDirectory(prefix="attar-") if ctx.scratch is None else None
             base = Path(stack.enter_context(temporary)) if temporary else ctx.scratch or Path()
-        kept = TeacherCache(base / name, limit * 1e9, ctx.warn)
+        kept = TeacherCache(base / name, limit * 1e9, ctx.warn, among=among)
         found = Cached(asked, kept, cache.sketch, model.task, model.config.vocab_size)
         try:
             yield found

@@ -1,15 +1,13 @@
-"""Heal in the way that fits what the weights are and the memory there is; the plan says which."""
+"""Heal end to end where the memory is there for it, and else block by block."""
 
 from __future__ import annotations
 
-from collections.abc import Set
+from typing import Any
 
 from pydantic import Field
 
 from attar.core.context import Context
-from attar.core.scope import Scope
 from attar.core.step import DataRef, ModelRef, Step
-from attar.core.traits import Trait
 from attar.models.model import Model
 from attar.techniques.heal.blockwise import Blockwise
 from attar.techniques.heal.lora import Lora
@@ -18,10 +16,10 @@ _PASSES, _LEAST = 4, 8  # of blockwise healing: passes over its sequences, and t
 
 
 class Auto(Step, kind="heal/auto"):
-    """Stands for one of the other ways, which the plan shows and the result is named by.
+    """Stands for `heal/lora` or `heal/blockwise`, which the plan shows and the key is made of.
 
-    An adapter that is distilled and merged, through the rounding where weights are on a grid; and
-    block by block where a model does not fit the memory that training takes.
+    An adapter of low rank is distilled and merged, through the rounding where weights are on a
+    grid; a model that does not fit the memory that this takes is trained block by block.
     """
 
     needs = frozenset()
@@ -35,12 +33,11 @@ class Auto(Step, kind="heal/auto"):
     tokens: int = Field(250_000, ge=1024, description="how much to learn on, in tokens")
     length: int = Field(256, ge=8, description="tokens in a sequence, at most")
 
-    def chosen(self, traits: Set[Trait], room: float) -> Step:
-        """The step that this one stands for."""
-        named = ("id", "teacher", "data", "length")
-        shared = {name: getattr(self, name) for name in named}
-        if self.scope != Scope.everything():  # else as each of them likes it
-            shared["scope"] = self.scope
+    def chosen(self, room: float) -> Step:
+        """The step that this one stands for; each has its own idea of what to touch."""
+        given = {"id", "scope"} & self.model_fields_set
+        shared: dict[str, Any] = {name: getattr(self, name) for name in given}
+        shared |= {"teacher": self.teacher, "data": self.data, "length": self.length}
         if room < Lora.training_bytes:
             sequences = max(_LEAST, self.tokens // (_PASSES * self.length))
             return Blockwise(**shared, sequences=sequences, epochs=_PASSES)
@@ -48,4 +45,4 @@ class Auto(Step, kind="heal/auto"):
 
     def apply(self, model: Model, ctx: Context) -> Model:
         """Heal as chosen for the model that is there."""
-        return self.chosen(set(), float("inf")).apply(model, ctx)
+        return self.chosen(float("inf")).apply(model, ctx)
