@@ -98,14 +98,8 @@ def guided(
     signals: Mapping[str, Signal],
     mix: Callable[[float], Mix],
     batch: Batch,
-) -> Iterator[Objective]:
-    """An objective with signals, whose own parameters are the student's as long as this lasts.
-
-    Without signals nothing is watched: the loss on answers alone.
-    """
-    if not signals:
-        yield Objective(student, teacher, mix)
-        return
+) -> Iterator[Guided]:
+    """An objective with signals, whose own parameters are the student's as long as this lasts."""
     with watched(student) as own, watched(teacher) as theirs:
         batch, sights = batch.to(student.device), (Sight(student, own), Sight(teacher, theirs))
         with torch.no_grad():
