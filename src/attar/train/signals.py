@@ -72,11 +72,13 @@ class Guided(Objective):
     def __call__(self, batch: Batch, progress: float) -> Loss:
         """The loss of a batch."""
         mix, mask = self.mix(progress), batch.attention_mask.bool()
-        with torch.no_grad():  # not inference mode: its tensors are part of the student's graph
-            theirs = side(self.guide, states(self.guide, batch))
         if mix.weight or mix.task_weight:
+            with torch.no_grad():  # not inference mode: its tensors are in the student's graph
+                theirs = side(self.guide, states(self.guide, batch))
             loss = self.against(theirs, batch, mix)
-        else:
+        else:  # a model without a head has no answers either
+            with torch.no_grad():
+                self.guide.hidden(batch)
             self.model.hidden(batch)
             loss = Loss(torch.zeros((), device=mask.device), int(mask.sum()), {})
         total, parts = loss.value, dict(loss.parts)
