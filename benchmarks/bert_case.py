@@ -14,7 +14,9 @@ labels.
 
 Students are made three times, from three seeds, and judged on 3,000 reviews that nothing else saw.
 `--minutes` is about how long all of it may take on two cores; every part goes on where it was when
-the script is started again. What is tuned (the learning rates) was tuned on other reviews, of dev.
+the script is started again. Learning rates are as they were first set, and were tuned on nothing.
+The best state of each training, and how strongly the linear classifier is held back, are those
+that do best on data of dev, which nothing is judged on.
 """
 
 from __future__ import annotations

@@ -91,3 +91,16 @@ def test_similarities_and_contrast_are_their_formulae() -> None:
         scores = [float(vector @ b / (vector.norm() * b.norm())) / 0.1 for b in there.double()]
         nats += math.log(sum(math.exp(score) for score in scores)) - scores[place]
     assert info_nce(own, there, 0.1).item() == pytest.approx(nats / 5, rel=1e-5)
+
+
+def test_autocast_rounds_nothing() -> None:
+    own, other = drawn(2, 7, 8), drawn(2, 7, 8, seed=1)
+
+    def every() -> list[float]:
+        one, two = own.mean(1), other.mean(1)
+        found = (relations_kl(own, other, 2, MASK), similarities_missed(one, two))
+        return [float(value) for value in (*found, info_nce(one, two, 0.05))]
+
+    exact = every()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert every() == exact

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -267,3 +268,15 @@ def test_the_ends_of_mixtures_are_the_two_directions(share: float) -> None:
     other = measured(teacher, student, "jensen-shannon", share=1 - share).each
     assert torch.allclose(one, other, atol=1e-5)
     assert one.max() <= -(share * np.log(share) + (1 - share) * np.log(1 - share)) + 1e-6
+
+
+@pytest.mark.parametrize("divergence", get_args(Divergence))
+def test_autocast_rounds_nothing(divergence: Divergence) -> None:
+    student, teacher, _ = draw()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rounded = measured(student, teacher, divergence, 2.0, 0.3, slope=True)
+    exact = measured(student, teacher, divergence, 2.0, 0.3, slope=True)
+    assert torch.equal(rounded.each, exact.each)
+    assert rounded.slope is not None
+    assert exact.slope is not None
+    assert torch.equal(rounded.slope, exact.slope)

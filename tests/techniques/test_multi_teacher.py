@@ -15,7 +15,8 @@ from attar.data.batches import Batch
 from attar.errors import UserError
 from attar.models.model import Model
 from attar.ops.chunked import Mix
-from attar.train.ensemble import Combined, EnsembleObjective
+from attar.train.ensemble import Combined, Ensemble
+from attar.train.losses import Objective
 from train.small import dataset, equal, weights
 
 PLACES: list[tuple[str, Task]] = [
@@ -95,7 +96,8 @@ def test_the_loss_is_the_formula(
     student, others = tiny_models.tiny(family, task), list(teachers(family, task).values())
     batch = tiny_models.batch(student)
     mix = Mix("forward", temperature, 1.0, 0.0)
-    loss = EnsembleObjective(student, others, combined, lambda _: mix)(batch, 0.0)
+    ensemble = Ensemble(student, others, combined, temperature)
+    loss = Objective(student, ensemble, lambda _: mix)(batch, 0.0)
     wanted = by_hand(student, others, batch, combined, temperature)
     assert float(loss.value.detach()) == pytest.approx(wanted, rel=1e-4)
 

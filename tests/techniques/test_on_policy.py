@@ -11,6 +11,7 @@ import torch
 import tiny_models
 from attar.core.context import Context
 from attar.data.batches import Stream
+from attar.errors import TrainingDiverged
 from attar.models.model import Model
 from attar.ops.divergence import IGNORED
 from attar.techniques.distill.on_policy import OnPolicy
@@ -133,6 +134,13 @@ def test_a_killed_training_goes_on_bit_equal(
         train(scratch=tmp_path)
     monkeypatch.undo()
     assert equal(train(scratch=tmp_path), calm)
+
+
+def test_a_training_gone_astray_says_so() -> None:
+    student = tiny_models.tiny("llama")
+    settings = {**SHORT, "written": 1.0, "learning_rate": 1e30, "warmup": 0.0}
+    with pytest.raises(TrainingDiverged, match="went astray at step"):
+        OnPolicy.model_validate(settings).apply(student, context(tiny_models.tiny("llama", seed=1)))
 
 
 def test_a_prompt_that_leaves_no_room_is_refused() -> None:

@@ -133,6 +133,37 @@ def test_what_works_block_by_block_is_refused_afterwards() -> None:
     assert told({"quantize/rtn": {}}, model=share(tiny("llama"), distinct=2)) != []
 
 
+def test_an_adapter_of_one_block_is_none_of_several() -> None:
+    shared = {"prune/share": {"distinct": 2, "id": "few"}}
+    (problem,) = told(shared, {"distill/logits": {"update": {"lora": {}}}})
+    assert "needs weights that are not shared" in problem
+    assert told(shared, {"distill/logits": {"update": {"prefix": {}}}}) == []
+    model = share(tiny("llama"), distinct=1)
+    step = find("distill/logits").model_validate({"length": 16, "update": {"lora": {}}})
+    with pytest.raises(UserError, match="shares its weight with another block"):
+        step.apply(model, context(model))
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("distill/on-policy", {"prompt": 6}),
+        ("distill/multi-teacher", {"teachers": ["a", "b"]}),
+        ("distill/continual", {}),
+        ("distill/routed", {"teachers": ["a", "b"], "data": ["train", "train"]}),
+        ("distill/online", {}),
+        ("distill/sequence", {"new_tokens": 6, "prompts": 8}),
+    ],
+)
+def test_what_trains_the_whole_keeps_blocks_shared(kind: str, settings: dict[str, Any]) -> None:
+    assert told({"prune/share": {"distinct": 2}}, {kind: settings}) == []
+    model = share(tiny("llama"), distinct=1)
+    short = {"steps": 2, "batch": 4, "length": 16, "learning_rate": 3e-3}
+    find(kind).model_validate({**short, **settings}).apply(model, context(model))
+    one, other = (list(model.blocks[index].parameters()) for index in (0, 2))
+    assert all(a is b for a, b in zip(one, other, strict=True))
+
+
 def test_what_cannot_share_is_refused() -> None:
     with pytest.raises(UserError, match="3 distinct blocks of the 3 in its scope share nothing"):
         share(tiny("llama"), distinct=3)

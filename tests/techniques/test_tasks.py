@@ -118,6 +118,12 @@ def test_names_that_do_not_fit() -> None:
         Tasks(others=("mood",), teachers=("original",))
 
 
+def test_heads_are_never_lost_to_others() -> None:
+    model, ctx = trained(steps=1)
+    with pytest.raises(UserError, match="heads for mood already"):
+        Tasks.model_validate({**SHORT, "others": ["mood"]}).apply(model, ctx)
+
+
 def test_a_head_that_is_not_there(tmp_path: Path) -> None:
     model, _ = trained(steps=1)
     save(model, tmp_path)

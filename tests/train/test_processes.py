@@ -18,7 +18,7 @@ import tiny_models
 from attar.core import registry
 from attar.core.context import Context
 from attar.data.batches import Batch, Stream
-from attar.techniques.distill import logits
+from attar.techniques.distill import _guided, logits
 from safetensors.torch import save_file
 from train import small
 torch.set_num_threads(1)
@@ -27,7 +27,10 @@ torch.set_num_threads(1)
 class Parted:
     """The same rows for any number of processes, whatever their lengths."""
 
+    made = 0
+
     def __init__(self, dataset, model, *_):
+        Parted.made += 1
         self.whole = Stream(dataset, model.tokenizer, model.task, 16, 8, 0, model.labels or None)
         self.per_epoch = self.whole.per_epoch
 
@@ -40,12 +43,13 @@ data = {{"train": small.dataset(labeled=30), "dev": small.dataset("dev", 12)}}
 calm = {{"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}}
 for task in ("masked-lm", "classification"):
     if task == "classification":  # texts of like length are brought together by the batch
-        logits.stream_of = Parted
+        _guided.stream_of = Parted
     model = tiny_models.tiny("bert", task, **calm)
     teacher = tiny_models.tiny("bert", task, seed=1)
     ctx = Context(task, data.__getitem__, lambda _: teacher, scratch=Path(sys.argv[1]) / task)
     logits.Logits(batch=int(sys.argv[2]), steps=6, length=16, learning_rate=0.02, optimizer="sgd",
            evaluate_every=2, checkpoint_minutes=0, weight=0.5).apply(model, ctx)
+    assert Parted.made == (task == "classification")
     if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
         own = {{name: p.detach().clone() for name, p in model.module.named_parameters()}}
         save_file(own, Path(sys.argv[1]) / (task + ".safetensors"))

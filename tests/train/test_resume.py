@@ -93,6 +93,14 @@ def test_resumed_is_bit_equal(
         ("adapt/lora", {"dropout": 0.2}),
         ("prompt/p-tuning", {"size": 3}),
         ("distill/online", {"back": 0.5}),
+        ("distill/hidden", {"layers": "searched", "also": {"attention": {}}}),
+        ("distill/logits", {"update": {"lora": {}}, "also": {"hidden": {}}}),
+        ("distill/multi-teacher", {"teachers": ["a", "b"], "combined": "confidence"}),
+        ("distill/continual", {"earlier": ["train"], "rehearsal": 0.4, "held_out": "dev"}),
+        (
+            "distill/routed",
+            {"teachers": ["a", "b"], "data": ["train", "train"], "held_out": ["dev", "dev"]},
+        ),
     ],
 )
 def test_what_is_trained_beside_the_weights_is_resumed_too(

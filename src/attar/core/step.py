@@ -109,6 +109,10 @@ class Step(BaseModel):
         """What training takes for each weight of the model, in bytes; settings may say less."""
         return self.training_bytes
 
+    def forbidden(self) -> frozenset[Trait]:
+        """What no module in scope may be; settings may say more."""
+        return self.forbids
+
     def check(self, modules: Sequence[ModuleFact]) -> Iterable[str]:
         """Say what cannot work on these modules, before any weight loads."""
         return ()

@@ -139,7 +139,7 @@ def _unmet(
 
 def _forbidden(step: Step) -> frozenset[Trait]:
     """What weights may not be, whatever the step says of it itself."""
-    found = set(step.forbids)
+    found = set(step.forbidden())
     found |= {ADAPTER} - step.needs  # what one has learned goes with the weights as they are
     name = getattr(step, "grid", None)
     if name is not None and Grid.parse(name).minimum:  # such a grid holds no zero

@@ -65,15 +65,22 @@ def remember(config: Any, files: Files) -> None:
     """Let a config say how vectors are made: as it says already, as sentence-transformers wrote
     it down beside the weights, or by the mean.
     """
-    if getattr(config, _KEY, None) is None:
+    said = getattr(config, _KEY, None)
+    if said is None:
         setattr(config, _KEY, _written(files))
+    elif said not in _THEIRS.values():
+        known = ", ".join(_THEIRS.values())
+        raise ModelError(f"{files.folder}: `{_KEY}` in config.json is {said!r}, none of {known}")
 
 
 def _written(files: Files) -> Pool:
     path = files.folder / POOLING
     if not path.exists():
         return "mean"
-    said: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    try:
+        said: dict[str, Any] = dict(json.loads(path.read_text("utf-8")))
+    except (OSError, TypeError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read: {error}. Copy it again") from None
     modes = [mode for mode, on in said.items() if mode.startswith("pooling_mode_") and on is True]
     if len(modes) == 1 and modes[0] in _THEIRS:
         return _THEIRS[modes[0]]

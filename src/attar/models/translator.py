@@ -64,9 +64,13 @@ def open_translator(source: ModelSource, device: str) -> Translator:
         raise MissingPackage(purpose, "pip install 'attar[translate]'")
     try:
         with quiet(files):
-            tokenizer = AutoTokenizer.from_pretrained(files.folder)
+            tokenizer = AutoTokenizer.from_pretrained(files.folder, trust_remote_code=False)
             module, report = AutoModelForSeq2SeqLM.from_pretrained(
-                files.folder, use_safetensors=True, output_loading_info=True, dtype="auto"
+                files.folder,
+                use_safetensors=True,
+                output_loading_info=True,
+                dtype="auto",
+                trust_remote_code=False,
             )
     except Exception as error:
         line = str(error).strip().partition("\n")[0][:300]
@@ -77,5 +81,9 @@ def open_translator(source: ModelSource, device: str) -> Translator:
 
 
 def _config(files: Files) -> Any:
-    with quiet(files):
-        return AutoConfig.from_pretrained(files.folder)
+    try:
+        with quiet(files):
+            return AutoConfig.from_pretrained(files.folder, trust_remote_code=False)
+    except Exception as error:
+        line = str(error).strip().partition("\n")[0][:300]
+        raise ModelError(f"the config of {files.folder} cannot be read: {line}") from None

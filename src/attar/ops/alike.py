@@ -47,7 +47,8 @@ def relations_kl(student: Tensor, teacher: Tensor, heads: int, mask: Tensor) -> 
 def _relations(values: Tensor, heads: int, mask: Tensor) -> Tensor:
     """Logarithms of relations: [batch, heads, length, length]."""
     parts = values.float().unflatten(-1, (heads, -1)).transpose(1, 2)
-    scores = parts @ parts.transpose(-1, -2) / parts.shape[-1] ** 0.5
+    with torch.autocast(parts.device.type, enabled=False):  # it would round products to bf16
+        scores = parts @ parts.transpose(-1, -2) / parts.shape[-1] ** 0.5
     return scores.masked_fill(~mask[:, None, None, :], -1e4).log_softmax(-1)
 
 
@@ -109,4 +110,5 @@ def info_nce(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 def _cosines(one: Tensor, other: Tensor) -> Tensor:
     """Cosines of all pairs: [rows of one, rows of other]."""
     first, second = (functional.normalize(part.float(), dim=-1) for part in (one, other))
-    return first @ second.t()
+    with torch.autocast(first.device.type, enabled=False):  # it would round products to bf16
+        return first @ second.t()

@@ -123,7 +123,8 @@ def measured(
         return Found(each, toward(own.exp_(), best, torch.ones_like(each)) if slope else None)
     own = log_probabilities(student, temperature)
     other = log_probabilities(teacher, temperature)
-    found = _BY_NAME[divergence](own, other, share, slope)
+    with torch.autocast(own.device.type, enabled=False):  # it would round dot products to bf16
+        found = _BY_NAME[divergence](own, other, share, slope)
     pull = None if found.slope is None else found.slope.mul_(temperature)
     return Found(found.each * temperature**2, pull)
 

@@ -38,7 +38,8 @@ def certainty(logs: Tensor) -> Tensor:
     et al. 2020, "Adaptive Knowledge Distillation Based on Entropy" (ICASSP, doi
     10.1109/ICASSP40776.2020.9054698).
     """
-    return torch.linalg.vecdot(logs.exp(), logs).exp()
+    with torch.autocast(logs.device.type, enabled=False):  # it would round to bf16
+        return torch.linalg.vecdot(logs.exp(), logs).exp()
 
 
 def best(logs: Iterable[Tensor], labels: Tensor, ignored: int) -> Tensor:

@@ -165,7 +165,9 @@ class Sample:
         places = (starts.double().unsqueeze(-1) + torch.arange(draws, device=own.device)) / draws
         summed = mass.cumsum(-1, dtype=torch.float64)
         ids = torch.searchsorted(summed, places.to(own.device) * summed[:, -1:], right=True)
-        return cls(ids.clamp_max(own.shape[-1] - 1), -torch.linalg.vecdot(mass, own), own.shape[-1])
+        with torch.autocast(own.device.type, enabled=False):  # it would round to bf16
+            entropy = -torch.linalg.vecdot(mass, own)
+        return cls(ids.clamp_max(own.shape[-1] - 1), entropy, own.shape[-1])
 
     def __getitem__(self, part: Any) -> Sample:
         return Sample(self.ids[part], self.entropy[part], self.classes)

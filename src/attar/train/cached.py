@@ -98,6 +98,11 @@ class Local:
         row = ids.unsqueeze(0)
         batch = Batch(row, torch.ones_like(row), row)
         hidden = states(model, batch)
+        if not hidden.isfinite().all():  # codes hold no NaN: it would pass for an answer
+            raise UserError(
+                "the teacher's answers are not finite numbers, so none are kept. Take another "
+                "teacher, or precision: float32"
+            )
         if model.task == "classification":
             return {"logits": hidden.float().cpu()}
         generator = torch.Generator().manual_seed(seed_of("sketch", digest(ids).hex()))
@@ -130,7 +135,10 @@ class Served:
                 f"the served model told of token {int(ids.max())}, and the student has "
                 f"{self._classes}. Serve a model with the student's own tokenizer"
             )
-        return Top.told(ids, torch.tensor([one.logs for one in told]), self._classes).packed()
+        logs = torch.tensor([one.logs for one in told])
+        if logs.isnan().any():
+            raise UserError("the served model told of log-probabilities that are no numbers (NaN)")
+        return Top.told(ids, logs, self._classes).packed()
 
 
 class Cached:

@@ -1,8 +1,8 @@
-"""What a batch costs a student of several teachers."""
+"""Several teachers that answer as one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import reduce
 from typing import Literal
 
@@ -11,47 +11,34 @@ from torch import Tensor
 
 from attar.data.batches import Batch
 from attar.models.model import Model
-from attar.ops.chunked import Mix, Side, chunked
+from attar.ops.chunked import Side
 from attar.ops.divergence import IGNORED, log_probabilities
 from attar.ops.ensemble import best, certainty, mixture
-from attar.train.losses import Loss, averaged, judged_labels, side, states, teaching
+from attar.train.losses import judged_labels, teaching
 
 Combined = Literal["mean", "confidence", "best"]
 _PIECE = 512  # positions whose logits exist at a time
 
 
-class EnsembleObjective:
-    """The mix of the divergence from several teachers, taken as one, and the task's own loss.
+class Ensemble:
+    """What several teachers say of a batch, as one side whose softmax is their mixture.
 
     Each teacher goes over a batch in turn, and of each only what its head reads is kept: of
-    language models hidden states. Logits exist a few positions at a time.
+    language models hidden states. Logits exist a few positions at a time. The mixture is of
+    distributions at `temperature`, and is right for a divergence at that one alone.
     """
 
     def __init__(
-        self,
-        model: Model,
-        teachers: Sequence[Model],
-        combined: Combined,
-        mix: Callable[[float], Mix],
+        self, model: Model, teachers: Sequence[Model], combined: Combined, temperature: float
     ) -> None:
-        self.model, self.teachers, self.mix = model, teachers, mix
+        self.model, self.teachers, self.temperature = model, teachers, temperature
         self.combined: Combined = combined
 
-    def __call__(self, batch: Batch, progress: float) -> Loss:
-        """The loss of a batch."""
-        mix, labels = self.mix(progress), judged_labels(self.model, batch)
-        theirs = self.teaching(batch, labels, mix.temperature)
-        losses = chunked(side(self.model, states(self.model, batch)), theirs, labels, mix)
-        parts = {"divergence": (float(losses.divergence), len(labels))}
-        labeled = int((labels != IGNORED).sum())
-        if labeled:
-            parts["task"] = (float(losses.task), labeled)
-        return Loss(losses.total, len(labels), parts)
-
-    def teaching(self, batch: Batch, labels: Tensor, temperature: float) -> Side:
-        """All teachers as one side, whose softmax at this temperature is their mixture."""
+    def __call__(self, batch: Batch) -> Side:
+        """All teachers at the judged positions of a batch."""
+        temperature = self.temperature
         sides = [teaching(teacher, batch) for teacher in self.teachers]
-        weights = self._weights(sides, labels)
+        weights = self._weights(sides, judged_labels(self.model, batch))
         given = [*(each.hidden for each in sides), *weights]
         widths = [each.shape[-1] for each in given]
 
@@ -63,10 +50,6 @@ class EnsembleObjective:
                 yield logs, parts[-1][:, number] if weights else certainty(logs)
 
         return Side(lambda some: temperature * mixture(answers(some)), _beside(given))
-
-    def score(self, batches: Sequence[Batch]) -> Callable[[], float]:
-        """A function that tells the loss on held-out batches, always with the same weights."""
-        return averaged(self, batches, self.model.device)
 
     @torch.no_grad()
     def _weights(self, sides: Sequence[Side], labels: Tensor) -> list[Tensor]:

@@ -37,6 +37,16 @@ def plain(progress: float) -> Mix:
     return Mix()
 
 
+def usual_temperature(model: Model) -> float:
+    """What logits are divided by in a divergence, unless a recipe says otherwise."""
+    return 2.0 if model.task == "classification" else 1.0
+
+
+def forward(model: Model, weight: float, temperature: float | None) -> Mix:
+    """Weight x KL(teacher || model) + (1 - weight) x the task's own loss."""
+    return Mix("forward", temperature or usual_temperature(model), weight, 1 - weight)
+
+
 class Objective:
     """The loss of a model on a batch at a share of the training done, from 0 to 1.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -28,7 +29,8 @@ def in_parts(
     and returns plain data. Finished parts are kept in the step's scratch folder under the label,
     so a step that was killed goes on after the last of them, and ends with the same list.
     """
-    path = None if ctx.scratch is None else ctx.scratch / f"{label.replace(' ', '-')}.jsonl"
+    name = re.sub(r"\W+", "-", label)  # a dataset may be called by anything
+    path = None if ctx.scratch is None else ctx.scratch / f"{name}.jsonl"
     done = [] if path is None else _finished(path)
     starts = range(0, len(items), size)
     with (

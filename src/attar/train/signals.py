@@ -72,12 +72,13 @@ class Guided(Objective):
     def __call__(self, batch: Batch, progress: float) -> Loss:
         """The loss of a batch."""
         mix, mask = self.mix(progress), batch.attention_mask.bool()
-        answers = bool(mix.weight or mix.task_weight)
-        with torch.no_grad():  # not inference mode: its tensors are part of the student's graph
-            seen = states(self.guide, batch)
-        if mix.weight or mix.task_weight:  # else there may be no head: an encoder's vectors
-            loss = self.against(side(self.guide, seen), batch, mix)
-        else:
+        if mix.weight or mix.task_weight:
+            with torch.no_grad():  # not inference mode: its tensors are in the student's graph
+                theirs = side(self.guide, states(self.guide, batch))
+            loss = self.against(theirs, batch, mix)
+        else:  # a model without a head has no answers either
+            with torch.no_grad():
+                self.guide.hidden(batch)
             self.model.hidden(batch)
             loss = Loss(torch.zeros((), device=mask.device), int(mask.sum()), {})
         total, parts = loss.value, dict(loss.parts)
@@ -99,14 +100,8 @@ def guided(
     signals: Mapping[str, Signal],
     mix: Callable[[float], Mix],
     batch: Batch,
-) -> Iterator[Objective]:
-    """An objective with signals, whose own parameters are the student's as long as this lasts.
-
-    Without signals nothing is watched: the loss on answers alone.
-    """
-    if not signals:
-        yield Objective(student, teacher, mix)
-        return
+) -> Iterator[Guided]:
+    """An objective with signals, whose own parameters are the student's as long as this lasts."""
     with watched(student) as own, watched(teacher) as theirs:
         batch, sights = batch.to(student.device), (Sight(student, own), Sight(teacher, theirs))
         with torch.no_grad():

@@ -9,7 +9,7 @@ from attar.core.step import DataRef, ModelRef
 from attar.models.model import Model
 from attar.ops.chunked import Mix
 from attar.train.fit import fit
-from attar.train.losses import Objective, judge
+from attar.train.losses import Objective, forward, judge
 from attar.train.rows import held_out_of, labeled, stream_of
 from attar.train.schedule import Training
 from attar.train.teacher import ready
@@ -57,5 +57,4 @@ class Taught(Training):
     def mix(self, model: Model) -> Mix:
         """The loss of a position."""
         weight = self.weight if self.teacher is not None else 0.0
-        default = 2.0 if model.task == "classification" else 1.0
-        return Mix("forward", self.temperature or default, weight, 1 - weight)
+        return forward(model, weight, self.temperature)

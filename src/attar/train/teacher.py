@@ -23,9 +23,7 @@ def ready(teacher: Model, student: Model, device: str, precision: str) -> Model:
 
     Raises UserError where teacher and student do not speak of the same tokens or classes.
     """
-    check_task(teacher, student)
-    _check_vocabulary(teacher, student)
-    _check_classes(teacher, student)
+    check_fits(teacher, student)
     return fixed(teacher, student, device, precision)
 
 
@@ -54,8 +52,7 @@ def fixed(teacher: Model, student: Model, device: str, precision: str) -> Model:
 
 def learner(teacher: Model, student: Model, device: str) -> Model:
     """A copy of the teacher that is to be trained itself; refused as by `ready`."""
-    _check_vocabulary(teacher, student)
-    _check_classes(teacher, student)
+    check_fits(teacher, student)
     module = copy.deepcopy(teacher.module).to(device).requires_grad_(True)
     return Model(module, teacher.tokenizer, teacher.task, teacher.labels)
 
@@ -65,6 +62,13 @@ def _to_bf16(module: torch.nn.Module) -> None:
     for parameter in module.parameters():
         if parameter.dtype == torch.float32:
             parameter.data = parameter.data.bfloat16()
+
+
+def check_fits(teacher: Model, student: Model) -> None:
+    """Raise UserError where teacher and student do not speak of the same tokens or classes."""
+    check_task(teacher, student)
+    _check_vocabulary(teacher, student)
+    _check_classes(teacher, student)
 
 
 def check_task(teacher: Model, student: Model) -> None:

@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from attar.core.context import Context
 from attar.core.keys import seed_of
 from attar.core.scope import ModuleFact, Scope
+from attar.core.traits import MASKED, SHARED, Trait
 from attar.errors import UserError
 from attar.layers import swap
+from attar.layers.shared import sharing
 from attar.layers.swap import dtype_of
 from attar.models import adapters, prompts
 from attar.models.check import of_head
@@ -34,6 +36,7 @@ class Update(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     shifts: ClassVar[bool] = False  # whether blocks see positions that the texts do not have
+    forbids: ClassVar[frozenset[Trait]] = frozenset()
 
     def around(
         self, model: Model, scope: Scope, length: int, ctx: Context
@@ -53,6 +56,8 @@ class LoraUpdate(Update):
     """Two thin matrices beside every linear of the blocks in scope; a classifier's head too."""
 
     decomposed: ClassVar[bool] = False
+    # Merged into a weight of several blocks, each block's adapter would change all of them.
+    forbids: ClassVar[frozenset[Trait]] = frozenset({MASKED, SHARED})
 
     rank: int = Field(8, ge=1, description="the rank of each linear's adapter")
     alpha: float | None = Field(
@@ -81,6 +86,11 @@ class LoraUpdate(Update):
                 raise UserError(
                     f"{name} is pruned, and merging would fill its zeros. Take heal/lora"
                 )
+        if both := sorted(sharing(module).intersection(names)):
+            raise UserError(
+                f"{both[0]} shares its weight with another block, and an adapter is of one. Train "
+                "all weights instead (adapt/full, or leave out `update`)"
+            )
         low = adapters.Low(self.rank, self.alpha or 2.0 * self.rank, self.dropout, self.decomposed)
         with in_float32(module), frozen(module):
             with torch.random.fork_rng(devices=[]):

@@ -24,6 +24,8 @@ _WHOLE: dict[str, Any] = {
     "top_p": 1.0,
     "top_k": 0,
     "use_cache": True,
+    # A model gone astray must write something, for the loss to say so: nothing is drawn from NaN.
+    "remove_invalid_values": True,
 }
 
 

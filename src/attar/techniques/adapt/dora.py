@@ -6,7 +6,7 @@ from pydantic import Field
 
 from attar.core.scope import Scope
 from attar.core.step import Step
-from attar.core.traits import FLOAT, MASKED
+from attar.core.traits import FLOAT
 from attar.train.tuned import Tuned
 from attar.train.updates import DoraUpdate
 
@@ -19,7 +19,6 @@ class Dora(DoraUpdate, Tuned, Step, kind="adapt/dora"):
     """
 
     needs = frozenset({FLOAT})
-    forbids = frozenset({MASKED})
 
     learning_rate: float = Field(1e-3, gt=0, description="the highest learning rate")
     scope: Scope = Field(

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from attar.core.scope import Scope
 from attar.core.step import Step
-from attar.core.traits import FLOAT, MASKED
+from attar.core.traits import FLOAT
 from attar.train.tuned import Tuned
 from attar.train.updates import LoraUpdate
 
@@ -21,7 +21,6 @@ class Lora(LoraUpdate, Tuned, Step, kind="adapt/lora"):
     """
 
     needs = frozenset({FLOAT})
-    forbids = frozenset({MASKED})
 
     learning_rate: float = Field(1e-3, gt=0, description="the highest learning rate")
     scope: Scope = Field(

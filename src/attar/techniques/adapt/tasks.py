@@ -12,6 +12,7 @@ from attar.core.context import Context
 from attar.core.keys import seed_of
 from attar.core.step import DataRef, ModelRef, Step
 from attar.core.traits import FLOAT
+from attar.errors import UserError
 from attar.layers import Heads, swap
 from attar.layers.heads import NAME
 from attar.models.model import Model
@@ -38,6 +39,7 @@ class Tasks(Training, Step, kind="adapt/tasks"):
     needs = frozenset({FLOAT})
     tasks = ("classification",)
     whole = True
+    shares = True
     promises = frozenset({"changed"})
 
     data: DataRef = Field("train", description="the dataset of the model's own task")
@@ -90,6 +92,11 @@ class Tasks(Training, Step, kind="adapt/tasks"):
 
     def apply(self, model: Model, ctx: Context) -> Model:
         """Add the heads, train all, and leave the best state."""
+        if isinstance(there := getattr(model.module, NAME, None), Heads):
+            raise UserError(
+                f"the model has heads for {', '.join(there.labels)} already, which would be lost. "
+                "Name all further tasks in one adapt/tasks"
+            )
         names = (self.data, *self.others)
         datasets = [labeled(name, model, ctx) for name in names]
         classes = {n: data.labels for n, data in zip(names[1:], datasets[1:], strict=True)}

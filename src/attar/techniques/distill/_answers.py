@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from attar.models.model import Model
 from attar.ops.chunked import Mix
+from attar.train.losses import usual_temperature
 
 _SHARES = {"jensen-shannon": 0.5, "skewed": 0.1, "skewed-reverse": 0.1}
 
@@ -60,6 +61,6 @@ class Answers(BaseModel):
 
     def weighed(self, model: Model, weight: float) -> Mix:
         """The divergence with a weight, and the task's own loss with the rest."""
-        default = 2.0 if model.task == "classification" else 1.0
+        temperature = self.temperature or usual_temperature(model)
         share = self.share or _SHARES.get(self.divergence, 0.5)
-        return Mix(self.divergence, self.temperature or default, weight, 1 - weight, share)
+        return Mix(self.divergence, temperature, weight, 1 - weight, share)

@@ -81,7 +81,8 @@ def cached(
     """A teacher whose answers are kept, in a folder that other runs read too."""
     vocabulary = None if model.tokenizer is None else sorted(model.tokenizer.get_vocab().items())
     what = "whole" if model.task == "classification" else repr(cache.sketch)
-    name = key_of(_FORMAT, what, list(model.labels), vocabulary)
+    # What is packed is read by the number of classes, which a table may have more of than tokens.
+    name = key_of(_FORMAT, what, list(model.labels), vocabulary, model.config.vocab_size)
     with ExitStack() as stack:
         among = None
         if ctx.beside is not None:

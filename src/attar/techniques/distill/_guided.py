@@ -64,6 +64,7 @@ class GuidedTraining(Training):
     whole: ClassVar[bool] = True
     training_bytes: ClassVar[int] = 16
     adds: ClassVar[frozenset[Trait]] = frozenset({ADAPTER})  # where `update` leaves one
+    forbids: ClassVar[frozenset[Trait]] = frozenset()
 
     teacher: ModelRef = Field(
         "original", description="whom to learn from: the original, an earlier stage, or a path"
@@ -86,6 +87,11 @@ class GuidedTraining(Training):
     def bytes_each(self) -> int:
         """Few parameters have gradients and moments where `update` says so."""
         return BYTES if self.update.chosen() else self.training_bytes
+
+    def forbidden(self) -> frozenset[Trait]:
+        """What weights may not be; `update` may say more."""
+        few = self.update.chosen()
+        return self.forbids if few is None else self.forbids | few.forbids
 
     def check(self, modules: Sequence[ModuleFact]) -> Iterable[str]:
         """Whether what is trained leaves the signals something to compare."""
@@ -144,5 +150,8 @@ class GuidedTraining(Training):
     ) -> Iterator[Objective]:
         """The loss toward the teacher, as long as this lasts."""
         teacher = ready(ctx.model(self.teacher), model, ctx.device, ctx.precision)
+        if not signals:
+            yield Objective(model, teacher, mix)
+            return
         with guided(model, teacher, signals, mix, stream.batch(0)) as objective:
             yield objective

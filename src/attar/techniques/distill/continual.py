@@ -8,9 +8,8 @@ from attar.core.context import Context
 from attar.core.step import DataRef, Step
 from attar.core.traits import FLOAT
 from attar.models.model import Model
-from attar.ops.chunked import Mix
 from attar.train.fit import fit
-from attar.train.losses import Objective, judge
+from attar.train.losses import Objective, forward, judge
 from attar.train.rows import held_out_of, labeled, stream_of
 from attar.train.schedule import Training
 from attar.train.scoped import trained
@@ -28,6 +27,7 @@ class Continual(Training, Step, kind="distill/continual"):
 
     needs = frozenset({FLOAT})
     whole = True
+    shares = True
     training_bytes = 20  # the former self is in memory beside it
     promises = frozenset({"changed"})
 
@@ -68,8 +68,7 @@ class Continual(Training, Step, kind="distill/continual"):
             batches = stream.with_some_of(others, self.rehearsal)
             ctx.note("rehearsed_rows", batches.rows - stream.rows)
         former = ready(model, model, ctx.device, ctx.precision)
-        default = 2.0 if model.task == "classification" else 1.0
-        mix = Mix("forward", self.temperature or default, self.weight, 1 - self.weight)
+        mix = forward(model, self.weight, self.temperature)
         objective = Objective(model, former, lambda _: mix)
         held = held_out_of(self.held_out, model, self, ctx)
         with trained(model, self.scope):

@@ -37,6 +37,7 @@ class CrossTokenizer(Training, Step, kind="distill/cross-tokenizer"):
 
     needs = frozenset({FLOAT})
     whole = True
+    shares = True
     promises = frozenset({"changed"})
     tasks = ("causal-lm",)
     any_vocabulary = True

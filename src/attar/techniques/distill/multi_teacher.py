@@ -8,9 +8,9 @@ from attar.core.context import Context
 from attar.core.step import DataRef, ModelRef, Step
 from attar.core.traits import FLOAT
 from attar.models.model import Model
-from attar.ops.chunked import Mix
-from attar.train.ensemble import Combined, EnsembleObjective
+from attar.train.ensemble import Combined, Ensemble
 from attar.train.fit import fit
+from attar.train.losses import Objective, forward
 from attar.train.rows import held_out_of, stream_of
 from attar.train.schedule import Training
 from attar.train.scoped import trained
@@ -27,6 +27,7 @@ class MultiTeacher(Training, Step, kind="distill/multi-teacher"):
 
     needs = frozenset({FLOAT})
     whole = True
+    shares = True
     promises = frozenset({"changed"})
 
     teachers: tuple[ModelRef, ...] = Field(
@@ -58,9 +59,9 @@ class MultiTeacher(Training, Step, kind="distill/multi-teacher"):
         """Train the student, and leave the best state in it."""
         stream = stream_of(ctx.data(self.data), model, self, ctx)
         teachers = [ready_by_name(name, model, ctx) for name in self.teachers]
-        default = 2.0 if model.task == "classification" else 1.0
-        mix = Mix("forward", self.temperature or default, self.weight, 1 - self.weight)
-        objective = EnsembleObjective(model, teachers, self.combined, lambda _: mix)
+        mix = forward(model, self.weight, self.temperature)
+        ensemble = Ensemble(model, teachers, self.combined, mix.temperature)
+        objective = Objective(model, ensemble, lambda _: mix)
         held = held_out_of(self.held_out, model, self, ctx)
         with trained(model, self.scope):
             fit(model, objective, stream, self, ctx, objective.score(held) if held else None)

@@ -28,6 +28,7 @@ class OnPolicy(Answers, GuidedTraining, Step, kind="distill/on-policy"):
 
     tasks = ("causal-lm",)
     whole = True
+    shares = True
 
     divergence: Named = Field("jensen-shannon", description=DIVERGENCES)
     written: float = Field(

@@ -17,7 +17,16 @@ from attar.models.model import Model
 from attar.ops.chunked import Mix, Side, chunked
 from attar.ops.divergence import IGNORED
 from attar.train.fit import fit
-from attar.train.losses import Loss, Objective, judge, judged_labels, plain, side, states
+from attar.train.losses import (
+    Loss,
+    Objective,
+    forward,
+    judge,
+    judged_labels,
+    plain,
+    side,
+    states,
+)
 from attar.train.rows import held_out_of, labeled, stream_of
 from attar.train.schedule import Training
 from attar.train.scoped import trained
@@ -37,6 +46,7 @@ class Online(Training, Step, kind="distill/online"):
 
     needs = frozenset({FLOAT})
     whole = True
+    shares = True
     training_bytes = 32  # the teacher is trained too, and may be as large
     promises = frozenset({"changed"})
 
@@ -83,8 +93,7 @@ class Online(Training, Step, kind="distill/online"):
 
     def mix(self, model: Model, weight: float) -> Mix:
         """The loss of one of the two."""
-        default = 2.0 if model.task == "classification" else 1.0
-        return Mix("forward", self.temperature or default, weight, 1 - weight)
+        return forward(model, weight, self.temperature)
 
 
 class _Pair:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import cast
 
 from pydantic import Field
 
@@ -17,7 +16,7 @@ from attar.ops.chunked import Mix
 from attar.techniques.distill._guided import Also, silent
 from attar.train.pretraining import Heads, Pretraining
 from attar.train.scoped import trained
-from attar.train.signals import Guided, guided
+from attar.train.signals import guided
 from attar.train.teacher import ready
 
 
@@ -65,7 +64,7 @@ class Pretrain(Pretraining, Step, kind="distill/pretrain"):
             beside = None
             if signals:
                 watching = guided(model, teacher, signals, silent, rows.batch(0))
-                beside = cast("Guided", stack.enter_context(watching))  # there are signals
+                beside = stack.enter_context(watching)
             heads = Heads(model, self.next_sentence, teacher, lambda _: mix, beside)
             self.learn(heads, rows, ctx)
         return model

@@ -13,9 +13,8 @@ from attar.core.traits import FLOAT
 from attar.data.batches import Batch
 from attar.data.turns import TurnBatch, Turns
 from attar.models.model import Model
-from attar.ops.chunked import Mix
 from attar.train.fit import fit
-from attar.train.losses import Loss, Objective, judge
+from attar.train.losses import Loss, Objective, forward, judge
 from attar.train.rows import held_out_of, stream_of
 from attar.train.schedule import Training
 from attar.train.scoped import trained
@@ -31,6 +30,7 @@ class Routed(Training, Step, kind="distill/routed"):
 
     needs = frozenset({FLOAT})
     whole = True
+    shares = True
     promises = frozenset({"changed"})
 
     teachers: tuple[ModelRef, ...] = Field(
@@ -67,8 +67,7 @@ class Routed(Training, Step, kind="distill/routed"):
     def apply(self, model: Model, ctx: Context) -> Model:
         """Train the student, and leave the best state in it."""
         streams = [stream_of(ctx.data(name), model, self, ctx) for name in self.data]
-        default = 2.0 if model.task == "classification" else 1.0
-        mix = Mix("forward", self.temperature or default, self.weight, 1 - self.weight)
+        mix = forward(model, self.weight, self.temperature)
         objectives = [
             Objective(model, ready_by_name(name, model, ctx), lambda _: mix)
             for name in self.teachers

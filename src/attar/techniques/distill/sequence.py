@@ -39,6 +39,7 @@ class SequenceLevel(Writing, Training, Step, kind="distill/sequence"):
     needs = frozenset({FLOAT})
     tasks = ("causal-lm",)
     whole = True
+    shares = True
     any_vocabulary = True
     promises = frozenset({"changed"})
 
@@ -62,7 +63,7 @@ class SequenceLevel(Writing, Training, Step, kind="distill/sequence"):
     def apply(self, model: Model, ctx: Context) -> Model:
         """Let the teacher write, train the student on it, and leave the best state in it."""
         teacher: Model = ctx.model(self.teacher)
-        rows = self._written(ctx.data(self.data), self.prompts, teacher, ctx)
+        rows = self._written("writing", ctx.data(self.data), self.prompts, teacher, ctx)
         answers = Answers(rows, model.tokenizer, self.length, self.batch, ctx.seed)
         answers.check(model.config.vocab_size)
         held = self._held_out(model, teacher, ctx)
@@ -81,16 +82,16 @@ class SequenceLevel(Writing, Training, Step, kind="distill/sequence"):
             dataset: Dataset = ctx.data(self.held_out)
         except KeyError:
             return []
-        rows = self._written(dataset, self.evaluate_on or _HELD_OUT, teacher, ctx)
+        count = self.evaluate_on or _HELD_OUT
+        rows = self._written("writing to judge on", dataset, count, teacher, ctx)
         return Answers(rows, model.tokenizer, self.length, self.batch, ctx.seed).in_order()
 
     def _written(
-        self, dataset: Dataset, count: int | None, teacher: Model, ctx: Context
+        self, label: str, dataset: Dataset, count: int | None, teacher: Model, ctx: Context
     ) -> list[Answered]:
         """Prompts of a dataset, and what the teacher writes after them; one process lets it."""
         rows = self._prompts(dataset, teacher)[:count]
         ids, ends = [prompt_of(row, teacher.tokenizer) for row in rows], ends_of(teacher)
-        label = f"writing after {dataset.name}"
         found = join(ctx.device).lead(
             lambda: write_after(teacher, ids, self, self.batch, ctx, label)
         )
