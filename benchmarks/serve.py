@@ -262,7 +262,8 @@ async def misbehave(port: int, record: Record) -> None:
         kind = draw.choice(("hang", "vanish", "large"))
         size = 10**8 if kind == "large" else 90
         writer.write(
-            f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n\r\n".encode()
+            b"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+            b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % size
         )
         with contextlib.suppress(OSError):
             if kind == "large":

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import transformers
-import uvicorn
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
@@ -23,7 +22,7 @@ from attar.serve.batching import Batched
 from attar.serve.gathering import Bounds, Gatherer
 from attar.serve.models import Pool
 from attar.serve.opening import Loaded
-from attar.serve.run import Server, bind
+from attar.serve.run import Server, bind, config
 from attar.serve.settings import Limits, Settings, Source
 
 TEMPLATE = (
@@ -55,13 +54,14 @@ class Echo:
         self.fails_on = None if fails_on is None else tokenizer()(fails_on)["input_ids"]
         self.prompts: dict[int, list[int]] = {}
         self.written: dict[int, int] = {}
-        self.most = 0
+        self.most = self.tokens = 0
 
     def extend(self, given: Mapping[int, Sequence[int]]) -> dict[int, NDArray[np.float32]]:
         time.sleep(self.seconds)
         for row, ids in given.items():
             if row in self.prompts and len(ids) == 1:
                 self.written[row] += 1
+                self.tokens += 1
             else:
                 self.prompts.setdefault(row, []).extend(ids)
                 self.written[row] = 0
@@ -165,7 +165,7 @@ class Running:
     def pool(self) -> Pool:
         return self.app.state.service.pool
 
-    def idle(self, seconds: float = 10.0) -> bool:
+    def idle(self, seconds: float = 60.0) -> bool:
         """Whether every model comes to rest within that time."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
@@ -184,16 +184,13 @@ def settings(*names: str, limits: Mapping[str, Any] | None = None, **others: Any
 
 @contextmanager
 def running(
-    given: Settings, open_: Callable[[Source, Settings], Loaded] | None = None
+    given: Settings, open_: Callable[[Source, Settings], Loaded] | None = None, idle: int = 30
 ) -> Iterator[Running]:
     """A real server on a free port."""
     pool = Pool(given, open_ or opener(), lambda source: 100) if open_ is not REAL else Pool(given)
     app = create_app(given, pool)
     listening: socket.socket = bind("127.0.0.1", 0)
-    config = uvicorn.Config(
-        app, log_config=None, access_log=False, timeout_graceful_shutdown=1, lifespan="on"
-    )
-    server = Server(config, app.state.service.gate, 5.0)
+    server = Server(config(app, idle), app.state.service.gate, 30.0)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     try:
@@ -206,7 +203,7 @@ def running(
         yield Running(f"http://127.0.0.1:{port}", port, app, server)
     finally:
         server.should_exit = True
-        thread.join(30)
+        thread.join(60)
         listening.close()
     assert not thread.is_alive()
 

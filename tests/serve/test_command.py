@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,6 +49,18 @@ def test_mistakes_are_told(
         taken.listen()
         port = taken.getsockname()[1]
         assert f"cannot listen on 127.0.0.1:{port}" in refused(capsys, model, "--port", port)
+
+
+def test_a_model_that_does_not_load_ends_the_command(
+    capsys: pytest.CaptureFixture[str], folders: dict[str, Path], tmp_path: Path
+):
+    broken = tmp_path / "broken"
+    shutil.copytree(folders["writer"], broken)
+    config = json.loads((broken / "config.json").read_text())
+    (broken / "config.json").write_text(json.dumps({**config, "hidden_size": 64}))
+    said = refused(capsys, broken, "--port", 0)
+    assert "error: " in said.splitlines()[-1] or "error: " in said
+    assert "Traceback" not in said.splitlines()[-1]
 
 
 def test_limits_are_listed(capsys: pytest.CaptureFixture[str]):

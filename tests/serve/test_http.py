@@ -10,9 +10,11 @@ from typing import Any
 
 import httpx
 import pytest
+from pydantic import ValidationError
 
 from attar.errors import UserError
 from attar.serve.auth import check_host, read_keys
+from attar.serve.schemas import Chat, Classification, Completion, Embedding
 from serve.fakes import Echo, Running, opener, running, settings
 
 CHAT = {"messages": [{"role": "user", "content": "hello"}]}
@@ -28,7 +30,7 @@ def error(answer: httpx.Response, status: int) -> dict[str, Any]:
 
 
 def post(server: Running, path: str, **more: Any) -> httpx.Response:
-    return httpx.post(server.url + path, timeout=20, **more)
+    return httpx.post(server.url + path, timeout=60, **more)
 
 
 @pytest.mark.parametrize(
@@ -68,6 +70,23 @@ def test_paths_and_methods_that_are_not_there(echo: Running):
     assert refused.headers["allow"] == "POST"
 
 
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        (Embedding, {"input": [[]] * 1000}),
+        (Classification, {"input": [{}] * 1000}),
+        (Completion, {"prompt": ["a", *[[]] * 1000]}),
+        (Completion, {"prompt": "a", "stop": [1] * 1000}),
+        (Chat, {"messages": [{}] * 1000}),
+        (Chat, {"messages": [{"role": "user", "content": [{}] * 1000}]}),
+    ],
+)
+def test_of_many_mistakes_few_are_kept(kind: Any, body: Any):
+    with pytest.raises(ValidationError) as refused:
+        kind.model_validate(body)
+    assert refused.value.error_count() < 10
+
+
 def test_every_answer_has_an_id(echo: Running):
     given = httpx.get(f"{echo.url}/healthz", headers={"X-Request-Id": "mine-1"})
     assert given.headers["x-request-id"] == "mine-1"
@@ -84,7 +103,7 @@ def test_a_body_that_is_too_large_is_not_read(echo: Running):
 
 def test_a_hundred_megabytes_harm_nobody(echo: Running):
     with socket.create_connection(("127.0.0.1", echo.port)) as client:
-        head = f"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: {10**8}\r\n\r\n"
+        head = f"POST /classify HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {10**8}\r\n\r\n"
         client.sendall(head.encode())
         sent = 0
         try:
@@ -99,8 +118,8 @@ def test_a_hundred_megabytes_harm_nobody(echo: Running):
 def test_a_body_that_does_not_come_is_given_up():
     given = settings(limits={"body_seconds": 0.3})
     with running(given) as server, socket.create_connection(("127.0.0.1", server.port)) as client:
-        client.sendall(b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n{")
-        client.settimeout(10)
+        client.sendall(b"POST /classify HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 50\r\n\r\n{")
+        client.settimeout(60)
         told = b""
         while more := client.recv(65536):
             told += more
@@ -128,6 +147,42 @@ def test_keys():
         error(refused, 401)
 
 
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"Host": "localhost:8000"}, 200),
+        ({"Host": "[::1]:8000", "Origin": "http://[::1]:8000"}, 200),
+        ({"Host": "elsewhere.example"}, 403),
+        ({"Host": "127.0.0.1.elsewhere.example"}, 403),
+        ({"Host": "127.0.0.1]"}, 403),
+        ({"Host": "localhost:8000", "Origin": "http://localhost:8001"}, 403),
+        ({"Host": "localhost", "Origin": "null"}, 403),
+    ],
+)
+def test_pages_from_elsewhere_are_refused(echo: Running, headers: dict[str, str], status: int):
+    answer = httpx.get(f"{echo.url}/v1/models", headers=headers)
+    assert answer.status_code == status
+    assert httpx.get(f"{echo.url}/healthz", headers=headers).status_code == 200
+
+
+def test_keys_and_anyone_let_other_names_in():
+    for more in ({"keys": ("a-long-key",)}, {"anyone": True}):
+        with running(settings("echo", **more)) as server:
+            headers = {"Host": "elsewhere.example", "Authorization": "Bearer a-long-key"}
+            assert httpx.get(f"{server.url}/v1/models", headers=headers).status_code == 200
+
+
+def test_a_connection_without_a_whole_request_is_closed():
+    with running(settings(), idle=1) as server:
+        for part in (b"", b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\nGET", b"POST /classify HT"):
+            with socket.create_connection(("127.0.0.1", server.port)) as client:
+                client.sendall(part)
+                client.settimeout(60)
+                while client.recv(65536):
+                    pass
+
+
 def test_keys_are_read_line_by_line():
     assert read_keys(["# ours", "", " abcdefgh ", "12345678"]) == ("abcdefgh", "12345678")
     for bad in ("short", "with a space", "schlüssel-eins"):
@@ -140,23 +195,26 @@ def test_others_are_let_in_with_keys_only():
     check_host("::1", (), False)
     check_host("0.0.0.0", ("some-key-1",), False)
     check_host("0.0.0.0", (), True)
-    with pytest.raises(UserError, match="no API keys"):
-        check_host("0.0.0.0", (), False)
+    for host in ("0.0.0.0", "", "127.elsewhere.example"):
+        with pytest.raises(UserError, match="no API keys"):
+            check_host(host, (), False)
 
 
 def test_a_full_queue_says_when_to_come_back():
     limits = {"batch": 1, "queue": 1, "context": 400}
-    with running(settings(limits=limits), opener(lambda: Echo(0.02))) as server:
-        long = {"prompt": "x" * 300, "stream": True, "max_tokens": 99}
-        with (
-            httpx.stream("POST", f"{server.url}/v1/completions", json=long, timeout=20) as one,
-            httpx.stream("POST", f"{server.url}/v1/completions", json=long, timeout=20) as two,
-        ):
-            assert one.status_code == two.status_code == 200
-            for stream in (False, True):
-                refused = post(server, "/v1/completions", json={"prompt": "y", "stream": stream})
-                assert error(refused, 429)["code"] == "queue_full"
-                assert refused.headers["retry-after"] == "1"
+    with running(settings(limits=limits), opener(lambda: Echo(0.2))) as server:
+        long = {"prompt": "x" * 190, "stream": True, "max_tokens": 190, "temperature": 0}
+        with httpx.stream("POST", f"{server.url}/v1/completions", json=long, timeout=60) as one:
+            next(one.iter_lines())  # it has left the queue
+            with httpx.stream("POST", f"{server.url}/v1/completions", json=long, timeout=60) as two:
+                assert one.status_code == two.status_code == 200
+                for stream in (False, True):
+                    short = {"prompt": "y", "stream": stream}
+                    refused = post(server, "/v1/completions", json=short)
+                    assert error(refused, 429)["code"] == "queue_full"
+                    assert refused.headers["retry-after"] == "1"
+        many = post(server, "/v1/completions", json={"prompt": ["y"] * 2})
+        assert "more than 1" in error(many, 400)["message"]
         assert server.idle()
 
 
@@ -177,10 +235,10 @@ def test_answers_that_take_too_long():
 
 
 def test_prompts_that_wait_too_long():
-    limits = {"batch": 1, "seconds": 60, "queue_seconds": 1.5, "context": 800}
-    with running(settings(limits=limits), opener(lambda: Echo(0.03))) as server:
+    limits = {"batch": 1, "seconds": 60, "queue_seconds": 2.5, "context": 800}
+    with running(settings(limits=limits), opener(lambda: Echo(0.1))) as server:
         long = {"prompt": "x" * 390, "stream": True, "max_tokens": 390}
-        with httpx.stream("POST", f"{server.url}/v1/completions", json=long, timeout=20) as one:
+        with httpx.stream("POST", f"{server.url}/v1/completions", json=long, timeout=60) as one:
             lines = one.iter_lines()  # kept: without it the stream is closed
             next(lines)
             refused = post(server, "/v1/completions", json={"prompt": "y"})
@@ -197,22 +255,29 @@ def test_a_model_that_fails_is_our_fault_and_the_next_request_is_answered(
             failed = post(server, "/v1/completions", json={"prompt": "a poison"})
         assert "poison" not in error(failed, 500)["message"]
         assert "this prompt is poison" in caplog.text
+        caplog.clear()
+        with caplog.at_level(logging.ERROR, "attar.serve"):
+            streamed = post(server, "/v1/completions", json={"prompt": "a poison", "stream": True})
+        assert "the model failed on this prompt" in streamed.text
+        assert "this prompt is poison" in caplog.text
         fine = post(server, "/v1/completions", json={"prompt": "fine", "temperature": 0})
         assert fine.json()["choices"][0]["text"] == "fine"
 
 
 def test_draining_lets_nothing_new_in():
-    with running(settings(limits={"context": 400}), opener(lambda: Echo(0.01))) as server:
+    echo = Echo(0.01)
+    with running(settings(limits={"context": 400}), opener(lambda: echo)) as server:
         long = {"prompt": "x" * 100, "stream": True, "max_tokens": 200, "temperature": 0}
-        with httpx.stream("POST", f"{server.url}/v1/completions", json=long, timeout=20) as one:
+        with httpx.stream("POST", f"{server.url}/v1/completions", json=long, timeout=60) as one:
             lines = one.iter_lines()
             next(lines)
+            echo.seconds = 0.2  # a token, until all is asked
             server.server.handle_exit(15, None)
-            time.sleep(0.1)
             ready = httpx.get(f"{server.url}/readyz")
             assert (ready.status_code, ready.json()) == (503, {"status": "draining"})
             assert httpx.get(f"{server.url}/healthz").status_code == 200
             assert error(post(server, "/classify", json={"input": "x"}), 503)["code"] == "draining"
+            echo.seconds = 0.0
             rest = [line for line in lines if line.startswith("data: {")]
             assert json.loads(rest[-1][6:])["choices"][0]["finish_reason"] == "stop"
 
@@ -244,8 +309,11 @@ def test_the_log_tells_facts_and_no_words(echo: Running, caplog: pytest.LogCaptu
             json={"messages": [{"role": "user", "content": "my secret"}], "model": "echo"},
             headers={"Authorization": "Bearer hidden-key"},
         )
-        time.sleep(0.2)
-    records = [record for record in caplog.records if record.getMessage() == "request"]
+        records: list[logging.LogRecord] = []
+        end = time.monotonic() + 60
+        while not records and time.monotonic() < end:  # written once the answer is sent
+            time.sleep(0.01)
+            records = [each for each in caplog.records if each.getMessage() == "request"]
     line = _Lines().format(records[-1])
     facts = json.loads(line)
     assert facts["status"] == 200

@@ -14,7 +14,8 @@ import pytest
 from attar.errors import ModelError, UserError
 from attar.runtimes.runtime import Decoder, Encoder, Engine, StoredCodes
 from attar.serve import opening
-from attar.serve.batching import Batched, Delegated
+from attar.serve.batching import Batched
+from attar.serve.delegating import Delegated
 from attar.serve.opening import Loaded, locate, open_model
 from attar.serve.settings import Limits, Settings, Source
 from serve.fakes import EchoDecoder

@@ -50,7 +50,7 @@ def test_the_longest_idle_makes_room():
 
 def test_a_model_in_use_stays():
     async def story() -> None:
-        models = pool("a", "b", "c", memory=200, queue_seconds=0.5)
+        models = pool("a", "b", "c", memory=200, queue_seconds=1.5)
         await models.start()
         async with models.use("a"), models.use("b"):
             with pytest.raises(ApiError) as refused:
@@ -72,6 +72,38 @@ def test_one_that_waits_for_room_gets_it():
             await asyncio.sleep(0.05)
             assert not waits.done()
         assert await waits == "b"
+        await models.close()
+
+    asyncio.run(story())
+
+
+def test_several_that_want_the_same_room_get_it_one_after_another():
+    async def story() -> None:
+        models = pool("a", "b", "c", "d", memory=100, queue_seconds=60)
+        await models.start()
+        names = ["b", "c", "d", "a"] * 5
+        assert await asyncio.gather(*(touch(models, name) for name in names)) == names
+        assert len(models.loaded()) == 1
+        await models.close()
+
+    asyncio.run(story())
+
+
+def test_one_that_failed_gives_its_room_back():
+    make = opener()
+
+    def broken(source: Source, given: Settings) -> Any:
+        if source.name == "b":
+            raise ModelError("the weights are damaged")
+        return make(source, given)
+
+    async def story() -> None:
+        models = pool("a", "b", "c", memory=100, open_=broken, queue_seconds=60)
+        await models.start()
+        found = await asyncio.gather(
+            *(touch(models, name) for name in "bcbcba"), return_exceptions=True
+        )
+        assert [str(each) for each in found if isinstance(each, str)] == ["c", "c", "a"]
         await models.close()
 
     asyncio.run(story())

@@ -7,6 +7,7 @@ import pytest
 
 from attar.runtimes.runtime import Sampling
 from attar.serve.sampling import pick
+from attar.serve.writing import sampling as asked
 
 DRAWS = 4_000
 
@@ -76,3 +77,10 @@ def test_log_probabilities_are_the_models_own():
     assert [token for token, _ in token.top] == [1, 2]
     assert [value for _, value in token.top] == pytest.approx(exact[[1, 2]], abs=1e-6)
     assert np.isnan(pick(logits, Sampling(0.0), np.random.default_rng(0), None).logprob)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1e-310, 1e-50, 1e-6])
+def test_the_coldest_temperatures_take_the_likeliest(temperature: float):
+    logits = np.array([1.0, 3.0, 2.0, 0.0], np.float32)
+    drawn = asked(temperature, 1.0, None, 0)
+    assert pick(logits, drawn, np.random.default_rng(0), None).id == 1

@@ -38,7 +38,7 @@ class Rows:
 
         A name that was not seen before begins a row. While a row is given several tokens at once
         it is read alone; from the first time that it is given one it must be given one in
-        every call, until it is dropped.
+        every call that gives any row one, until it is dropped.
         """
         with torch.no_grad():
             written = {row: ids[0] for row, ids in given.items() if self._writes(row, ids)}
@@ -199,6 +199,7 @@ class _Layer(CacheLayerMixin):
         if not self.is_initialized:
             self.lazy_initialization(keys, values)
         for ours, theirs in zip(self.tensors(), (keys, values), strict=True):
+            ours[row, :, :column] = 0  # what is masked still counts where another text left a NaN
             ours[row, :, column : column + theirs.shape[2]] = theirs[0]
 
     def slide(self, start: int, end: int, columns: int) -> None:

@@ -25,6 +25,7 @@ from attar.serve.settings import Settings
 _ERRORS = {
     400: "the request makes no sense",
     401: "no API key, or an unknown one",
+    403: "asked by somebody else's page",
     404: "no such model",
     408: "the body came too slowly",
     413: "the body is too large",
@@ -59,7 +60,7 @@ def create_app(
     pool: Pool | None = None,
     failed: Callable[[BaseException], None] = lambda error: None,
 ) -> FastAPI:
-    """The server as an ASGI application. `failed` is told when the first model does not load."""
+    """The server as an ASGI application. `failed` is told when a model does not load at first."""
     pool = pool or Pool(settings)
     service = Service(settings, pool, Metrics(pool), Gate())
     app = FastAPI(
@@ -77,7 +78,7 @@ def create_app(
     app.add_middleware(
         Door,  # pyright: ignore[reportArgumentType]
         limits=settings.limits,
-        keys=Keys(settings.keys),
+        keys=Keys(settings.keys, settings.anyone),
         gate=service.gate,
         metrics=service.metrics,
     )
@@ -94,7 +95,7 @@ def _life(pool: Pool, failed: Callable[[BaseException], None]) -> Any:
             try:
                 await pool.start()
             except Exception as error:  # the command says it, and ends
-                log("no model", logging.ERROR, model=pool.sources[0].name, reason=str(error))
+                log("not started", logging.ERROR, reason=str(error))
                 failed(error)
 
         starting = asyncio.create_task(start())

@@ -6,15 +6,13 @@ import threading
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 
 from attar.errors import AttarError
-from attar.runtimes.runtime import Decoder, Floats, Sampling, Token
+from attar.runtimes.runtime import Floats, Sampling, Token
 from attar.serve.sampling import pick
 
 PIECE = 256  # tokens of new prompts that are read between two tokens of the others
@@ -106,6 +104,12 @@ class _Row:
     written: int = 0
     given: Sequence[int] = field(default=())
 
+    @property
+    def reads(self) -> bool:
+        """Whether it is given a piece of its prompt, other than the lone token that joins it."""
+        whole = not self.written and len(self.job.prompt) == len(self.given)
+        return len(self.given) > 1 or (whole and len(self.given) == 1)
+
 
 class Batched(Writer):
     """Writes up to `size` answers at once; others wait, and begin as soon as one ends."""
@@ -177,14 +181,29 @@ class Batched(Writer):
         for row in self._rows:
             row.given = row.left if row.written else _piece(row.left, budget)
             budget -= 0 if row.written else len(row.given)
-        chosen = {row.name: row.given for row in self._rows if row.given}
-        if not chosen:
-            return
-        logits = self._batch.extend(chosen)
-        for row in [row for row in self._rows if row.given]:
-            row.left = row.left[len(row.given) :]
-            if not row.left:
-                self._tell(row, logits[row.name])
+        alone = [row for row in self._rows if row.reads]
+        together = [row for row in self._rows if row.given and not row.reads]
+        for row in alone:
+            self._read(row)
+        if together:
+            logits = self._batch.extend({row.name: row.given for row in together})
+            for row in together:
+                self._go_on(row, logits[row.name])
+
+    def _read(self, row: _Row) -> None:
+        """A piece of a prompt, alone: one that a model fails on ends no other's answer."""
+        try:
+            logits = self._batch.extend({row.name: row.given})
+        except Exception as error:  # whatever a model raises
+            self._leave(row)
+            row.job.tell(End("error", error))
+        else:
+            self._go_on(row, logits[row.name])
+
+    def _go_on(self, row: _Row, logits: Floats) -> None:
+        row.left = row.left[len(row.given) :]
+        if not row.left:
+            self._tell(row, logits)
 
     def _tell(self, row: _Row, logits: Floats) -> None:
         token = pick(logits, row.job.sampling, row.random, row.job.top)
@@ -217,58 +236,3 @@ class Batched(Writer):
 def _piece(left: Sequence[int], budget: int) -> Sequence[int]:
     """The next piece of a prompt; a lone token only as the last one, for it begins the writing."""
     return () if budget < 2 <= len(left) else left[:budget]
-
-
-class Delegated(Writer):
-    """Hands each job to a decoder that batches by itself, or takes `size` of them at a time."""
-
-    def __init__(self, decoder: Decoder, size: int, queue: int) -> None:
-        self._decoder, self._size, self._queue = decoder, size, queue
-        self._threads = ThreadPoolExecutor(size, thread_name_prefix="attar-writer")
-        self._lock = threading.Lock()
-        self._closed = False
-
-    def submit(self, job: Job) -> None:
-        with self._lock:
-            if self._closed:
-                raise Stopped("the model is being unloaded")
-            if self.waiting >= self._queue:
-                raise QueueFull(f"{self.waiting} prompts wait already")
-            self.waiting += 1
-        self._threads.submit(self._write, job)
-
-    def close(self) -> None:
-        with self._lock:
-            self._closed = True
-        self._threads.shutdown(wait=True)
-        self._decoder.close()
-
-    def _write(self, job: Job) -> None:
-        with self._lock:
-            self.waiting -= 1
-            self.running += 1
-        try:
-            end = self._answer(job)
-        except Exception as error:  # whatever an engine raises ends this answer, not the server
-            end = End("error", error)
-        with self._lock:
-            self.running -= 1
-        job.tell(end)
-
-    def _answer(self, job: Job) -> End:
-        if self._closed:
-            return End("error", Stopped("the server ends"))
-        if job.gone:
-            return End("stop")
-        tokens = self._decoder.generate(
-            job.prompt, job.limit, job.sampling, tuple(job.stop), job.top or 0
-        )
-        with closing(tokens) as written:  # pyright: ignore[reportArgumentType]
-            for count, token in enumerate(written, 1):
-                if job.gone or self._closed:
-                    break
-                job.tell(token)
-                reason = job.ends(token, count)
-                if reason is not None:
-                    return End(reason)
-        return End("error", Stopped("the server ends")) if self._closed else End("stop")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from typing import Any
@@ -14,7 +13,7 @@ from attar.serve.generation import (
     Stream,
     Wish,
     answer_to,
-    collect,
+    collect_all,
     language_model,
     token_text,
 )
@@ -46,7 +45,8 @@ async def _answers(service: Service, model: Loaded, asked: Completion) -> list[A
     language_model(model)
     limits = service.settings.limits
     wish = Wish(asked.max_tokens, _DEFAULT, asked.logprobs)
-    rows = await prompt_ids(model, asked.prompt, limits.texts, "prompt")
+    most = min(limits.texts, limits.queue)  # more would never be taken, however long one waits
+    rows = await prompt_ids(model, asked.prompt, most, "prompt")
     return [answer_to(model, ids, asked, wish, limits) for ids in rows]
 
 
@@ -59,7 +59,7 @@ async def _whole(
         for answer in answers:
             stack.callback(answer.cancel)
             answer.begin()
-        wholes = await asyncio.gather(*(collect(answer, service, model.name) for answer in answers))
+        wholes = await collect_all(answers, service, model.name)
         prompt = sum(len(answer.ask.prompt) for answer in answers)
         written = sum(answer.count for answer in answers)
         choices = [

@@ -107,18 +107,29 @@ class Gatherer:
             self._changed.wait(left)
 
     def _answer(self, texts: list[_Text]) -> None:
+        rows: Any
+        try:
+            rows = self._run_together(texts)
+        except Exception as error:  # whatever a model raises ends these answers, not the server
+            if len(texts) > 1:  # and of these only the one that it fails on
+                for text in texts:
+                    self._answer([text])
+                return
+            rows = [error]
+        for text, row in zip(texts, rows, strict=True):
+            _settle(text.answer, row)
+
+    def _run_together(self, texts: list[_Text]) -> Floats:
         longest = max(len(text.ids) for text in texts)
         ids = np.full((len(texts), longest), self._pad, np.int64)
         mask = np.zeros_like(ids)
         for row, text in enumerate(texts):
             ids[row, : len(text.ids)] = text.ids
             mask[row, : len(text.ids)] = 1
-        try:
-            rows: Any = self._forward(ids, mask)
-        except Exception as error:  # whatever a model raises ends these answers, not the server
-            rows = [error] * len(texts)
-        for text, row in zip(texts, rows, strict=True):
-            _settle(text.answer, row)
+        rows = self._forward(ids, mask)
+        if len(rows) != len(texts):
+            raise ValueError(f"{len(rows)} rows came of {len(texts)} texts")
+        return rows
 
 
 def _alike(waits: Sequence[_Text], most: int) -> list[_Text]:

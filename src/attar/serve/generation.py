@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
@@ -13,6 +14,7 @@ from typing import Any
 from fastapi import Request
 
 from attar.serve.errors import ApiError
+from attar.serve.log import log
 from attar.serve.opening import Loaded
 from attar.serve.prompts import too_long
 from attar.serve.schemas import Generation
@@ -88,6 +90,17 @@ async def collect(answer: Answer, service: Service, name: str) -> Whole:
     return Whole("".join(text), tokens, reason)
 
 
+async def collect_all(answers: Sequence[Answer], service: Service, name: str) -> list[Whole]:
+    """Wait for several answers; where one fails, none is waited for any longer."""
+    tasks = [asyncio.ensure_future(collect(answer, service, name)) for answer in answers]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
 async def _timed(answer: Answer, service: Service, name: str) -> AsyncGenerator[Piece]:
     """The pieces; the time until the first token is counted, and so is a client's going away."""
     start, ended = time.perf_counter(), False
@@ -138,6 +151,8 @@ class Stream:
             yield DONE
         except ApiError as error:
             self.service.note(self.request, error=error.message)
+            if error.__cause__ is not None:
+                log("failed", logging.ERROR, error.__cause__, path=self.request.url.path)
             yield f"data: {error.text()}\n\n"
         finally:
             if counts is None:

@@ -66,7 +66,7 @@ class Door:
 
     async def _let_in(self, scope: Scope, receive: Receive, visit: _Visit) -> None:
         headers = {name.lower(): value for name, value in scope["headers"]}
-        self._keys.check(scope["path"], headers.get(b"authorization", b"").decode("latin-1"))
+        self._keys.check(scope["path"], headers)
         if scope["method"] == "POST":
             self._gate.check()
         body = await self._body(headers.get(b"content-length"), receive)
@@ -130,7 +130,7 @@ class _Visit:
 
     def failed(self, error: ApiError) -> None:
         """Close the connection where the rest of a body would still come."""
-        self._close = error.status in (401, 408, 413, 503)
+        self._close = error.status in (401, 403, 408, 413, 503)
 
     async def answer(self, error: ApiError, scope: Scope, receive: Receive) -> None:
         """Send an error, unless an answer is under way: that one just ends."""

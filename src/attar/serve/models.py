@@ -28,8 +28,9 @@ class _Entry:
     size: int  # bytes: expected, and once it was loaded real
     loaded: Loaded | None = None
     loading: asyncio.Task[Loaded] | None = None
-    users: int = 0
+    users: int = 0  # those who wait for it, too
     used: float = 0.0
+    held: int = 0  # bytes taken from the budget: from before it loads until after it is unloaded
 
 
 class Pool:
@@ -66,7 +67,8 @@ class Pool:
         """Load the first model, and others as far as they fit. Raises what loading raises."""
         for number, entry in enumerate(self._entries.values()):
             if number == 0 or self._fits(entry):
-                await self._load_once(entry)
+                async with self._kept(entry):
+                    await self._load_once(entry)
         self.ready = True
 
     async def close(self) -> None:
@@ -82,24 +84,29 @@ class Pool:
     async def use(self, name: str | None) -> AsyncIterator[Loaded]:
         """A model that stays loaded meanwhile; the first one where no name is given."""
         entry = self._entry(name)
-        loaded = entry.loaded
-        if loaded is None:
-            seconds = self._settings.limits.queue_seconds
-            try:
-                async with asyncio.timeout(seconds):
-                    loaded = await self._load_once(entry)
-            except TimeoutError:
-                raise busy(f"{entry.source.name} is not loaded yet", "model_loading") from None
-            except AttarError as error:
-                raise busy(f"{entry.source.name} does not load", "model_failed") from error
-        entry.users += 1
-        entry.used = time.monotonic()
-        try:
+        async with self._kept(entry):
+            loaded = entry.loaded or await self._in_time(entry)
+            entry.used = time.monotonic()
             yield loaded
+
+    async def _in_time(self, entry: _Entry) -> Loaded:
+        try:
+            async with asyncio.timeout(self._settings.limits.queue_seconds):
+                return await self._load_once(entry)
+        except TimeoutError:
+            raise busy(f"{entry.source.name} is not loaded yet", "model_loading") from None
+        except AttarError as error:
+            raise busy(f"{entry.source.name} does not load", "model_failed") from error
+
+    @asynccontextmanager
+    async def _kept(self, entry: _Entry) -> AsyncIterator[None]:
+        """Nobody unloads it meanwhile, not even between its loading and its first use."""
+        entry.users += 1
+        try:
+            yield
         finally:
             entry.users -= 1
-            async with self._room:
-                self._room.notify_all()
+            await self._tell()
 
     def _entry(self, name: str | None) -> _Entry:
         if name is None:
@@ -116,28 +123,26 @@ class Pool:
 
     async def _load_once(self, entry: _Entry) -> Loaded:
         """Load a model however many ask for it; it goes on loading when they go away."""
-        while entry.loaded is None:
-            if entry.loading is None:
-                entry.loading = asyncio.create_task(self._load(entry))
-                entry.loading.add_done_callback(lambda task: task.cancelled() or task.exception())
-            loaded = await asyncio.shield(entry.loading)
-            if entry.loaded is None:  # unloaded in the same breath
-                continue
-            return loaded
-        return entry.loaded
+        if entry.loaded is not None:
+            return entry.loaded
+        if entry.loading is None:
+            entry.loading = asyncio.create_task(self._load(entry))
+            entry.loading.add_done_callback(lambda task: task.cancelled() or task.exception())
+        return await asyncio.shield(entry.loading)
 
     async def _load(self, entry: _Entry) -> Loaded:
         start = time.perf_counter()
         try:
             await self._make_room(entry)
-            loaded = await asyncio.to_thread(self._open, entry.source, self._settings)
+            loaded = await self._opened(entry)
         except Exception as error:
             log("model failed", logging.ERROR, error, model=entry.source.name)
             raise
         finally:
             entry.loading = None
             _take_signals_back()
-        entry.loaded, entry.size, entry.used = loaded, loaded.size, time.monotonic()
+        entry.loaded, entry.used = loaded, time.monotonic()
+        entry.size = entry.held = loaded.size
         log(
             "model loaded",
             model=entry.source.name,
@@ -147,33 +152,51 @@ class Pool:
         )
         return loaded
 
-    def _taken(self) -> int:
-        """Bytes of what is in memory or on its way there."""
-        return sum(
-            entry.size
-            for entry in self._entries.values()
-            if entry.loaded is not None or entry.loading is not None
-        )
+    async def _opened(self, entry: _Entry) -> Loaded:
+        entry.held = entry.size
+        try:
+            return await asyncio.to_thread(self._open, entry.source, self._settings)
+        except BaseException:
+            entry.held = 0
+            await self._tell()
+            raise
 
     def _fits(self, entry: _Entry) -> bool:
-        return self._budget is None or self._taken() + entry.size <= self._budget
+        """Whether there is room for it; always where it is alone, however large it proved."""
+        taken = sum(other.held for other in self._entries.values())
+        return self._budget is None or not taken or taken + entry.size <= self._budget
+
+    def _idle(self) -> list[_Entry]:
+        return [e for e in self._entries.values() if e.loaded is not None and e.users == 0]
 
     async def _make_room(self, entry: _Entry) -> None:
-        """Unload the longest idle ones until this one, which counts already, fits."""
-        while self._budget is not None and self._taken() > self._budget:
-            idle = [
-                other
-                for other in self._entries.values()
-                if other is not entry and other.loaded is not None and other.users == 0
-            ]
-            if idle:
-                await self._unload(min(idle, key=lambda other: other.used))
-                await asyncio.to_thread(gc.collect)  # modules hold one another in circles
-                continue
-            if self._taken() == entry.size:  # larger than was expected, and alone
-                return
+        """Unload the longest idle ones until this one fits.
+
+        What waits here takes nothing from the budget, or two that wait would wait for each other.
+        """
+
+        def possible() -> bool:
+            return not entry.held and (self._fits(entry) or bool(self._idle()))
+
+        while True:
             async with self._room:  # whoever asked goes away when that takes too long
-                await self._room.wait()
+                await self._room.wait_for(possible)
+            if self._fits(entry):
+                return
+            await self._evict(min(self._idle(), key=lambda other: other.used))
+
+    async def _evict(self, entry: _Entry) -> None:
+        try:
+            await self._unload(entry)
+            await asyncio.to_thread(gc.collect)  # modules hold one another in circles
+        finally:
+            entry.held = 0
+            await self._tell()
+
+    async def _tell(self) -> None:
+        """Let those who wait for room look again."""
+        async with self._room:
+            self._room.notify_all()
 
     async def _unload(self, entry: _Entry) -> None:
         loaded, entry.loaded = entry.loaded, None

@@ -14,7 +14,8 @@ from attar.core.recipe import ModelSource
 from attar.errors import ModelError, UserError
 from attar.runtimes import engine_of, find
 from attar.runtimes.runtime import Decoder, Encoder, Engine, Floats, Ids
-from attar.serve.batching import Delegated, Writer
+from attar.serve.batching import Writer
+from attar.serve.delegating import Delegated
 from attar.serve.gathering import Bounds, Forward, Gatherer
 from attar.serve.settings import Settings, Source
 
@@ -113,6 +114,13 @@ def _native(folder: Path) -> Engine | None:
 
 def open_model(source: Source, settings: Settings) -> Loaded:
     """Load a model. Takes seconds; raises AttarError."""
+    loaded = _open(source, settings)
+    # the first call drops a truncation that its file asks for; two threads at once may not do that
+    loaded.tokenizer("a", verbose=False)
+    return loaded
+
+
+def _open(source: Source, settings: Settings) -> Loaded:
     place = locate(source)
     if place.engine == TORCH:
         from attar.serve.pytorch import open_torch
@@ -183,6 +191,7 @@ def _encoder(
             "hidden states to make embeddings of. Serve the model that it was exported from"
         )
     classifier = kind.endswith("ForSequenceClassification")
+    places = config.get("max_position_embeddings")
 
     def forward(ids: Ids, mask: Ids) -> Floats:
         found = opened.run(ids, mask)
@@ -196,9 +205,14 @@ def _encoder(
         tokenizer=tokenizer,
         load=gatherer(forward, settings, tokenizer, opened.close),
         size=place.size,
-        context=min(settings.limits.context, int(config.get("max_position_embeddings") or 512)),
+        context=min(settings.limits.context, longest(config.get("model_type"), places, 512)),
         labels=labels,
     )
+
+
+def longest(family: str | None, places: int | None, otherwise: int) -> int:
+    """Tokens that a text may have: RoBERTa's positions begin after its padding's."""
+    return int(places or otherwise) - (2 if family == "roberta" else 0)
 
 
 def ends_of(tokenizer: Any, *configs: Any) -> frozenset[int]:

@@ -13,7 +13,7 @@ from attar.models.rows import Rows
 from attar.models.source import read_config
 from attar.runtimes.runtime import Floats, Ids
 from attar.serve.batching import Batched
-from attar.serve.opening import TORCH, Loaded, Place, ends_of, gatherer, pooled
+from attar.serve.opening import TORCH, Loaded, Place, ends_of, gatherer, longest, pooled
 from attar.serve.settings import Settings, Source
 
 
@@ -31,7 +31,8 @@ def open_torch(source: Source, place: Place, settings: Settings) -> Loaded:
         for tensor in [*model.module.parameters(), *model.module.buffers()]
     )
     limits = settings.limits
-    context = min(limits.context, _longest(model.config))
+    places = getattr(model.config, "max_position_embeddings", None)
+    context = min(limits.context, longest(model.config.model_type, places, 2**20))
     common = {"name": source.name, "engine": TORCH, "size": size, "context": context}
     start = _threads(settings)
     if task == "causal-lm":
@@ -50,13 +51,6 @@ def _headless(place: Place) -> bool:
         return False
     names = read_config(place.files).get("architectures") or ()
     return any(name.endswith("Model") and not name.endswith("LMHeadModel") for name in names)
-
-
-def _longest(config: Any) -> int:
-    longest = getattr(config, "max_position_embeddings", None) or 2**20
-    # RoBERTa's positions begin after its padding's
-    spare = 2 if config.model_type == "roberta" else 0
-    return int(longest) - spare
 
 
 def _threads(settings: Settings) -> Callable[[], None]:

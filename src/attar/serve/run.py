@@ -10,6 +10,7 @@ from types import FrameType
 from typing import Any
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from attar.errors import UserError
 from attar.serve.app import create_app
@@ -20,6 +21,8 @@ from attar.serve.models import Pool
 from attar.serve.settings import Settings
 
 _CUT = 2  # seconds that requests get to notice that they are cut off
+_IDLE = 30  # seconds that a connection may stay open without a request
+_UNREAD = 300  # seconds until a connection whose reader takes nothing is dropped
 
 
 def serve(settings: Settings) -> None:
@@ -34,16 +37,7 @@ def serve(settings: Settings) -> None:
         server.should_exit = True
 
     app = create_app(settings, Pool(settings), failed)
-    config = uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        timeout_keep_alive=30,
-        timeout_graceful_shutdown=_CUT,
-    )
-    server = Server(config, app.state.service.gate, settings.limits.drain)
+    server = Server(config(app), app.state.service.gate, settings.limits.drain)
     host, port = listening.getsockname()[:2]
     names = [source.name for source in settings.models]
     log("listening", url=f"http://{host}:{port}", models=names)
@@ -51,6 +45,55 @@ def serve(settings: Settings) -> None:
     log("ended")
     if errors:
         raise errors[0]
+
+
+def config(app: Any, idle: int = _IDLE) -> uvicorn.Config:
+    """How uvicorn serves the application; the same whatever else is installed."""
+    return uvicorn.Config(
+        app,
+        http=Connection,
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=idle,
+        timeout_graceful_shutdown=_CUT,
+    )
+
+
+class Connection(H11Protocol):
+    """One connection; closed where no request, or not all of its head, comes in time.
+
+    uvicorn itself waits for ever for the rest of what has begun, and then nobody else gets in.
+    """
+
+    _late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._rest()
+
+    def _watch(self) -> None:
+        """A request that is there stops the clock; what comes of one does not set it back."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._rest()
+        elif self._late is None:
+            self._late = self.loop.call_later(self.timeout_keep_alive, self.transport.close)
+
+    def _rest(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -61,6 +104,8 @@ def bind(host: str, port: int) -> socket.socket:
         )[0]
         found = socket.socket(family, kind, protocol)
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            found.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000 * _UNREAD)
         found.bind(address)
     except OSError as error:
         raise UserError(

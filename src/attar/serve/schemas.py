@@ -19,8 +19,12 @@ def _whole(text: str) -> str:
 
 Words = Annotated[str, AfterValidator(_whole)]
 Text = Annotated[Words, Field(min_length=1)]
-Ids = Annotated[list[Annotated[int, Field(ge=0, le=2**31)]], Field(min_length=1)]
-Texts = Annotated[list[Text] | list[Ids], Field(min_length=1)]
+# `fail_fast`: half a million mistakes in one body would take seconds, and gigabytes, to be told
+Ids = Annotated[list[Annotated[int, Field(ge=0, le=2**31)]], Field(min_length=1, fail_fast=True)]
+Texts = Annotated[
+    Annotated[list[Text], Field(fail_fast=True)] | Annotated[list[Ids], Field(fail_fast=True)],
+    Field(min_length=1),
+]
 
 
 class Request(BaseModel):
@@ -48,7 +52,9 @@ class Generation(Request):
     top_p: FiniteFloat | None = Field(None, gt=0, le=1, description="share of the likeliest")
     top_k: int | None = Field(None, ge=0, le=2**31, description="how many of the likeliest; 0: all")
     seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1, description="draws the same again")
-    stop: Words | list[Words] | None = Field(None, description="up to 4 words that end the answer")
+    stop: Words | Annotated[list[Words], Field(fail_fast=True)] | None = Field(
+        None, description="up to 4 words that end the answer"
+    )
     stream: bool | None = Field(None, description="send the answer in pieces, as it is written")
     stream_options: StreamOptions | None = None
     max_tokens: int | None = Field(None, ge=1, le=2**31, description="tokens of the answer")
@@ -94,7 +100,7 @@ class Message(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: Words | Annotated[list[Part], Field(min_length=1)]
+    content: Words | Annotated[list[Part], Field(min_length=1, fail_fast=True)]
     name: str | None = None
     refusal: None = None
 
@@ -109,7 +115,7 @@ class Message(BaseModel):
 class Chat(Generation):
     """A request to /v1/chat/completions."""
 
-    messages: list[Message] = Field(min_length=1)
+    messages: Annotated[list[Message], Field(fail_fast=True)] = Field(min_length=1)
     max_completion_tokens: int | None = Field(None, ge=1, le=2**31, description="as max_tokens")
     logprobs: bool | None = Field(None, description="log-probabilities of the tokens written")
     top_logprobs: int | None = Field(None, ge=0, le=20, description="of so many others too")

@@ -92,8 +92,8 @@ class Events(StreamingResponse):
         try:
             async with asyncio.timeout(self._seconds):
                 await super().__call__(scope, receive, send)
-        except TimeoutError:
-            raise ApiError(504, "the client did not read its answer in time", "timeout") from None
+        except TimeoutError:  # all that can be done is to break off; the server hangs up
+            scope.setdefault("attar", {})["error"] = "the client did not read its answer in time"
         finally:
             await self._events.aclose()
             await self._held.aclose()

@@ -15,6 +15,8 @@ from attar.serve.errors import ApiError, busy
 from attar.serve.settings import Limits
 from attar.serve.text import Stops, Unfolding
 
+_COLDEST = 1e-5  # a temperature below it takes the likeliest, and logits divided by it overflow
+
 
 @dataclass(frozen=True)
 class Ask:
@@ -152,7 +154,7 @@ def _failed(error: Exception) -> ApiError:
 def sampling(temperature: float, top_p: float, top_k: int | None, seed: int | None) -> Sampling:
     """How to draw, as a request says it; a seed of its own where it gives none."""
     return Sampling(
-        temperature,
+        temperature if temperature > _COLDEST else 0.0,
         top_k or None,
         top_p if top_p < 1 else None,
         secrets.randbits(48) if seed is None else seed % 2**63,
