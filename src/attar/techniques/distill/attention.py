@@ -16,6 +16,7 @@ class Attention(AttentionSignal, GuidedTraining, Step, kind="distill/attention")
     `also` adds other signals.
     """
 
+    version = 2
     tasks = TASKS
     shares = True
 

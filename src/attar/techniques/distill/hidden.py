@@ -16,6 +16,7 @@ class Hidden(HiddenSignal, GuidedTraining, Step, kind="distill/hidden"):
     behind at the end. `also` adds other signals.
     """
 
+    version = 2
     tasks = TASKS
     shares = True
 

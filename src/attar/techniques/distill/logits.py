@@ -38,6 +38,7 @@ class Logits(Answers, GuidedTraining, Step, kind="distill/logits"):
     address and the name of a model there, `http://127.0.0.1:8000/v1#name`.
     """
 
+    version = 2
     needs = frozenset({FLOAT})
     whole = True
     shares = True
