@@ -24,7 +24,7 @@ from attar.calibrate.states import States, place
 from attar.core.context import Context
 from attar.core.scope import Scope
 from attar.errors import UserError
-from attar.models.mapped import mapped, release
+from attar.models.mapped import mapped, release, trim
 from attar.models.model import Model, inference
 from attar.ops.activations import Peaks, Range
 from attar.ops.gram import Energy, Gram
@@ -219,6 +219,7 @@ def walk(
             if before is None:
                 kept.keep(index, block, found[-1])
             release(weights[index])
+            trim()
             bar.advance(1, f"block {index + 1} of {len(model.blocks)}")
     if folder is not None:
         shutil.rmtree(folder)

@@ -46,6 +46,15 @@ def release(spans: Sequence[Span]) -> None:
         system.madvise(ctypes.c_void_p(low), ctypes.c_size_t(high - low), _PAGEOUT)
 
 
+def trim() -> None:
+    """Give the system what was freed and is kept for later: blocks leave holes of other sizes."""
+    if sys.platform != "linux":
+        return
+    give_back = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc
+    if give_back is not None:
+        give_back(ctypes.c_size_t(0))
+
+
 def _files() -> list[Span]:
     """Where files are mapped to."""
     if sys.platform != "linux":
