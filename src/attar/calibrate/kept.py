@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from attar.core.disk import sync
 from attar.models.mapped import mapped, release
 from attar.models.masks import is_masked, mark
 from attar.models.structure import replay, structure
@@ -40,8 +41,7 @@ class KeptBlocks:
         state = {name: value.detach().contiguous() for name, value in block.state_dict().items()}
         try:
             save_file(state, draft, {_FACTS: json.dumps(facts)})
-            with draft.open("rb") as file:
-                os.fsync(file.fileno())
+            sync(draft)
             draft.replace(path)
         finally:
             draft.unlink(missing_ok=True)

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from attar.core.disk import sync
 from attar.core.keys import hash_file
 
 Tensors = dict[str, Tensor]
@@ -123,10 +124,10 @@ class TeacherCache:
         draft = self.folder / f"{os.getpid()}-{time.monotonic_ns()}.tmp"
         try:
             save_file(_joined(rows), draft)
-            _flush(draft)
+            sync(draft)
             path = self.folder / f"{hash_file(draft)[:_NAME]}.safetensors"
             draft.replace(path)
-            _flush(self.folder)
+            sync(self.folder)
         finally:
             draft.unlink(missing_ok=True)
         return path
@@ -169,11 +170,3 @@ def _joined(rows: dict[bytes, Tensors]) -> Tensors:
     joined["digests"] = torch.tensor([list(name) for name in rows], dtype=torch.uint8)
     joined["ends"] = counts.cumsum(0)
     return joined
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

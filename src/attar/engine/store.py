@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from attar.core.disk import sync
 from attar.core.keys import FileHashes
 from attar.errors import StoreError, UserError
 
@@ -209,11 +210,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 def flush(folder: Path) -> None:
     """Put every file of a folder on disk."""
     for path in [*folder.rglob("*"), folder]:
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        sync(path)
 
 
 def _publish(draft: Path, final: Path) -> None:
@@ -223,11 +220,7 @@ def _publish(draft: Path, final: Path) -> None:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
         return  # another process was first; its artifact has the same content
-    handle = os.open(final.parent, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    sync(final.parent)
 
 
 def alive(pid: int) -> bool:

@@ -2,11 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from attar.runtimes.runtime import Floats, Sampling, Token
+from attar.runtimes.runtime import GREEDY, Decoder, Floats, Sampling, Token
+
+Following = Callable[[Sequence[int]], Floats]
+_CHUNK = 512  # tokens of a text that are computed at once
+
+
+class LogitsDecoder(Decoder):
+    """A language model of an engine that gives logits."""
+
+    @abstractmethod
+    def begin(self, length: int) -> Following:
+        """Begin a text of up to so many tokens.
+
+        Called with the tokens that come next, what is returned gives the logits after the last
+        of them, [vocabulary].
+        """
+
+    def generate(
+        self,
+        prompt: Sequence[int],
+        limit: int,
+        sampling: Sampling = GREEDY,
+        stop: Sequence[int] = (),
+        top: int = 0,
+    ) -> Iterator[Token]:
+        length = min(len(prompt) + limit, self.context)
+        written = _written(self.begin(length), prompt, Drawing(sampling, top))
+        return until(written, length - len(prompt), stop)
+
+
+def _written(following: Following, prompt: Sequence[int], drawing: Drawing) -> Iterator[Token]:
+    given = prompt
+    while True:
+        token = drawing.token(following(given))
+        yield token
+        given = [token.id]
 
 
 class Drawing:
@@ -46,6 +82,12 @@ def until(tokens: Iterator[Token], limit: int, stop: Sequence[int]) -> Iterator[
         yield token
         if token.id in ends or count == limit:
             return
+
+
+def logprobs_of(run: Callable[[Sequence[int]], Floats], ids: Sequence[int]) -> Floats:
+    """Log-probabilities after every token; `run` gives the logits after each of those that come."""
+    chunks = [ids[start : start + _CHUNK] for start in range(0, len(ids), _CHUNK)]
+    return np.concatenate([log_softmax(run(chunk)) for chunk in chunks])
 
 
 def log_softmax(logits: Floats) -> Floats:

@@ -8,6 +8,7 @@ that other order.
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,8 @@ _INSIDE = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
+_HEADER = 1 << 16  # bytes within which a file tells its context
+_NUMBERS = ("context_length", "vocab_size")
 _BLOCK = re.compile(r"blk\.(\d+)\.(\w+)")
 
 
@@ -44,6 +47,26 @@ def gguf_of(folder: Path) -> Path | None:
     """The one GGUF file in a folder."""
     found = sorted(folder.glob("*.gguf"))
     return found[0] if len(found) == 1 else None
+
+
+def header_numbers(path: Path) -> dict[str, int]:
+    """The context that a file promises, and the rows of its vocabulary, where it tells them.
+
+    Read from the beginning of the header: all of it holds every token as an entry of its own.
+    """
+    with path.open("rb") as file:
+        begins = file.read(_HEADER)
+    found = {name: _number(begins, f".{name}".encode()) for name in _NUMBERS}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _number(begins: bytes, key: bytes) -> int | None:
+    """A whole number of four bytes by the end of its key: the type 4, and then the value."""
+    at = begins.find(key)
+    if at < 0:
+        return None
+    kind, value = struct.unpack_from("<II", begins, at + len(key))
+    return value if kind == 4 else None
 
 
 def gguf_name(name: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from attar.errors import ModelError
-from attar.runtimes._drawing import Drawing, log_softmax, until
+from attar.runtimes._drawing import Following, LogitsDecoder, log_softmax
 from attar.runtimes.onnxruntime import OnnxRuntime, context_of
-from attar.runtimes.runtime import GREEDY, Decoder, Engine, Floats, Sampling, StoredCodes, Token
+from attar.runtimes.runtime import Decoder, Engine, Floats, StoredCodes
 
 
 class Genai(Engine):
@@ -54,7 +54,7 @@ def _genai() -> Any:
     return import_module("onnxruntime_genai")  # its names are C++'s, which no type checker sees
 
 
-class GenaiDecoder(Decoder):
+class GenaiDecoder(LogitsDecoder):
     """A language model; tokens are chosen here, by the logits that it hands out."""
 
     engine = "genai"
@@ -78,23 +78,11 @@ class GenaiDecoder(Decoder):
         generator.append_tokens(np.array(ids, np.int32))
         return log_softmax(generator.get_output("logits")[0])
 
-    def generate(
-        self,
-        prompt: Sequence[int],
-        limit: int,
-        sampling: Sampling = GREEDY,
-        stop: Sequence[int] = (),
-        top: int = 0,
-    ) -> Iterator[Token]:
-        length = min(len(prompt) + limit, self.context)
-        written = _written(self._generator(length), prompt, Drawing(sampling, top))
-        return until(written, length - len(prompt), stop)
+    def begin(self, length: int) -> Following:
+        generator = self._generator(length)
 
+        def following(ids: Sequence[int]) -> Floats:
+            generator.append_tokens(np.array(ids, np.int32))
+            return generator.get_logits().reshape(-1)
 
-def _written(generator: Any, prompt: Sequence[int], drawing: Drawing) -> Iterator[Token]:
-    given = prompt
-    while True:
-        generator.append_tokens(np.array(given, np.int32))
-        token = drawing.token(generator.get_logits().reshape(-1))
-        yield token
-        given = [token.id]
+        return following

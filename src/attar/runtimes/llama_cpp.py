@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import secrets
 import signal
-import struct
 import threading
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,13 +19,13 @@ import numpy as np
 
 from attar.errors import AttarError, ModelError
 from attar.runtimes._drawing import until
-from attar.runtimes._gguf import gguf_of, read_gguf
+from attar.runtimes._gguf import gguf_of, header_numbers, read_gguf
 from attar.runtimes.runtime import GREEDY, Decoder, Engine, Floats, Sampling, StoredCodes, Token
 
 CONTEXT = 4096  # tokens that the cache has places for, where the model itself has more
 KNOWN = 128  # likeliest tokens that are asked for at a position
+_ROWS = 1 << 18  # of a vocabulary whose size a file does not tell
 _FORCED = 1e4  # added to a logit, so that its token is drawn; log-probabilities are told without
-_HEADER = 1 << 16  # bytes within which a file tells its context
 
 
 class LlamaCpp(Engine):
@@ -40,11 +39,7 @@ class LlamaCpp(Engine):
         return gguf_of(folder) is not None
 
     def open(self, folder: Path, threads: int | None = None) -> Decoder:
-        self.require()
-        path = gguf_of(folder)
-        if path is None:
-            raise ModelError(f"{folder} holds no GGUF file, or several")
-        return LlamaCppDecoder(path, threads)
+        return self.serve(folder, threads, 1, CONTEXT)
 
     def serve(self, folder: Path, threads: int | None, slots: int, context: int) -> Decoder:
         self.require()
@@ -70,7 +65,11 @@ class LlamaCppDecoder(Decoder):
     def __init__(
         self, path: Path, threads: int | None = None, slots: int = 1, context: int = CONTEXT
     ) -> None:
-        trained, self._rows = _sizes(path)
+        numbers = header_numbers(path)
+        trained, self._rows = (
+            numbers.get("context_length", CONTEXT),
+            numbers.get("vocab_size", _ROWS),
+        )
         self.context, self.slots = min(trained, context), slots
         self._key = secrets.token_hex()
         self._server: Any = _server(path, threads, (self.context, slots), self._key)
@@ -287,22 +286,3 @@ def _own_signals() -> Iterator[None]:
         if threading.current_thread() is threading.main_thread():
             for kind, handler in zip(kinds, before, strict=True):
                 signal.signal(kind, signal.SIG_DFL if handler is None else handler)
-
-
-def _sizes(path: Path) -> tuple[int, int]:
-    """The context that a file promises, and the rows of its vocabulary.
-
-    Read from the beginning of the header: all of it holds every token as an entry of its own.
-    """
-    with path.open("rb") as file:
-        begins = file.read(_HEADER)
-    return _number(begins, b".context_length", CONTEXT), _number(begins, b".vocab_size", 1 << 18)
-
-
-def _number(begins: bytes, key: bytes, otherwise: int) -> int:
-    """A whole number of four bytes by the end of its key: the type 4, and then the value."""
-    at = begins.find(key)
-    if at < 0:
-        return otherwise
-    kind, value = struct.unpack_from("<II", begins, at + len(key))
-    return value if kind == 4 else otherwise

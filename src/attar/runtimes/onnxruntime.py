@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from attar.errors import ModelError
-from attar.runtimes._drawing import Drawing, log_softmax, until
-from attar.runtimes.runtime import (
-    GREEDY,
-    Decoder,
-    Encoder,
-    Engine,
-    Floats,
-    Ids,
-    Sampling,
-    StoredCodes,
-    Token,
-)
+from attar.runtimes._drawing import Following, LogitsDecoder, logprobs_of
+from attar.runtimes.runtime import Decoder, Encoder, Engine, Floats, Ids, StoredCodes
 
 FILE = "model.onnx"
 _TABLES = "attar.tables"
-_CHUNK = 512  # tokens of a text that are computed at once
 
 
 class OnnxRuntime(Engine):
@@ -82,7 +71,7 @@ def context_of(folder: Path) -> int:
     return int(config["model"]["context_length"])
 
 
-class OrtDecoder(Decoder):
+class OrtDecoder(LogitsDecoder):
     """A language model; keys and values stay where they are written."""
 
     engine = "onnxruntime"
@@ -95,29 +84,11 @@ class OrtDecoder(Decoder):
         self._session = None
 
     def logprobs(self, ids: Sequence[int]) -> Floats:
-        cache = _Cache(self._session, len(ids))
-        chunks = [ids[start : start + _CHUNK] for start in range(0, len(ids), _CHUNK)]
-        return np.concatenate([log_softmax(cache.run(chunk)) for chunk in chunks])
+        return logprobs_of(_Cache(self._session, len(ids)).run, ids)
 
-    def generate(
-        self,
-        prompt: Sequence[int],
-        limit: int,
-        sampling: Sampling = GREEDY,
-        stop: Sequence[int] = (),
-        top: int = 0,
-    ) -> Iterator[Token]:
-        length = min(len(prompt) + limit, self.context)
-        written = _written(_Cache(self._session, length), prompt, Drawing(sampling, top))
-        return until(written, length - len(prompt), stop)
-
-
-def _written(cache: _Cache, prompt: Sequence[int], drawing: Drawing) -> Iterator[Token]:
-    given = prompt
-    while True:
-        token = drawing.token(cache.run(given)[-1])
-        yield token
-        given = [token.id]
+    def begin(self, length: int) -> Following:
+        cache = _Cache(self._session, length)
+        return lambda ids: cache.run(ids)[-1]
 
 
 class _Cache:

@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from attar.errors import ModelError
-from attar.runtimes._drawing import Drawing, log_softmax, until
-from attar.runtimes.runtime import (
-    GREEDY,
-    Decoder,
-    Encoder,
-    Engine,
-    Floats,
-    Ids,
-    Sampling,
-    StoredCodes,
-    Token,
-)
+from attar.runtimes._drawing import Following, LogitsDecoder, logprobs_of
+from attar.runtimes.runtime import Decoder, Encoder, Engine, Floats, Ids, StoredCodes
 
 FILE = "openvino_model.xml"
 SETTINGS: dict[str, str] = {}  # of the plugin, where its own are not wanted
-_CHUNK = 512  # tokens of a text that are computed at once
 _CODES = ("i4", "u4", "i8", "u8")
 
 
@@ -98,7 +87,7 @@ def _context(folder: Path) -> int:
     return int(config["max_position_embeddings"])
 
 
-class OvDecoder(Decoder):
+class OvDecoder(LogitsDecoder):
     """A language model, its keys and values states of the engine's."""
 
     engine = "openvino"
@@ -111,29 +100,11 @@ class OvDecoder(Decoder):
         self._compiled = None
 
     def logprobs(self, ids: Sequence[int]) -> Floats:
+        return logprobs_of(_Text(self._compiled).run, ids)
+
+    def begin(self, length: int) -> Following:
         text = _Text(self._compiled)
-        chunks = [ids[start : start + _CHUNK] for start in range(0, len(ids), _CHUNK)]
-        return np.concatenate([log_softmax(text.run(chunk)) for chunk in chunks])
-
-    def generate(
-        self,
-        prompt: Sequence[int],
-        limit: int,
-        sampling: Sampling = GREEDY,
-        stop: Sequence[int] = (),
-        top: int = 0,
-    ) -> Iterator[Token]:
-        text = _Text(self._compiled)
-        written = _written(text, prompt, Drawing(sampling, top))
-        return until(written, min(limit, self.context - len(prompt)), stop)
-
-
-def _written(text: _Text, prompt: Sequence[int], drawing: Drawing) -> Iterator[Token]:
-    given = prompt
-    while True:
-        token = drawing.token(text.run(given)[-1])
-        yield token
-        given = [token.id]
+        return lambda ids: text.run(ids)[-1]
 
 
 class _Text:

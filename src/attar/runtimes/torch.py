@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr
 from importlib.metadata import version
 from io import StringIO
@@ -12,18 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from attar.runtimes._drawing import Drawing, log_softmax, until
-from attar.runtimes.runtime import (
-    GREEDY,
-    Decoder,
-    Encoder,
-    Engine,
-    Floats,
-    Ids,
-    Sampling,
-    StoredCodes,
-    Token,
-)
+from attar.runtimes._drawing import Following, LogitsDecoder, log_softmax
+from attar.runtimes.runtime import Decoder, Encoder, Engine, Floats, Ids, StoredCodes
 
 if TYPE_CHECKING:
     from attar.models import Model
@@ -102,7 +92,7 @@ class _Threads:
         torch.set_num_threads(self._before)
 
 
-class TorchDecoder(Decoder):
+class TorchDecoder(LogitsDecoder):
     """A language model in PyTorch, with a cache of keys and values."""
 
     engine = "torch"
@@ -114,24 +104,15 @@ class TorchDecoder(Decoder):
     def logprobs(self, ids: Sequence[int]) -> Floats:
         return log_softmax(self._logits([list(ids)], None)[0][0].float().numpy())
 
-    def generate(
-        self,
-        prompt: Sequence[int],
-        limit: int,
-        sampling: Sampling = GREEDY,
-        stop: Sequence[int] = (),
-        top: int = 0,
-    ) -> Iterator[Token]:
-        written = self._written(prompt, Drawing(sampling, top))
-        return until(written, min(limit, self.context - len(prompt)), stop)
+    def begin(self, length: int) -> Following:
+        cache = None
 
-    def _written(self, prompt: Sequence[int], drawing: Drawing) -> Iterator[Token]:
-        ids, cache = list(prompt), None
-        while True:
-            logits, cache = self._logits([ids], cache, last=True)
-            token = drawing.token(logits[0, -1].float().numpy())
-            yield token
-            ids = [token.id]
+        def following(ids: Sequence[int]) -> Floats:
+            nonlocal cache
+            logits, cache = self._logits([list(ids)], cache, last=True)
+            return logits[0, -1].float().numpy()
+
+        return following
 
     def _logits(self, ids: list[list[int]], cache: Any, last: bool = False) -> tuple[Any, Any]:
         import torch

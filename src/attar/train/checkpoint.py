@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from attar.core.disk import sync
 from attar.core.keys import hash_file
 from attar.errors import StoreError
 
@@ -109,12 +109,12 @@ class Checkpoints:
                 path = draft / f"{part}.safetensors"
                 save_file({key: t.detach().contiguous() for key, t in tensors.items()}, path)
                 hashes[path.name] = hash_file(path)
-                _flush(path)
+                sync(path)
             (draft / STATE).write_text(json.dumps({**values, "files": hashes}), "utf-8")
-            _flush(draft / STATE)
+            sync(draft / STATE)
             shutil.rmtree(self.folder / name, ignore_errors=True)
             draft.replace(self.folder / name)
-            _flush(self.folder)
+            sync(self.folder)
 
     def _forget(self, prefix: str, but: str) -> None:
         for folder in self.folder.glob(f"{prefix}*"):
@@ -172,11 +172,3 @@ def _state(values: dict[str, Any]) -> State | None:
 
 def _step(folder: Path) -> int:
     return int(folder.name.partition("-")[2])
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
