@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from attar.ops import chunked as chunked_file
 from attar.ops.chunked import Losses, Mix, Side, chunked
 from attar.ops.divergence import (
     IGNORED,
@@ -224,6 +225,46 @@ def test_chunked_through_a_head_of_several_modules() -> None:
         assert (mine is None) == (parameter.grad is None)
         if mine is not None:
             torch.testing.assert_close(mine, parameter.grad)
+
+
+@pytest.mark.parametrize("frozen", [(), ("weight",), ("bias",), ("weight", "bias")])
+def test_chunked_through_a_linear_in_slices(
+    frozen: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chunked_file, "_SLICE", 5 * WIDTH)  # the last slice is shorter
+    torch.manual_seed(0)
+    head = torch.nn.Linear(WIDTH, CLASSES).double()
+    for name in frozen:
+        head.get_parameter(name).requires_grad_(False)
+    hidden = torch.randn(POSITIONS, WIDTH, dtype=torch.float64, requires_grad=True)
+    other, labels = torch.randn(POSITIONS, CLASSES, dtype=torch.float64), draw()[2]
+    wanted = [hidden, *(p for p in head.parameters() if p.requires_grad)]
+
+    def grads(side: Side) -> tuple[Tensor, ...]:
+        mix = Mix("jensen-shannon", 2.0, 0.7, 0.3)
+        teacher = Side(lambda states: states, other)
+        return torch.autograd.grad(chunked(side, teacher, labels, mix, 7).total, wanted)
+
+    found = grads(Side(head, hidden, list(head.parameters())))
+    exact = grads(Side(head.forward, hidden, list(head.parameters())))
+    torch.testing.assert_close(found, exact)
+
+
+def test_chunked_through_a_linear_under_autocast() -> None:
+    torch.manual_seed(0)
+    head = torch.nn.Linear(WIDTH, CLASSES)
+    hidden = torch.randn(POSITIONS, WIDTH).bfloat16().requires_grad_()
+    labels = draw()[2]
+    with torch.autocast("cpu", torch.bfloat16):
+        weights = list(head.parameters())
+        chunked(Side(head, hidden, weights), None, labels, Mix(), 7).total.backward()
+        found = [hidden.grad, head.weight.grad, head.bias.grad]
+        hidden.grad = head.weight.grad = head.bias.grad = None
+        chunked(Side(head.forward, hidden, weights), None, labels, Mix(), 7).total.backward()
+    for mine, theirs in zip(found, (hidden.grad, head.weight.grad, head.bias.grad), strict=True):
+        assert mine is not None
+        assert mine.dtype == theirs.dtype
+        torch.testing.assert_close(mine, theirs, rtol=2e-2, atol=1e-3)
 
 
 def test_chunked_without_gradients_or_positions() -> None:

@@ -141,6 +141,16 @@ class Model:
         return hidden if not cap else torch.tanh(hidden / cap) * cap
 
     @property
+    def linear_head(self) -> nn.Linear | None:
+        """The head, where it is one plain linear and nothing else."""
+        modules = [self.module.get_submodule(path) for path in self.family.head]
+        if len(modules) != 1 or getattr(self.config, "final_logit_softcapping", None):
+            return None
+        (only,) = modules
+        hooked = only._forward_hooks or only._forward_pre_hooks
+        return only if type(only) is nn.Linear and not hooked else None
+
+    @property
     def tells_next(self) -> bool:
         """Whether it has a head that tells whether one text follows another."""
         return hasattr(self.module, "cls") and hasattr(self.module.cls, "seq_relationship")

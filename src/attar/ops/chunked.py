@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from attar.ops.divergence import IGNORED, Divergence, log_probabilities, measured, toward
+from attar.ops.divergence import IGNORED, Divergence, Found, log_probabilities, measured, toward
 from attar.ops.sketch import Sample, Top
 
 _CACHED = 1 << 20  # logits handled at once by what is not a matrix product: 4 MB stay in cache
+_SLICE = 1 << 22  # weights of a linear head handled at once: 8 MB in bf16
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,8 @@ class Side:
     """One model at its head: what reads hidden states, and the states that it reads.
 
     head: [n, width] -> logits [n, classes]; hidden: [positions, width]; weights: the tensors
-    inside `head` that want a gradient (none for a teacher).
+    inside `head` that want a gradient (none for a teacher). A head that is an `nn.Linear` takes
+    less memory: beside the sum of its gradient no other tensor of its size is made.
     """
 
     head: Callable[[Tensor], Tensor]
@@ -110,25 +112,92 @@ class _Work:
             dtype=torch.promote_types(self.student.hidden.dtype, torch.float32),
             device=self.labels.device,
         )
-        positions = len(self.labels)
-        for start in range(0, positions, self.chunk):
+        head = self.student.head
+        through = _Linear(head) if type(head) is nn.Linear else _Any(head)
+        for start in range(0, len(self.labels), self.chunk):
             part = slice(start, start + self.chunk)
             hidden = self.student.hidden[part].detach()
-            with torch.set_grad_enabled(bool(grads)):
-                logits = self.student.head(hidden.requires_grad_(bool(grads)))
+            logits = through.logits(hidden.requires_grad_(bool(grads)))
             theirs = None if self.teacher is None else _said(self.teacher, part)
             own = logits.detach()
-            slope = torch.empty_like(own) if grads else None
-            sums += _over_rows(own, theirs, self.labels[part], self.mix, slope)
-            if slope is not None:
-                found = torch.autograd.grad(
-                    logits, (hidden, *weights), slope, materialize_grads=True
-                )
-                del logits, own, slope
-                grads[0][part] = found[0]
-                for total, more in zip(grads[1:], found[1:], strict=True):
-                    total += more
+            sums += _over_rows(own, theirs, self.labels[part], self.mix, bool(grads))
+            del theirs
+            if grads:
+                grads[0][part] = through.back(logits, hidden, own, weights, grads[1:])
+            del logits, own
         return sums
+
+
+class _Any:
+    """A head of which nothing is known, through autograd."""
+
+    def __init__(self, head: Callable[[Tensor], Tensor]) -> None:
+        self.head = head
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[n, width] -> [n, classes]."""
+        with torch.set_grad_enabled(hidden.requires_grad):
+            return self.head(hidden)
+
+    def back(
+        self,
+        logits: Tensor,
+        hidden: Tensor,
+        slope: Tensor,
+        weights: Sequence[Tensor],
+        sums: Sequence[Tensor],
+    ) -> Tensor:
+        """The slope in `hidden` from that in the logits; those in the weights go into `sums`."""
+        found = torch.autograd.grad(logits, (hidden, *weights), slope, materialize_grads=True)
+        for total, more in zip(sums, found[1:], strict=True):
+            total += more
+        return found[0]
+
+
+class _Linear:
+    """A linear head, some of its classes at a time: nothing of its size is cast, or made to add."""
+
+    def __init__(self, head: nn.Linear) -> None:
+        self.head = head
+        classes, width = head.weight.shape
+        step = max(1, _SLICE // width) if head.weight.device.type == "cpu" else classes
+        self.slices = [slice(start, start + step) for start in range(0, classes, step)]
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[n, width] -> [n, classes]."""
+        kind = _computed_in(self.head.weight)
+        made = hidden.new_empty(len(hidden), len(self.head.weight), dtype=kind)
+        hidden = hidden.detach().to(kind)
+        for part in self.slices:
+            torch.mm(hidden, self.head.weight.detach()[part].to(kind).t(), out=made[:, part])
+        return made if self.head.bias is None else made.add_(self.head.bias.detach())
+
+    def back(
+        self,
+        logits: Tensor,
+        hidden: Tensor,
+        slope: Tensor,
+        weights: Sequence[Tensor],
+        sums: Sequence[Tensor],
+    ) -> Tensor:
+        """The slope in `hidden` from that in the logits; those in the weights go into `sums`."""
+        into = {id(weight): total for weight, total in zip(weights, sums, strict=True)}
+        by_weight, by_bias = into.get(id(self.head.weight)), into.get(id(self.head.bias))
+        pulled = torch.zeros_like(hidden, dtype=torch.promote_types(hidden.dtype, torch.float32))
+        states = hidden.detach().to(slope.dtype)
+        for part in self.slices:
+            pulled += slope[:, part] @ self.head.weight.detach()[part].to(slope.dtype)
+            if by_weight is not None:
+                by_weight[part] += slope[:, part].t() @ states
+        if by_bias is not None:
+            by_bias += slope.sum(0, dtype=by_bias.dtype)
+        return pulled
+
+
+def _computed_in(weight: Tensor) -> torch.dtype:
+    """What a product with a weight is computed in."""
+    kind = weight.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
 
 
 class _Chunked(torch.autograd.Function):
@@ -141,7 +210,7 @@ class _Chunked(torch.autograd.Function):
         sums = work.run(weights, grads)
         for grad in grads:
             grad /= count
-        ctx.save_for_backward(*grads)
+        ctx.grads = grads
         labeled = (work.labels != IGNORED).sum().clamp_min(1)
         total = (sums * sums.new_tensor([work.mix.weight, work.mix.task_weight])).sum() / count
         parts = sums[0] / count, sums[1] / labeled
@@ -153,8 +222,9 @@ class _Chunked(torch.autograd.Function):
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, *slopes: Tensor
     ) -> tuple[Tensor | None, ...]:
-        grads = [grad * slopes[0].to(grad.dtype) for grad in ctx.saved_tensors]
-        wanted = iter(grads)
+        # Scaled where they are, and so once: they are as large as the head.
+        wanted = iter([grad.mul_(slopes[0].to(grad.dtype)) for grad in ctx.grads])
+        del ctx.grads
         given = [next(wanted) if need else None for need in ctx.needs_input_grad[1:]]
         return None, *given
 
@@ -170,19 +240,19 @@ def _over_rows(
     teacher: Tensor | Top | Sample | None,
     labels: Tensor,
     mix: Mix,
-    slope: Tensor | None,
+    slopes: bool,
 ) -> Tensor:
-    """Sums of divergence and cross-entropy of one chunk; fills `slope` with d(mix)/d(logits).
+    """Sums of divergence and cross-entropy of one chunk.
 
-    A few rows at a time, so that the dozen passes over them stay in the processor's cache.
+    With slopes, d(mix)/d(logits) is left where the student's logits were. A few rows at a time,
+    so that the dozen passes over them stay in the processor's cache.
     """
     rows = max(1, _CACHED // student.shape[-1]) if student.device.type == "cpu" else len(student)
     sums: list[Tensor] = []
     for start in range(0, len(student), rows):
         part = slice(start, start + rows)
-        out = None if slope is None else slope[part]
         theirs = None if teacher is None else teacher[part]
-        sums.append(_rows(student[part], theirs, labels[part], mix, out))
+        sums.append(_rows(student[part], theirs, labels[part], mix, slopes))
     return torch.stack(sums).sum(0)
 
 
@@ -191,23 +261,23 @@ def _rows(
     teacher: Tensor | Top | Sample | None,
     labels: Tensor,
     mix: Mix,
-    slope: Tensor | None,
+    slopes: bool,
 ) -> Tensor:
     own = log_probabilities(student, 1.0)
     judged = labels != IGNORED
     picked = own.gather(-1, labels.clamp_min(0).unsqueeze(-1)).squeeze(-1)
     task = -(picked * judged).sum()
-    if slope is not None and (mix.task_weight or teacher is None):
-        slope.copy_(toward(own.exp_(), labels, judged * mix.task_weight))
-    elif slope is not None:
-        slope.zero_()
+    settings = mix.divergence, mix.temperature, mix.share, slopes
     if teacher is None:
-        return torch.stack([torch.zeros_like(task), task])
-    settings = mix.divergence, mix.temperature, mix.share, slope is not None
-    if isinstance(teacher, Tensor):
-        found = measured(student, teacher, *settings)
+        found = Found(torch.zeros_like(task), None)
+    elif isinstance(teacher, Tensor):
+        found = measured(student, teacher, *settings, known=own)
     else:
         found = teacher.measured(student, *settings)
-    if slope is not None and found.slope is not None:
-        slope.add_(found.slope, alpha=mix.weight)
+    if slopes:
+        pull = None if found.slope is None else found.slope.mul_(mix.weight)
+        if pull is None or mix.task_weight:
+            hard = toward(own.exp_(), labels, judged * mix.task_weight)
+            pull = hard if pull is None else pull.add_(hard)
+        student.copy_(pull)
     return torch.stack([found.each.sum(), task])

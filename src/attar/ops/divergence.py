@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import log, log1p
 from typing import Literal
 
 import torch
@@ -96,10 +95,12 @@ def measured(
     temperature: float = 1.0,
     share: float = 0.5,
     slope: bool = False,
+    known: Tensor | None = None,
 ) -> Found:
     """A divergence by name, of every position, with its slope in the student's logits.
 
-    student, teacher: [positions, classes]. With p and q the teacher's and the student's
+    student, teacher: [positions, classes]; known: the student's log-probabilities at temperature
+    1, where they are at hand; left as they are. With p and q the teacher's and the student's
     softmax(logits / T), each times T^2:
 
     - `forward`: KL(p || q). `reverse`: KL(q || p).
@@ -117,16 +118,19 @@ def measured(
         each = rest.square().mean(-1)
         return Found(each, rest.mul_(2 / rest.shape[-1]) if slope else None)
     if divergence == "hard":
-        own = log_probabilities(student, 1.0)
+        own = log_probabilities(student, 1.0) if known is None else known
         best = teacher.argmax(-1)
         each = -own.gather(-1, best.unsqueeze(-1)).squeeze(-1)
-        return Found(each, toward(own.exp_(), best, torch.ones_like(each)) if slope else None)
-    own = log_probabilities(student, temperature)
+        return Found(each, toward(own.exp(), best, torch.ones_like(each)) if slope else None)
+    if known is None or temperature != 1.0:
+        known = log_probabilities(student, temperature)
+    own = known
     other = log_probabilities(teacher, temperature)
     with torch.autocast(own.device.type, enabled=False):  # it would round dot products to bf16
         found = _BY_NAME[divergence](own, other, share, slope)
-    pull = None if found.slope is None else found.slope.mul_(temperature)
-    return Found(found.each * temperature**2, pull)
+    if found.slope is not None and temperature != 1.0:
+        found.slope.mul_(temperature)
+    return Found(found.each * temperature**2, found.slope)
 
 
 def _forward(own: Tensor, other: Tensor, _: float, slope: bool) -> Found:
@@ -143,23 +147,24 @@ def _reverse(own: Tensor, other: Tensor, _: float, slope: bool) -> Found:
 
 
 def _jensen_shannon(own: Tensor, other: Tensor, share: float, slope: bool) -> Found:
-    mine, middle = own.exp(), _mixed(other, own, share)
-    above = own - middle
-    each = share * torch.linalg.vecdot(other.exp(), other - middle)
+    mine, theirs = own.exp(), other.exp()
+    middle = _log_mixed(theirs, mine, share)
+    each = share * torch.linalg.vecdot(theirs, other.sub_(middle))
+    above = torch.sub(own, middle, out=middle)
     each = each + (1 - share) * torch.linalg.vecdot(mine, above)
     return Found(each, _pulled(mine, above.mul_(1 - share)) if slope else None)
 
 
 def _skewed(own: Tensor, other: Tensor, share: float, slope: bool) -> Found:
-    middle = _mixed(other, own, share)
-    each = torch.linalg.vecdot(other.exp(), other - middle)
-    if not slope:
-        return Found(each, None)
-    return Found(each, _pulled(own.exp(), (other - middle).exp_().mul_(share - 1)))
+    mine, theirs = own.exp(), other.exp()
+    above = other.sub_(_log_mixed(theirs, mine, share))
+    each = torch.linalg.vecdot(theirs, above)
+    return Found(each, _pulled(mine, above.exp_().mul_(share - 1)) if slope else None)
 
 
 def _skewed_reverse(own: Tensor, other: Tensor, share: float, slope: bool) -> Found:
-    mine, ratio = own.exp(), own - _mixed(own, other, share)
+    mine = own.exp()
+    ratio = own - _log_mixed(mine, other.exp(), share)
     each = torch.linalg.vecdot(mine, ratio)
     return Found(each, _pulled(mine, ratio - share * ratio.exp()) if slope else None)
 
@@ -181,11 +186,10 @@ _BY_NAME: dict[str, Callable[[Tensor, Tensor, float, bool], Found]] = {
 }
 
 
-def _mixed(first: Tensor, second: Tensor, share: float) -> Tensor:
-    """The logarithm of a mixture of which the first has this share, from 0 up to 1 without it."""
-    if share == 0:
-        return second
-    return torch.logaddexp(first + log(share), second + log1p(-share))
+def _log_mixed(first: Tensor, second: Tensor, share: float) -> Tensor:
+    """The logarithm of a mixture of probabilities, of which the first has this share."""
+    mixed = (first * share).add_(second, alpha=1 - share)
+    return mixed.clamp_min_(torch.finfo(mixed.dtype).tiny).log_()
 
 
 def _pulled(probabilities: Tensor, slopes: Tensor) -> Tensor:
@@ -206,7 +210,8 @@ def log_probabilities(logits: Tensor, temperature: float) -> Tensor:
     scaled = logits.to(_wide(logits))
     if temperature != 1.0:
         scaled = scaled / temperature
-    return functional.log_softmax(scaled, -1).clamp_min(_FLOOR)
+    found = functional.log_softmax(scaled, -1)
+    return found.clamp_min(_FLOOR) if found.requires_grad else found.clamp_min_(_FLOOR)
 
 
 def _mean(values: Tensor, mask: Tensor | None) -> Tensor:

@@ -17,6 +17,7 @@ from attar.core.context import Bar, Context
 from attar.core.keys import seed_of
 from attar.data.batches import Batch
 from attar.errors import OutOfMemory
+from attar.models.mapped import trim
 from attar.models.model import Model, inference
 from attar.train import trackers
 from attar.train.checkpoint import Checkpoints, State
@@ -83,6 +84,7 @@ def fit(
         if folder is None:
             folder = Path(stack.enter_context(TemporaryDirectory(prefix="attar-")))
         checkpoints = Checkpoints(folder / "train")
+        trim()  # what was freed on the way here, such as a teacher's float32 weights
         machine = stack.enter_context(Machine(model, loss, schedule, ctx))
         run = _Run(machine, stream, schedule, ctx, checkpoints, evaluate)
         run.resume()

@@ -121,7 +121,7 @@ def side(model: Model, hidden: Tensor) -> Side:
         return Side(_same, hidden)
     parts = [model.module.get_submodule(path) for path in model.family.head]
     weights = {id(weight): weight for part in parts for weight in part.parameters()}
-    return Side(model.head, hidden, list(weights.values()))
+    return Side(model.linear_head or model.head, hidden, list(weights.values()))
 
 
 def judge(objective: Objective, batches: Sequence[Batch], mix: Mix) -> Callable[[], float]:
