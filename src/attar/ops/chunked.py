@@ -113,7 +113,7 @@ class _Work:
             device=self.labels.device,
         )
         head = self.student.head
-        through = _Linear(head) if type(head) is nn.Linear else _Any(head)
+        through = _Linear(head) if isinstance(head, nn.Linear) else _Any(head)
         for start in range(0, len(self.labels), self.chunk):
             part = slice(start, start + self.chunk)
             hidden = self.student.hidden[part].detach()
@@ -159,6 +159,7 @@ class _Linear:
 
     def __init__(self, head: nn.Linear) -> None:
         self.head = head
+        self.bias: Tensor | None = head.bias
         classes, width = head.weight.shape
         step = max(1, _SLICE // width) if head.weight.device.type == "cpu" else classes
         self.slices = [slice(start, start + step) for start in range(0, classes, step)]
@@ -170,7 +171,7 @@ class _Linear:
         hidden = hidden.detach().to(kind)
         for part in self.slices:
             torch.mm(hidden, self.head.weight.detach()[part].to(kind).t(), out=made[:, part])
-        return made if self.head.bias is None else made.add_(self.head.bias.detach())
+        return made if self.bias is None else made.add_(self.bias.detach())
 
     def back(
         self,
@@ -182,7 +183,7 @@ class _Linear:
     ) -> Tensor:
         """The slope in `hidden` from that in the logits; those in the weights go into `sums`."""
         into = {id(weight): total for weight, total in zip(weights, sums, strict=True)}
-        by_weight, by_bias = into.get(id(self.head.weight)), into.get(id(self.head.bias))
+        by_weight, by_bias = into.get(id(self.head.weight)), into.get(id(self.bias))
         pulled = torch.zeros_like(hidden, dtype=torch.promote_types(hidden.dtype, torch.float32))
         states = hidden.detach().to(slope.dtype)
         for part in self.slices:
