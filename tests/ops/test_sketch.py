@@ -180,23 +180,36 @@ def test_samples_are_unbiased_in_value_and_gradient() -> None:
     assert (biased.slope - whole.slope).abs().max() > 0.01  # and the likeliest alone are not
 
 
-def test_a_class_is_never_a_whole_draw_off() -> None:
+def test_a_sample_has_the_likeliest_as_they_are_and_none_twice() -> None:
     _, teacher = pair(4, 40)
-    mean = torch.softmax(teacher, -1) * 16
+    mass = torch.softmax(teacher, -1)
     for one in samples(teacher, 16, 50):
-        counts = torch.zeros_like(teacher).scatter_add_(
-            1, one.ids, torch.ones_like(one.ids).double()
-        )
-        assert (counts - mean).abs().max() < 1 + 1e-9
+        assert all(len(set(row)) == 16 for row in one.ids.tolist())
+        whole = torch.zeros_like(mass).scatter_(-1, one.ids, one.weights.double())
+        heavy = mass > mass.sum(-1, keepdim=True) / 16  # certain, whatever the threshold
+        assert (whole[heavy] > 0).all()
+        torch.testing.assert_close(whole[heavy], mass[heavy], rtol=0.03, atol=0)
+
+
+def test_a_sample_of_what_is_certain_or_impossible() -> None:
+    teacher = torch.full((2, 30), -200.0)
+    teacher[0, 4] = 0.0
+    teacher[1, :3] = 0.0
+    one = Sample.of(teacher, 8, torch.tensor([0.0, 0.999]))
+    whole = torch.zeros(2, 30).scatter_add_(-1, one.ids, one.weights)
+    torch.testing.assert_close(whole, torch.softmax(teacher, -1), rtol=1e-2, atol=1e-6)
+    every = Sample.of(teacher[:, :5], 8, torch.zeros(2))  # fewer classes than entries
+    assert sorted(every.ids[0].tolist()) == [0, 1, 2, 3, 4]
 
 
 def test_a_sample_is_packed_without_loss() -> None:
     _, teacher = pair(6, 151_936, torch.float32)
     one = Sample.of(teacher, 64, torch.rand(6))
     packed = one.packed()
-    assert sum(tensor.nbytes for tensor in packed.values()) == 6 * 194
+    assert sum(tensor.nbytes for tensor in packed.values()) == 6 * 196
     found = Sample.unpacked(packed, 151_936)
     assert torch.equal(found.ids, one.ids)
+    assert torch.equal(found.weights, one.weights)
     torch.testing.assert_close(found.entropy, one.entropy, atol=1e-3, rtol=0)
 
 
@@ -222,7 +235,7 @@ def test_the_chunked_loss_reads_sketches(kind: str) -> None:
         p, q = (lumped(torch.softmax(x, -1), told.ids) for x in (teacher, logits))
         divergence = (p * (p / q).log()).sum(-1)
     else:
-        picked = logits.log_softmax(-1).gather(-1, told.ids).mean(-1)
+        picked = (logits.log_softmax(-1).gather(-1, told.ids) * told.weights).sum(-1)
         other = teacher.log_softmax(-1)
         divergence = -picked - -(other.exp() * other).sum(-1)
     task = torch.nn.functional.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum")

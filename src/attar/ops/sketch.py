@@ -2,7 +2,7 @@
 
 Logits are [positions, classes]. Packed, an entry is one word of 3 bytes (4 where classes are more
 than 2^18): the class in the low bits, a code in what is left of them. What belongs to a whole
-position is in steps of 1/512 in 16 bits. 64 entries are 200 bytes as `Top` and 194 as `Sample`.
+position is in steps of 1/512 in 16 bits. 64 entries are 200 bytes as `Top` and 196 as `Sample`.
 """
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
@@ -23,6 +23,7 @@ KNOTS = (0.5, 1.0, 2.0)  # powers of the probabilities at which the odds of the 
 COLDEST = 1 / KNOTS[-1]  # temperature, below which nothing is known of the rest
 _STEP = 1 / 512  # of 16-bit numbers, which so reach from -64 to 64
 _LEAST = -60.0  # log odds of a rest that is not there
+_RAREST = 1e-12  # the least probability: no rarer class is told from another
 _SHORT, _LONG = 3, 4  # bytes of a word
 _WIDEST = 18  # bits of a class in a short word: 6 are left for the code
 
@@ -139,42 +140,66 @@ class Top:
 
 @dataclass(frozen=True)
 class Sample:
-    """Classes drawn from the distribution, each counting the same, and the entropy.
+    """The likeliest classes as they are and others drawn for the rest, and the entropy.
 
-    ids: [positions, draws], a class as often as it was drawn; entropy: [positions], in nats;
-    classes: how many there are. Over the draws, KL(teacher || student) at temperature 1 and its
-    gradient are unbiased (Anshumann et al. 2025, Sparse Logit Sampling, arXiv:2503.16870,
-    section 3), whatever the tail; other divergences are not linear in the teacher's
-    probabilities, and have no such estimate.
+    ids: [positions, entries], none twice; codes: the same shape, the square root of what each
+    weighs above the least, in steps; spread: [positions, 1], the logarithm of the highest weight
+    over the least, in 1/512; entropy: [positions], in nats; classes: how many there are. Over the
+    draws, KL(teacher ||
+    student) at temperature 1 and its gradient are unbiased, whatever the tail (why a sample and
+    not the likeliest alone: Anshumann et al. 2025, Sparse Logit Sampling, arXiv:2503.16870,
+    section 3); other divergences are not linear in the teacher's probabilities, and have no such
+    estimate.
     """
 
     ids: Tensor
+    codes: Tensor
+    spread: Tensor
     entropy: Tensor
     classes: int
 
     @classmethod
-    def of(cls, logits: Tensor, draws: int, starts: Tensor) -> Sample:
-        """A systematic sample: every draw one step of 1/draws further on the cumulated mass.
+    def of(cls, logits: Tensor, entries: int, starts: Tensor) -> Sample:
+        """A sample with a threshold t: a class of probability p is in it with min(1, p / t).
 
-        starts: [positions], uniform in [0, 1). A class of probability p is drawn p x draws times
-        on average, and never a whole draw more or less (Madow and Madow 1944), where draws that
-        know nothing of each other vary by sqrt(p x draws).
+        It weighs max(p, t), and t is such that the chances add up to `entries`: of all samples of
+        this size the one whose weights vary least (Duffield, Lund and Thorup 2005, "Learn more,
+        sample less", section 3). It is drawn systematically, every draw one step further on the
+        cumulated chances, which fixes its size (Madow and Madow 1944). starts: [positions],
+        uniform in [0, 1).
         """
         own = log_probabilities(logits, 1.0)
+        entries = min(entries, own.shape[-1])
         mass = own.exp()
-        places = (starts.double().unsqueeze(-1) + torch.arange(draws, device=own.device)) / draws
-        summed = mass.cumsum(-1, dtype=torch.float64)
-        ids = torch.searchsorted(summed, places.to(own.device) * summed[:, -1:], right=True)
         with torch.autocast(own.device.type, enabled=False):  # it would round to bf16
             entropy = -torch.linalg.vecdot(mass, own)
-        return cls(ids.clamp_max(own.shape[-1] - 1), entropy, own.shape[-1])
+        mass.clamp_min_(_RAREST)
+        threshold = _threshold(mass, entries)
+        chances = (mass / threshold).clamp_(max=1.0).cumsum(-1, dtype=torch.float64)
+        starts = starts.to(own.device).double().unsqueeze(-1)
+        places = (starts + torch.arange(entries, device=own.device)) * (chances[:, -1:] / entries)
+        ids = torch.searchsorted(chances, places, right=True).clamp_(max=own.shape[-1] - 1)
+        weights = mass.gather(-1, ids).double().maximum(threshold)
+        least, most = weights.aminmax(dim=-1, keepdim=True)
+        spread = _coded((most / least).log())
+        codes = _by_chance(weights / most, _least(spread), _levels(own.shape[-1]), starts)
+        return cls(ids, codes, spread, entropy, own.shape[-1])
+
+    @property
+    def weights(self) -> Tensor:
+        """What each entry stands for, in sum 1: [positions, entries]."""
+        share, least = self.codes.double() / _levels(self.classes), _least(self.spread)
+        weights = least + (1 - least) * share.square()
+        return (weights / weights.sum(-1, keepdim=True)).float()
 
     def __getitem__(self, part: Any) -> Sample:
-        return Sample(self.ids[part], self.entropy[part], self.classes)
+        parts = (each[part] for each in (self.ids, self.codes, self.spread, self.entropy))
+        return Sample(*parts, self.classes)
 
     def to(self, device: torch.device | str) -> Sample:
         """The same on a device."""
-        return Sample(self.ids.to(device), self.entropy.to(device), self.classes)
+        parts = (each.to(device) for each in (self.ids, self.codes, self.spread, self.entropy))
+        return Sample(*parts, self.classes)
 
     def measured(
         self, student: Tensor, divergence: Divergence, temperature: float, share: float, slope: bool
@@ -183,22 +208,51 @@ class Sample:
         if divergence != "forward" or temperature != 1.0:
             raise ValueError("a sample tells the forward divergence at temperature 1 alone")
         own = log_probabilities(student, 1.0)
-        each = -own.gather(-1, self.ids).mean(-1) - self.entropy.to(own.dtype)
-        if not slope:
-            return Found(each, None)
-        less = own.new_full(self.ids.shape, -1 / self.ids.shape[-1])
-        return Found(each, own.exp_().scatter_add_(-1, self.ids, less))
+        weights = self.weights.to(own.dtype)
+        each = -(own.gather(-1, self.ids) * weights).sum(-1) - self.entropy.to(own.dtype)
+        return Found(each, own.exp_().scatter_add_(-1, self.ids, -weights) if slope else None)
 
     def packed(self) -> Packed:
         """As bytes."""
-        words = _words(self.ids, torch.zeros_like(self.ids), self.classes)
-        return {"words": words, "numbers": _coded(self.entropy.unsqueeze(-1))}
+        numbers = torch.cat([_coded(self.entropy.unsqueeze(-1)), self.spread], -1)
+        return {"words": _words(self.ids, self.codes, self.classes), "numbers": numbers}
 
     @classmethod
     def unpacked(cls, packed: Packed, classes: int) -> Sample:
         """The sample of so many classes that was packed."""
-        ids, _ = _entries(packed["words"], classes)
-        return cls(ids, packed["numbers"][:, 0].float() * _STEP, classes)
+        ids, codes = _entries(packed["words"], classes)
+        numbers = packed["numbers"]
+        return cls(ids, codes, numbers[:, 1:], numbers[:, 0].float() * _STEP, classes)
+
+
+def _threshold(mass: Tensor, entries: int) -> Tensor:
+    """The t at which the sum of min(1, mass / t) is `entries`: float64 [positions, 1].
+
+    With the k heaviest classes certain, the others share what is left of the entries.
+    """
+    heaviest = mass.topk(entries).values.double()
+    rest = mass.sum(-1, keepdim=True, dtype=torch.float64) - heaviest.cumsum(-1) + heaviest
+    found = rest / (entries - torch.arange(entries, device=mass.device))
+    first = (heaviest <= found * (1 + 1e-3)).to(torch.uint8).argmax(-1, keepdim=True)
+    return found.gather(-1, first)
+
+
+def _least(spread: Tensor) -> Tensor:
+    """The least weight over the highest: float64."""
+    return spread.double().mul(-_STEP).exp()
+
+
+def _by_chance(weights: Tensor, least: Tensor, levels: int, starts: Tensor) -> Tensor:
+    """Codes of weights up to 1, up or down by chance, so that the weight is right on average.
+
+    Steps are of at most 2/levels of the highest weight, and finer below. The chance follows from
+    the starts.
+    """
+    above = ((weights - least) / (1 - least).clamp_min(1e-12)).clamp(0, 1)
+    low = (above.sqrt() * levels).floor().clamp_(max=levels - 1)
+    inside = (above * levels**2 - low**2) / (2 * low + 1)
+    order = torch.arange(1, weights.shape[-1] + 1, device=weights.device)
+    return (low + (inside > (starts * 4093 + order * 0.6180339887498949) % 1)).long()
 
 
 def _rest(own: Tensor, ids: Tensor, power: float) -> Tensor:

@@ -61,13 +61,13 @@ class Likeliest:
 
 @dataclass(frozen=True)
 class Drawn:
-    """So many draws from the distribution."""
+    """So many classes, drawn where they are not certain to be among them."""
 
-    draws: int
+    entries: int
 
     def keep(self, logits: Tensor, starts: Tensor) -> Tensors:
-        """A systematic sample from these starts."""
-        return Sample.of(logits, self.draws, starts).packed()
+        """A sample from these starts."""
+        return Sample.of(logits, self.entries, starts).packed()
 
     def read(self, kept: Tensors, classes: int) -> Told:
         """As it was packed."""

@@ -21,7 +21,7 @@ from attar.models.model import Model
 from attar.train.cached import Asked, Cached, Drawn, Likeliest, Local, Served, Sketch
 from attar.train.teacher import ready
 
-_FORMAT = 1
+_FORMAT = 2
 _TEXT = 500  # characters by which a server's tokenizer is compared with the student's
 
 
@@ -42,8 +42,8 @@ class Cache(BaseModel):
         default=None,
         ge=1,
         le=1024,
-        description="so many tokens drawn from the teacher instead: unbiased on average, and "
-        "noisier; for the forward divergence at temperature 1",
+        description="so many tokens instead: the likeliest as they are, and others drawn for the "
+        "rest, unbiased on average; for the forward divergence at temperature 1",
     )
 
     @model_validator(mode="after")
