@@ -126,25 +126,29 @@ def test_weights_are_counted_where_codes_stand_for_them(family: str) -> None:
     assert found == pytest.approx(before, rel=0.01)
 
 
-def test_a_choice_left_to_the_plan_is_settled_by_memory() -> None:
+def test_a_choice_left_to_the_plan_is_settled_by_memory_and_traits() -> None:
     model = tiny("llama")
 
     class Inputs:
         task, config = model.task, model.config
 
-    def made(room: float, auto: Any = "auto") -> list[tuple[str, str | None, Scope]]:
+    def made(
+        room: float, auto: Any = "auto", before: str = RTN
+    ) -> list[tuple[str, str | None, Scope]]:
         heal = {"heal": auto} if isinstance(auto, str) else {"heal/auto": auto}
         recipe = Recipe.model_validate(
-            {"model": "m", "data": {"train": "t.txt"}, "steps": [{RTN: {}}, heal]}
+            {"model": "m", "data": {"train": "t.txt"}, "steps": [{before: {}}, heal]}
         )
         facts = model.facts()
         found = fold(recipe, Inputs(), facts, traits_of(model.module, facts), room)  # type: ignore[arg-type]
         return [(step.kind, step.id, step.scope) for step in found.recipe.steps[1:]]
 
-    assert made(16.0) == [("heal/lora", "auto", Scope.linears())]
+    assert made(16.0, before="prune/wanda") == [("heal/lora", "auto", Scope.linears())]
+    of_scales = Scope(patterns=("linears", "norm"))
+    assert made(16.0) == [("heal/scales", "auto", of_scales)]
     assert made(4.0) == [("heal/blockwise", "auto", Scope.everything())]
     given = {"id": "healed", "scope": ["mlp"]}
-    for room, kind in ((16.0, "heal/lora"), (4.0, "heal/blockwise")):
+    for room, kind in ((16.0, "heal/scales"), (4.0, "heal/blockwise")):
         assert made(room, given) == [(kind, "healed", Scope(patterns=("mlp",)))]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast, get_args
 
@@ -98,10 +98,10 @@ class Step(BaseModel):
         """Do the work and return the model; it may be the same object, changed."""
         raise NotImplementedError
 
-    def chosen(self, room: float) -> Step:
+    def chosen(self, room: float, traits: Collection[Trait]) -> Step:
         """The step that this one stands for: itself, unless it leaves the choice to the plan.
 
-        room: bytes of memory for each weight.
+        room: bytes of memory for each weight; traits: those that every linear in scope has.
         """
         return self
 

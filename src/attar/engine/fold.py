@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from attar.core.grid import Grid
 from attar.core.recipe import Recipe
 from attar.core.registry import nearest
-from attar.core.scope import ROLES, ModuleFact
+from attar.core.scope import ROLES, ModuleFact, Scope
 from attar.core.step import DataStep, Step
 from attar.core.traits import ADAPTER, FLOAT, MASKED, QUANTIZED, SHARED, UNEVEN, Trait
 from attar.engine.inputs import Inputs
@@ -36,7 +36,7 @@ def fold(
     steps: list[Step] = []
     blame: dict[str, str] = {}
     for number, (step, name) in enumerate(zip(recipe.steps, recipe.stage_ids(), strict=True), 1):
-        step = _settled(step, name, room)
+        step = _settled(step, name, room, facts, traits)
         steps.append(step)
         where = f"step {number} ({step.kind})"
         if inputs.task not in step.tasks:
@@ -73,9 +73,17 @@ def fold(
     return Folded(recipe.model_copy(update={"steps": tuple(steps)}), problems)
 
 
-def _settled(step: Step, name: str, room: float) -> Step:
-    """The step, or the one that it stands for in this memory, which keeps its name."""
-    found = step.chosen(room)
+def _settled(
+    step: Step,
+    name: str,
+    room: float,
+    facts: Sequence[ModuleFact],
+    traits: Mapping[str, set[Trait]],
+) -> Step:
+    """The step, or the one that it stands for here, which keeps its name."""
+    linears = set(step.scope.select(facts)) & set(Scope.linears().select(facts))
+    each = [traits.get(name, {FLOAT}) for name in linears]
+    found = step.chosen(room, set[Trait].intersection(*each) if each else ())
     return step if found is step else found.model_copy(update={"id": name})
 
 

@@ -193,13 +193,13 @@ class Sample:
         return (weights / weights.sum(-1, keepdim=True)).float()
 
     def __getitem__(self, part: Any) -> Sample:
-        parts = (each[part] for each in (self.ids, self.codes, self.spread, self.entropy))
-        return Sample(*parts, self.classes)
+        spread, entropy = self.spread[part], self.entropy[part]
+        return Sample(self.ids[part], self.codes[part], spread, entropy, self.classes)
 
     def to(self, device: torch.device | str) -> Sample:
         """The same on a device."""
-        parts = (each.to(device) for each in (self.ids, self.codes, self.spread, self.entropy))
-        return Sample(*parts, self.classes)
+        ids, codes = self.ids.to(device), self.codes.to(device)
+        return Sample(ids, codes, self.spread.to(device), self.entropy.to(device), self.classes)
 
     def measured(
         self, student: Tensor, divergence: Divergence, temperature: float, share: float, slope: bool

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from pydantic import Field
 
 from attar.core.context import Context
+from attar.core.scope import Scope
 from attar.core.step import DataRef, ModelRef, Step
+from attar.core.traits import QUANTIZED, Trait
+from attar.layers import QuantizedLinear
 from attar.models.model import Model
 from attar.techniques.heal.blockwise import Blockwise
 from attar.techniques.heal.lora import Lora
+from attar.techniques.heal.scales import Scales
 
 _PASSES, _LEAST = 4, 8  # of blockwise healing: passes over its sequences, and these
 
 
 class Auto(Step, kind="heal/auto"):
-    """Stands for `heal/lora` or `heal/blockwise`, which the plan shows and the key is made of.
+    """Stands for one of the others here, which the plan shows and the key is made of.
 
-    An adapter of low rank is distilled and merged, through the rounding where weights are on a
-    grid; a model that does not fit the memory that this takes is trained block by block.
+    Where all weights are on a grid, their scales are distilled (`heal/scales`); else an adapter of
+    low rank is, and merged (`heal/lora`). A model that does not fit the memory that this takes is
+    trained block by block (`heal/blockwise`).
     """
 
     needs = frozenset()
@@ -33,7 +39,7 @@ class Auto(Step, kind="heal/auto"):
     tokens: int = Field(250_000, ge=1024, description="how much to learn on, in tokens")
     length: int = Field(256, ge=8, description="tokens in a sequence, at most")
 
-    def chosen(self, room: float) -> Step:
+    def chosen(self, room: float, traits: Collection[Trait]) -> Step:
         """The step that this one stands for; each has its own idea of what to touch."""
         given = {"id", "scope"} & self.model_fields_set
         shared: dict[str, Any] = {name: getattr(self, name) for name in given}
@@ -41,8 +47,12 @@ class Auto(Step, kind="heal/auto"):
         if room < Lora.training_bytes:
             sequences = max(_LEAST, self.tokens // (_PASSES * self.length))
             return Blockwise(**shared, sequences=sequences, epochs=_PASSES)
-        return Lora(**shared, held_out=self.held_out, tokens=self.tokens)
+        kind = Scales if QUANTIZED in traits else Lora
+        return kind(**shared, held_out=self.held_out, tokens=self.tokens)
 
     def apply(self, model: Model, ctx: Context) -> Model:
         """Heal as chosen for the model that is there."""
-        return self.chosen(float("inf")).apply(model, ctx)
+        names = set(model.select(self.scope))
+        linears = [part for name, part in model.linears(Scope.linears()).items() if name in names]
+        every = bool(linears) and all(isinstance(part, QuantizedLinear) for part in linears)
+        return self.chosen(float("inf"), (QUANTIZED,) if every else ()).apply(model, ctx)
