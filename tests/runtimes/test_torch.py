@@ -12,7 +12,8 @@ import torch
 from attar.export.target import stored
 from attar.models import save
 from attar.runtimes import engine_of, find
-from attar.runtimes._drawing import Drawing, likeliest, log_softmax, until
+from attar.runtimes._drawing import until
+from attar.runtimes._sampling import likeliest, log_softmax
 from attar.runtimes.runtime import Sampling, StoredCodes, Token
 from attar.runtimes.torch import TorchDecoder
 from tiny_models import press, tiny
@@ -55,21 +56,6 @@ def test_scores_are_of_the_next_token() -> None:
     decoder = TorchDecoder(tiny("llama"))
     whole = decoder.logprobs(PROMPT)
     assert decoder.scores(PROMPT).tolist() == [whole[i, PROMPT[i + 1]] for i in range(3)]
-
-
-def test_drawing_follows_the_shares() -> None:
-    logits = np.log(np.array([0.5, 0.3, 0.15, 0.05], np.float32))
-
-    def shares(sampling: Sampling) -> np.ndarray:
-        drawing = Drawing(sampling)
-        counts = np.bincount([drawing.token(logits).id for _ in range(4000)], minlength=4)
-        return counts / counts.sum()
-
-    assert shares(Sampling(1.0)) == pytest.approx([0.5, 0.3, 0.15, 0.05], abs=0.03)
-    assert shares(Sampling(1.0, top_k=2)) == pytest.approx([0.625, 0.375, 0, 0], abs=0.03)
-    assert shares(Sampling(1.0, top_p=0.7)) == pytest.approx([0.625, 0.375, 0, 0], abs=0.03)
-    powers = np.array([0.5, 0.3, 0.15, 0.05]) ** 2
-    assert shares(Sampling(0.5)) == pytest.approx(powers / powers.sum(), abs=0.03)
 
 
 def test_the_same_seed_draws_the_same() -> None:

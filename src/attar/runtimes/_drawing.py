@@ -1,4 +1,4 @@
-"""Drawing the next token, for engines that give logits and leave that to their caller."""
+"""Writing token by token, for engines that give logits and leave the rest to their caller."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from attar.runtimes._sampling import log_softmax, pick
 from attar.runtimes.runtime import GREEDY, Decoder, Floats, Sampling, Token
 
 Following = Callable[[Sequence[int]], Floats]
@@ -33,44 +34,18 @@ class LogitsDecoder(Decoder):
         top: int = 0,
     ) -> Iterator[Token]:
         length = min(len(prompt) + limit, self.context)
-        written = _written(self.begin(length), prompt, Drawing(sampling, top))
+        written = _written(self.begin(length), prompt, sampling, top)
         return until(written, length - len(prompt), stop)
 
 
-def _written(following: Following, prompt: Sequence[int], drawing: Drawing) -> Iterator[Token]:
-    given = prompt
+def _written(
+    following: Following, prompt: Sequence[int], sampling: Sampling, top: int
+) -> Iterator[Token]:
+    given, random = prompt, np.random.default_rng(sampling.seed)
     while True:
-        token = drawing.token(following(given))
+        token = pick(following(given), sampling, random, top)
         yield token
         given = [token.id]
-
-
-class Drawing:
-    """Draws tokens one after another; the same seed draws the same ones from the same logits."""
-
-    def __init__(self, sampling: Sampling, top: int = 0) -> None:
-        self.sampling, self.top = sampling, top
-        self._random = np.random.default_rng(sampling.seed)
-
-    def token(self, logits: Floats) -> Token:
-        """The next token after logits [vocabulary]."""
-        logprobs = log_softmax(logits)
-        chosen = int(logprobs.argmax())
-        if self.sampling.temperature > 0:
-            chosen = self._draw(logprobs)
-        top = tuple((int(i), float(logprobs[i])) for i in likeliest(logprobs, self.top))
-        return Token(chosen, float(logprobs[chosen]), top)
-
-    def _draw(self, logprobs: Floats) -> int:
-        order = np.argsort(-logprobs, kind="stable")[: self.sampling.top_k or None]
-        scaled = logprobs[order].astype(np.float64) / self.sampling.temperature
-        shares = np.exp(scaled - scaled.max())
-        shares /= shares.sum()
-        if self.sampling.top_p is not None and self.sampling.top_p < 1:
-            before = np.cumsum(shares) - shares
-            shares = np.where(before < self.sampling.top_p, shares, 0.0)
-            shares /= shares.sum()
-        return int(order[self._random.choice(len(order), p=shares)])
 
 
 def until(tokens: Iterator[Token], limit: int, stop: Sequence[int]) -> Iterator[Token]:
@@ -88,18 +63,3 @@ def logprobs_of(run: Callable[[Sequence[int]], Floats], ids: Sequence[int]) -> F
     """Log-probabilities after every token; `run` gives the logits after each of those that come."""
     chunks = [ids[start : start + _CHUNK] for start in range(0, len(ids), _CHUNK)]
     return np.concatenate([log_softmax(run(chunk)) for chunk in chunks])
-
-
-def log_softmax(logits: Floats) -> Floats:
-    """Natural log-probabilities over the last axis, in float32."""
-    shifted = logits.astype(np.float32) - logits.max(-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
-
-
-def likeliest(logprobs: Floats, count: int) -> list[int]:
-    """The ids of the likeliest tokens, the likeliest first."""
-    if count < 1:
-        return []
-    count = min(count, len(logprobs))
-    found = np.argpartition(-logprobs, count - 1)[:count]
-    return found[np.argsort(-logprobs[found], kind="stable")].tolist()

@@ -12,8 +12,8 @@ from typing import Protocol
 import numpy as np
 
 from attar.errors import AttarError
+from attar.runtimes._sampling import pick
 from attar.runtimes.runtime import Floats, Sampling, Token
-from attar.serve.sampling import pick
 
 PIECE = 256  # tokens of new prompts that are read between two tokens of the others
 

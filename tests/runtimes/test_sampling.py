@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from attar.runtimes._sampling import pick
 from attar.runtimes.runtime import Sampling
-from attar.serve.sampling import pick
 from attar.serve.writing import sampling as asked
 
 DRAWS = 4_000

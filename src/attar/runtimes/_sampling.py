@@ -1,10 +1,9 @@
-"""The next token of many answers at once: no vocabulary is sorted, and nothing computed in vain."""
+"""Choosing the next token by its logits: no vocabulary is sorted, and nothing computed in vain."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from attar.runtimes._drawing import likeliest, log_softmax
 from attar.runtimes.runtime import Floats, Ids, Sampling, Token
 
 _FEW = 256  # tokens that mostly hold the share that `top_p` asks for
@@ -49,3 +48,18 @@ def _kept(weights: Floats, sampling: Sampling) -> Ids | None:
         if needed <= count or sampling.top_k or count == len(weights):
             return places[:needed]
         count = min(4 * count, len(weights))
+
+
+def log_softmax(logits: Floats) -> Floats:
+    """Natural log-probabilities over the last axis, in float32."""
+    shifted = logits.astype(np.float32) - logits.max(-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+
+
+def likeliest(logprobs: Floats, count: int) -> list[int]:
+    """The ids of the likeliest tokens, the likeliest first."""
+    if count < 1:
+        return []
+    count = min(count, len(logprobs))
+    found = np.argpartition(-logprobs, count - 1)[:count]
+    return found[np.argsort(-logprobs[found], kind="stable")].tolist()
