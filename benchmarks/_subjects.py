@@ -28,6 +28,7 @@ class Subject:
     calibration: tuple[int, int]
     judgment: tuple[int, int]
     judge: Callable[[Subject, Any, Any], tuple[dict[str, float], Judged]]
+    part: int = 0  # of the novel: which tokens it is calibrated on
 
     def prepare(self) -> None:
         """The model as plain safetensors, and the tokens, for every process to read."""
@@ -37,9 +38,11 @@ class Subject:
         self.folder.mkdir(parents=True, exist_ok=True)
         if not self.original.exists():
             save(load(ModelSource(path=self.source), self.task, ("no", "yes"), 0), self.original)
-        if not self.tokens("speeches").exists():
-            tokenizer = self.load().tokenizer
-            self._write(tokenizer, "novel", _texts.novel(), self.calibration)
+        missing = [name for name in ("novel", "speeches") if not self.tokens(name).exists()]
+        tokenizer = self.load().tokenizer if missing else None
+        if "novel" in missing:
+            self._write(tokenizer, "novel", _texts.novel(), self.calibration, self.part)
+        if "speeches" in missing:
             self._write(tokenizer, "speeches", _texts.speeches(), self.judgment)
 
     @property
@@ -49,16 +52,19 @@ class Subject:
 
     def tokens(self, name: str) -> Path:
         """The file of these tokens."""
-        return self.folder / f"{name}.json"
+        part = f"-{self.part}" if self.part and name == "novel" else ""
+        return self.folder / f"{name}{part}.json"
 
-    def _write(self, tokenizer: Any, name: str, text: Path, shape: tuple[int, int]) -> None:
+    def _write(
+        self, tokenizer: Any, name: str, text: Path, shape: tuple[int, int], part: int = 0
+    ) -> None:
         count, length = shape
         empty = tokenizer("")["input_ids"]  # what an encoder wants around every sequence
         first, last = empty[: len(empty) // 2], empty[len(empty) // 2 :]
         within = length - len(empty)
-        prose = text.read_text("utf-8")[: count * length * 8]
+        prose = text.read_text("utf-8")[: (part + 1) * count * length * 8]
         ids = tokenizer(prose, add_special_tokens=False)["input_ids"]
-        starts = range(0, count * within, within)
+        starts = range(part * count * within, (part + 1) * count * within, within)
         rows = [[*first, *ids[start : start + within], *last] for start in starts]
         self.tokens(name).write_text(json.dumps(rows))
 
