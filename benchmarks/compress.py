@@ -30,7 +30,10 @@ from _subjects import DECODER, ENCODER, ITEMS, WORK, Subject, less
 
 SELF = "attar"
 HEALED = ", healed"
-HEAL = ("heal/auto", {"tokens": 120_000})  # within 20 minutes
+HEAL = {  # within 20 minutes; the encoder has no head whose answers could be matched
+    DECODER: ("heal/auto", {"tokens": 120_000}),
+    ENCODER: ("heal/blockwise", {"sequences": 512}),
+}
 
 
 def rounding(bits: int, subject: Subject) -> dict[str, Method]:
@@ -49,8 +52,8 @@ def rounding(bits: int, subject: Subject) -> dict[str, Method]:
         "gptq": own(("quantize/gptq", {"grid": grid})),
         "awq": own(("quantize/awq", {"grid": grid})),
         "autoround": own(autoround),
-        f"gptq{HEALED}": own(("quantize/gptq", {"grid": grid}), HEAL),
-        f"autoround{HEALED}": own(autoround, HEAL),
+        f"gptq{HEALED}": own(("quantize/gptq", {"grid": grid}), HEAL[subject]),
+        f"autoround{HEALED}": own(autoround, HEAL[subject]),
     }
     if subject is ENCODER:  # the other peers, and AWQ's mappings, are for decoders
         return {**found, "gptq of llm-compressor": llm_compressor["gptq of llm-compressor"]}
@@ -66,7 +69,7 @@ def rounding(bits: int, subject: Subject) -> dict[str, Method]:
 def pruning(settings: dict[str, Any], structure: str, subject: Subject) -> dict[str, Method]:
     """Zeros in half of the weights."""
     found = {name: own((f"prune/{name}", settings)) for name in ("magnitude", "wanda", "sparsegpt")}
-    found[f"sparsegpt{HEALED}"] = own(("prune/sparsegpt", settings), HEAL)
+    found[f"sparsegpt{HEALED}"] = own(("prune/sparsegpt", settings), HEAL[subject])
     for name in ("wanda", "sparsegpt"):
         modifier = partial(_peers.sparse_modifier, name, structure, subject.block)
         runner = _peers.llm_compressor(modifier, subject.block)
@@ -74,11 +77,11 @@ def pruning(settings: dict[str, Any], structure: str, subject: Subject) -> dict[
     return found
 
 
-def lowrank(keep: float) -> dict[str, Method]:
+def lowrank(keep: float, subject: Subject) -> dict[str, Method]:
     """Fewer weights by thin factors; no peer has it."""
     kinds = ("svd", "fisher", "whitened", "balanced")
     found = {kind: own((f"lowrank/{kind}", {"keep": keep})) for kind in kinds}
-    return {**found, f"balanced{HEALED}": own(("lowrank/balanced", {"keep": keep}), HEAL)}
+    return {**found, f"balanced{HEALED}": own(("lowrank/balanced", {"keep": keep}), HEAL[subject])}
 
 
 @dataclass(frozen=True)
@@ -98,8 +101,8 @@ CASES: dict[str, Case] = {
         "int2-g64": rounding(2, subject),
         "sparse-50": pruning({"sparsity": 0.5}, "0:0", subject),
         "sparse-2:4": pruning({"pattern": "2:4"}, "2:4", subject),
-        "lowrank-80": lowrank(0.8),
-        "lowrank-60": lowrank(0.6),
+        "lowrank-80": lowrank(0.8, subject),
+        "lowrank-60": lowrank(0.6, subject),
     }.items()
 }
 CASES |= {  # whether the order of the ways hangs on what they are calibrated on
