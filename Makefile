@@ -57,6 +57,7 @@ format: $(DEV) ## let ruff format and fix
 
 docs: $(CORE) ## write the generated pages under docs/
 	$(BIN)/python docs/generate.py
+	$(BIN)/python docs/tables.py
 
 ifdef NAME
 bench: $(DEV) ## list the benchmarks; `make bench NAME=compress` runs one

@@ -44,6 +44,8 @@ class BlockView:
     `outputs`: what the block made of the inputs, once `groups` has come to its end.
     `targets`: what the original's block makes of the original's own hidden states, where the
     walk was asked for it.
+    `statistics`: linears that are given the same inputs, and the statistic of these that the walk
+    was asked for.
     `frugal`: not all batches may be inside the block at a time. `exact`: hidden states are given
     to the block in float32.
     """
@@ -58,6 +60,7 @@ class BlockView:
     sharing: dict[Any, list[list[str]]]
     outputs: list[Tensor] | None = None
     targets: Sequence[Tensor] | None = None
+    statistics: Sequence[tuple[list[str], Any]] = ()
     frugal: bool = False
     exact: bool = False
 
@@ -92,6 +95,27 @@ class BlockView:
                 yield together[found[0]], found[1]
         if batches is not None:
             self.outputs = [cast("Tensor", batch.output) for batch in batches]
+
+    def watched(self, statistic: type[S]) -> Iterator[Tensor]:
+        """The block's outputs as it is, batch by batch, on the way to `statistics`."""
+        together, found = self._together(), dict[str, S]()
+        arrived: list[tuple[str, Tensor]] = []
+
+        def noting(name: str) -> Callable[..., None]:
+            return lambda _, inputs: arrived.append((name, inputs[0]))
+
+        with ExitStack() as stack:
+            for name in together:
+                handle = self.linears[name].register_forward_pre_hook(noting(name))
+                stack.callback(handle.remove)
+            for output, mask in zip(self.run(), self.masks, strict=True):
+                for name, inputs in arrived:
+                    if name not in found:
+                        found[name] = statistic(inputs.shape[-1], inputs.device)
+                    found[name].add(inputs if mask.all() else inputs[mask])
+                arrived.clear()
+                yield output
+        self.statistics = [(together[name], each) for name, each in found.items()]
 
     @property
     def _indices(self) -> range:
@@ -182,12 +206,14 @@ def walk(
     visit: Callable[[BlockView], F],
     label: str = "blocks",
     original: Model | None = None,
+    statistic: type[S] | None = None,
 ) -> list[F]:
     """Visit every block in order; `visit` may change the block, which then feeds the next.
 
     What `visit` found at each block, plain data, is returned. With `original`, a model of as
     many blocks, or this one before it is changed, every view has the `targets` that its blocks
-    make.
+    make. With `statistic` every view has `statistics` of its linears' inputs, and blocks feed
+    each other as they were: one pass through each is all that takes.
     """
     names = _inside(model, scope)
     weights = mapped(model.blocks)
@@ -210,11 +236,13 @@ def walk(
             )
             view.frugal = folder is not None
             view.targets = targets and targets.advance()
+            ahead = folder and folder / str(index + 1)
+            if statistic is not None:
+                inputs = States(view.watched(statistic), ahead)
             before = kept.restore(index, block)
             found.append(visit(view) if before is None else before[0])
-            if index + 1 < len(model.blocks):
-                outputs = view.run() if view.outputs is None else view.outputs
-                inputs = States(outputs, folder and folder / str(index + 1))
+            if statistic is None and index + 1 < len(model.blocks):
+                inputs = States(view.run() if view.outputs is None else view.outputs, ahead)
             view.inputs.drop()
             if before is None:
                 kept.keep(index, block, found[-1])

@@ -17,7 +17,11 @@ from attar.techniques.prune._sparsity import Sparsity, Zeros, put, tell
 
 
 class Wanda(Sparsity, Calibrated, Step, kind="prune/wanda"):
-    """Wanda (arXiv 2306.11695), row by row, each block fed by the blocks already pruned."""
+    """Wanda (arXiv 2306.11695), row by row, by the inputs that the model had before pruning.
+
+    Nothing here makes up for what earlier blocks have lost, so what they lost should not sway
+    which weights go: fed by pruned blocks, as the paper has it, it does worse (docs/log.md).
+    """
 
     needs = frozenset({FLOAT})
     adds = frozenset({MASKED})
@@ -32,15 +36,14 @@ class Wanda(Sparsity, Calibrated, Step, kind="prune/wanda"):
 
         def visit(view: BlockView) -> list[Zeros]:
             counts: list[Zeros] = []
-            for names, energy in view.groups(Energy):
-                mean = energy.mean
+            for names, energy in view.statistics:
                 for name in names:
                     weight = weight_of(view.linears[name]).detach()
-                    keep = pattern.by_row(wanda_scores(weight, mean))
+                    keep = pattern.by_row(wanda_scores(weight, energy.mean))
                     counts.append(put(model, name, weight * keep))
             return counts
 
         batches = calibration(self, model, ctx)
-        blocks = walk(model, batches, self.scope, ctx, visit, "Wanda")
+        blocks = walk(model, batches, self.scope, ctx, visit, "Wanda", statistic=Energy)
         tell(ctx, [count for block in blocks for count in block])
         return model
