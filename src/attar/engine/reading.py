@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 
 from attar.core.recipe import ModelSource, Recipe
 from attar.core.step import DataStep, Task, is_address
@@ -11,7 +11,6 @@ from attar.engine.inputs import Inputs
 from attar.errors import UserError
 from attar.models.load import config_of, task_of
 from attar.models.source import resolve
-from attar.train.served import no_key
 
 
 def strangers(recipe: Recipe, inputs: Inputs) -> list[str]:
@@ -63,17 +62,6 @@ def unread(recipe: Recipe, inputs: Inputs) -> Iterator[str]:
                 continue
             elif (text := _unfit(name, wanted, recipe, inputs)) is not None:
                 yield f"{where}: `{setting}` {text}"
-
-
-def locked(recipe: Recipe, ids: Iterable[str], secret: Callable[[str], str | None]) -> list[str]:
-    """What steps of these ids need from the user's environment, and is not there."""
-    chosen, stages = set(ids), zip(recipe.steps, recipe.stage_ids(), strict=True)
-    return [
-        f"step {number} ({step.kind}): {no_key(name)}"
-        for number, (step, stage) in enumerate(stages, 1)
-        for name in step.secrets()
-        if stage in chosen and not secret(name)
-    ]
 
 
 def _missing(path: str) -> str | None:

@@ -19,10 +19,9 @@ from attar.engine.make import make, needs_copy, path_of
 from attar.engine.make_data import figures_of, leaks, make_data
 from attar.engine.measuring import Measuring
 from attar.engine.plan import Plan, Stage, make_plan
-from attar.engine.reading import locked
 from attar.engine.store import Store, readable
 from attar.engine.watch import watched
-from attar.errors import GuardFailed, PlanError, Problem
+from attar.errors import GuardFailed
 from attar.measure.machine import environment
 from attar.models import Model, load
 from attar.models.source import Files
@@ -116,10 +115,7 @@ class _Running:
 
     def begin(self) -> None:
         """Look at the keys and the data, and write down the recipe."""
-        waiting = [stage.id for stage in self.plan.stages if not stage.cached]
-        problems = locked(self.plan.recipe, waiting, self.plan.secret or (lambda _: None))
-        if problems:
-            raise PlanError([Problem(problem) for problem in problems])
+        self.plan.check_secrets()
         self.report.warnings = [*self.plan.inputs.check_data(), *self.plan.warnings]
         self.store.run_folder(self.plan.recipe.name)
         self.store.write(self.folder / "lock.yaml", self.plan.recipe.to_yaml())
