@@ -122,7 +122,8 @@ class Generate(ByAddress, Writing, DataStep, kind="data/generate"):
 
     def _at_hand(self, ctx: Context) -> list[_Written]:
         teacher: Model = ctx.model(self.teacher, "causal-lm")
-        rows, prompts = map(self._in_turn, self._prompts(teacher, ctx))
+        rows, prompts = self._prompts(teacher, ctx)
+        rows, prompts = self._in_turn(rows), self._in_turn(prompts)
         made = write_after(teacher, prompts, self, self.batch, ctx)
         found: list[_Written] = []
         for row, prompt, ids in zip(rows, prompts, made, strict=True):
