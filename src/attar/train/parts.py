@@ -6,9 +6,10 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 from typing import Any, TypeVar
 
 from attar.core.context import Context
@@ -52,36 +53,28 @@ def one_by_one(
 
     As `in_parts`, for work that waits for others and may be done in any order: it is run in
     threads. What is None is not kept, and a step that goes on tries it again. Where one fails,
-    those under way are kept, no further one is begun, and what it raised is raised.
+    those under way are kept and the others left, and what it raised is raised.
     """
     with ctx.progress.bar(label, len(items)) as bar, _lines(ctx, label) as (lines, keep):
         done: dict[int, Any] = dict(lines)
         if done:
             bar.advance(len(done))
-        with ThreadPoolExecutor(at_once) as pool:
-            waiting = {
-                pool.submit(work, item, seed_of(ctx.seed, label, number)): number
-                for number, item in enumerate(items)
-                if number not in done
-            }
+        lock = Lock()
 
-            def take(future: Future[Any]) -> None:
-                made = future.result()
+        def one(number: int) -> None:
+            made = work(items[number], seed_of(ctx.seed, label, number))
+            with lock:
                 if made is not None:
-                    number = waiting[future]
                     done[number] = keep([number, made])[1]
                 bar.advance(1)
 
-            left = set(waiting)
+        with ThreadPoolExecutor(at_once) as pool:
             try:
-                for future in as_completed(waiting):
-                    left.discard(future)
-                    take(future)
+                left = [number for number in range(len(items)) if number not in done]
+                for future in as_completed([pool.submit(one, number) for number in left]):
+                    future.result()
             except BaseException:
                 pool.shutdown(cancel_futures=True)
-                for future in left:
-                    if not future.cancelled() and future.exception() is None:
-                        take(future)
                 raise
     return [done.get(number) for number in range(len(items))]
 
