@@ -18,6 +18,7 @@ from attar.core import registry
 from attar.core.recipe_file import parse
 from attar.models import save
 from cli.calling import Attar
+from loopback import serving
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +112,17 @@ def test_from_nothing(attar: Attar, model: Path, tmp_path: Path) -> None:
     assert (tmp_path / "texts.jsonl").read_text("utf-8").count('{"text"') >= 1
 
 
+def test_a_teacher_behind_an_address(attar: Attar, model: Path, table: Path) -> None:
+    with serving() as server:
+        server.reply = lambda path, asked: (200, {"choices": [{"text": f" {asked['prompt']}!"}]})
+        call = ("augment", "generate", model, "--data", table, "--out", "a.jsonl")
+        done = attar(*call, "--teacher", server.url, "--server", "{at_once: 2}")
+    assert done.code == 0, done.err
+    rows = data_steps.rows().examples
+    found = [json.loads(line)["text"] for line in (table.parent / "a.jsonl").open()]
+    assert found == [f"{row.text} {row.text}!" for row in rows]
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -120,6 +132,10 @@ def test_from_nothing(attar: Attar, model: Path, tmp_path: Path) -> None:
         (["mlm", "m"], "--out"),
         (["synonyms", "m", "--out", "a.tsv", "--data", "d"], "the key `words` is missing"),
         (["mlm", "m", "--out", "a.tsv", "--data", "d", "--texts", "3"], "unknown key 'texts'"),
+        (
+            ["generate", "m", "--out", "a.tsv", "--data", "d", "--server", "{key: [}"],
+            "--server:1",
+        ),
         (["mlm", "m", "--out", "a.tsv"], "reads the data 'train', which is not there"),
     ],
 )

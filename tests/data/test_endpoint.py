@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from attar.data.endpoint import Endpoint, Patience
+from attar.data.endpoint import Endpoint, Patience, Refused, Said
 from attar.errors import Unreachable, UserError
 from loopback import Reply, Server, serving
 
@@ -78,17 +78,34 @@ def test_tells_the_likeliest_tokens(kind: Any, server: Server) -> None:
     assert all(head["authorization"] == f"Bearer {SECRET}" for head in server.headers)
 
 
-def test_text_is_written_in_order(server: Server) -> None:
+def test_texts_are_gone_on_from_and_chats_are_answered(server: Server) -> None:
     def reply(path: str, asked: dict[str, Any]) -> Reply:
-        time.sleep(0.02 if asked["prompt"] == "0" else 0)
-        return 200, {"choices": [{"text": f"<{asked['prompt']}>"}]}
+        if path == "/v1/chat/completions":
+            said = {"role": "assistant", "content": f"<{asked['messages'][-1]['content']}>"}
+            return 200, {"choices": [{"message": said, "finish_reason": "stop"}]}
+        assert path == "/v1/completions"
+        return 200, {"choices": [{"text": f" {asked['prompt']}!", "finish_reason": "length"}]}
 
     server.reply = reply
-    prompts = [str(number) for number in range(12)]
-    found = endpoint(server, at_once=3).write(prompts, 5, temperature=0.5, seed=4)
-    assert found == [f"<{prompt}>" for prompt in prompts]
-    assert server.most <= 3
-    assert server.asked[0].items() >= {"max_tokens": 5, "temperature": 0.5, "seed": 4}.items()
+    served = endpoint(server)
+    assert served.write("a", 5, 0.5, 0.9, seed=4) == Said(" a!", "length")
+    chat = [{"role": "system", "content": "be kind"}, {"role": "user", "content": "b"}]
+    assert served.write(chat, 7) == Said("<b>", "stop")
+    how = {"temperature": 0.5, "top_p": 0.9, "seed": 4}
+    assert server.asked == [
+        {"model": "tiny", "prompt": "a", "max_tokens": 5, **how},
+        {"model": "tiny", "messages": chat, "max_tokens": 7, "temperature": 0.0, "seed": 0},
+    ]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [{"content": None, "refusal": "no"}, {"reasoning_content": "hm"}, {"content": ""}],
+    ids=str,
+)
+def test_an_answer_of_nothing(message: Any, server: Server) -> None:
+    server.reply = lambda path, asked: (200, {"choices": [{"message": message}]})
+    assert endpoint(server).write([{"role": "user", "content": "a"}], 3) == Said("", "")
 
 
 @pytest.mark.parametrize(
@@ -105,11 +122,11 @@ def test_asks_again_where_that_may_help(failing: Reply, server: Server) -> None:
         return failing if count < 3 else (200, {"choices": [{"text": "good"}]})
 
     server.reply = reply
-    assert endpoint(server).write(["a"], 3) == ["good"]
+    assert endpoint(server).write("a", 3) == Said("good", "")
     assert count == 3
     count = -10
     with pytest.raises(Unreachable, match="was asked 3 times"):
-        endpoint(server).write(["a"], 3)
+        endpoint(server).write("a", 3)
     assert count == -7
 
 
@@ -120,19 +137,19 @@ def test_a_slow_server_is_given_up(server: Server) -> None:
 
     server.reply = reply
     with pytest.raises(Unreachable, match="asked 2 times: timed out"):
-        endpoint(server, timeout=0.05, tries=2).write(["a"], 3)
+        endpoint(server, timeout=0.05, tries=2).write("a", 3)
 
 
 def test_nobody_there() -> None:
     gone = Endpoint("http://127.0.0.1:9/v1#m", None, Patience(1.0, 2, 1, 0.01))
     with pytest.raises(Unreachable, match="was asked 2 times"):
-        gone.write(["a"], 3)
+        gone.write("a", 3)
 
 
 def test_a_refusal_is_told_once_and_without_the_key(server: Server) -> None:
     server.reply = lambda path, asked: (401, {"error": f"Incorrect API key: {SECRET}"})
-    with pytest.raises(UserError, match="refuses with 401") as error:
-        endpoint(server).write(["a"], 3)
+    with pytest.raises(Refused, match="refuses with 401") as error:
+        endpoint(server).write("a", 3)
     assert len(server.asked) == 1
     assert SECRET not in str(error.value)
     assert "server: {key: NAME}" in str(error.value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from attar.errors import DataError, StoreError, UserError
 ROWS = [
     Example('a text,\nof two lines \u2028 and a "quote"', "good", where="a.tsv:1"),
     Example("二", None, where="a.tsv:2", probabilities={"good": 0.25, "bad": 0.75}),
-    Example("user: x", messages=({"role": "user", "content": "x"},)),
+    Example("user: x", messages=({"role": "user", "content": "x"},), domain="law"),
 ]
 
 
@@ -43,6 +44,10 @@ def test_a_recipe_reads_the_table(name: str, tmp_path: Path) -> None:
     write_table(rows, tmp_path / name)
     found = load(DataSource(path=str(tmp_path / name)), "classification", "train")
     assert found.examples == rows
+    rows = [replace(row, domain=domain) for row, domain in zip(rows, ("law", "code"), strict=True)]
+    write_table(rows, tmp_path / name)
+    source = DataSource(path=str(tmp_path / name), domain="domain")
+    assert load(source, "classification", "train").examples == rows
 
 
 def test_a_table_without_labels(tmp_path: Path) -> None:

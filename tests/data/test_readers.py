@@ -197,3 +197,40 @@ def test_limit_reads_no_further(rows) -> None:
 def test_long_csv_cells(rows) -> None:
     text = "x" * 200_000
     assert rows("a.csv", f"text,label\n{text},1\n").examples[0].text == text
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.tsv", "text\tlabel\ttopic\none\tx\tlaw\ntwo\ty\t3\n"),
+        ("a.csv", "topic,text,label\nlaw,one,x\n3,two,y\n"),
+        (
+            "a.jsonl",
+            '{"text": "one", "label": "x", "topic": "law"}\n'
+            '{"text": "two", "label": "y", "topic": 3}\n',
+        ),
+    ],
+)
+def test_a_column_of_domains(rows, name: str, content: str) -> None:
+    read = rows(name, content, domain="topic")
+    assert [example.domain for example in read.examples] == ["law", "3"]
+    assert [example.domain for example in rows(name, content).examples] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.tsv", "text\tlabel\tTopic\none\tx\tlaw\n", ['no column "topic"', "domain: COLUMN"]),
+        ("a.jsonl", '{"text": "a", "label": "x"}\n', ["a.jsonl:1", 'no column "topic"']),
+        ("a.jsonl", '{"text": "a", "label": "x", "topic": null}\n', ["a.jsonl:1", "no domain"]),
+    ],
+)
+def test_rows_without_the_domain_that_was_asked_for(rows, name, content, said) -> None:
+    with pytest.raises(DataError) as caught:
+        rows(name, content, domain="topic")
+    assert all(word in str(caught.value) for word in said)
+
+
+def test_plain_text_has_no_domains(rows) -> None:
+    with pytest.raises(DataError, match="no columns"):
+        rows("a.txt", "some words", task="causal-lm", domain="topic")

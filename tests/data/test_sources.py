@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from attar.core.keys import UNKNOWN, FileHashes
+from attar.core.keys import UNKNOWN, FileHashes, key_of
 from attar.core.recipe import DataSource
 from attar.data import Dataset, Example, check_together, files_of, fingerprint, load
 from attar.data.files import split_of
@@ -334,3 +334,13 @@ def test_a_plan_stays_light() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_source_without_domains_has_the_key_that_it_always_had(tmp_path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "one", "topic": "law"}\n', "utf-8")
+    hashes = FileHashes(tmp_path / "hashes.json")
+    plain = source(path).model_dump(mode="json", exclude={"path", "domain"})
+    known = key_of("data", 1, [["a.jsonl", hashes.of(path)]], plain)
+    assert fingerprint(source(path), hashes) == known
+    assert fingerprint(source(path, domain="topic"), hashes) != known

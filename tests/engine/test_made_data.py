@@ -15,8 +15,9 @@ from attar.engine import make_data as making
 from attar.engine.plan import make_plan
 from attar.engine.run import run
 from attar.engine.store import Store
-from attar.errors import DataError, PlanError, RecipeError
+from attar.errors import DataError, PlanError, RecipeError, Unreachable
 from attar.models import save
+from loopback import serving
 
 GROW, TEACH = "data/synonyms", "adapt/full"
 
@@ -219,6 +220,85 @@ def test_files_and_models_are_looked_for_before_any_work(
     assert "is a model for causal-lm, and one for masked-lm is needed" in said
     assert "step 3 (data/generate): `teacher` original is a model for classification" in said
     assert "step 5 (data/label): `teacher` is the stage 'full', a model for classification" in said
+
+
+def test_a_judge_is_for_the_recipes_own_task(
+    recipe: dict[str, Any], tmp_path: Path, tiny_folder: Path
+):
+    """It is known before any weight loads, and not when the first text is there to be judged."""
+    writer = {"data": "train", "teacher": str(tiny_folder)}
+    recipe["steps"] = [{"data/generate": {**writer, "judge": str(tiny_folder)}}]
+    assert (
+        f"step 1 (data/generate): `judge` {tiny_folder} is a model for causal-lm, and one for "
+        "classification is needed"
+    ) in planned(recipe, tmp_path)
+    recipe["steps"] = [{"data/generate": {**writer, "judge": "original"}}]
+    make_plan(build(recipe), Store(tmp_path))
+    recipe["steps"] = [{GROW: {"words": str(data_steps.synonyms(tmp_path)), "teacher": "original"}}]
+    make_plan(build(recipe), Store(tmp_path))
+    folder = tmp_path / "filler"
+    save(tiny_models.tiny("bert", "masked-lm"), folder)
+    recipe |= {"model": str(folder)}
+    recipe["steps"] += [{"data/generate": {**writer, "judge": "original"}}]
+    recipe["data"] = {"train": {"path": recipe["data"], "split": "train", "labeled": False}}
+    said = planned(recipe, tmp_path)
+    for setting in ("1 (data/synonyms): `teacher`", "2 (data/generate): `judge`"):
+        assert (
+            f"step {setting} must be a model for causal-lm or classification, and those of this "
+            "recipe are for masked-lm"
+        ) in said
+
+
+def test_texts_of_a_teacher_behind_an_address(plain: dict[str, Any], tmp_path: Path):
+    """It dies, and goes on; what is made is read from the store when nobody is there."""
+    ask = {"teacher": "", "data": "train", "texts": 12, "server": {"tries": 1, "at_once": 2}}
+    plain["steps"] = [{"data/generate": {**ask, "id": "more", "new_tokens": 4}}]
+    text = tmp_path / "rows.tsv"
+    text.write_text("text\tlabel\n" + "\n".join(f"w{n} w1\tx" for n in range(12)), "utf-8")
+    plain["data"] = {"train": {"path": str(text), "labeled": False}}
+    del plain["guard"]
+    left = 5
+
+    def reply(path: str, asked: dict[str, Any]) -> tuple[int, Any]:
+        nonlocal left
+        left -= 1
+        said = {"text": f" {asked['seed']}", "finish_reason": "stop"}
+        return (200, {"choices": [said]}) if left >= 0 else (503, {})
+
+    with serving() as server:
+        server.reply = reply
+        plain["steps"][0]["data/generate"]["teacher"] = server.url
+        with pytest.raises(Unreachable, match="what it has told is kept"):
+            run(plain, home=tmp_path / "home")
+        before, left = len(server.asked), 100
+        done = run(plain, home=tmp_path / "home")
+        assert len(server.asked) == before + 7
+        calm = run(plain, home=tmp_path / "calm")
+    assert done.report.stages[1].notes["writing"] == {"stop": 12}
+    assert done.data("more").examples == calm.data("more").examples
+    assert [row.text.split()[0] for row in done.data("more").examples][:2] == ["w0", "w1"]
+    again = run(plain, home=tmp_path / "home")
+    assert again.report.stages[1].cached
+
+
+def test_rows_keep_their_domains_on_their_way(recipe: dict[str, Any], tmp_path: Path):
+    """From a column, through data that a step makes, to the teachers of distill/routed."""
+    lines = [
+        {"text": f"good w{n} w2", "label": tiny_models.LABELS[n % 3], "topic": "ab"[n % 2]}
+        for n in range(12)
+    ]
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("\n".join(map(json.dumps, lines)), "utf-8")
+    test = {"path": f"{recipe['data']}/test.tsv"}
+    recipe["data"] = {"train": {"path": str(rows), "domain": "topic"}, "test": test}
+    routed = {"teachers": ["original"] * 2, "domains": ["a", "b"], "data": ["more"]}
+    recipe["steps"][1] = {"distill/routed": {**routed, "steps": 2, "batch": 4, "length": 16}}
+    done = run(recipe, home=tmp_path / "home")
+    assert {row.domain for row in done.data("more").examples} == {"a", "b"}
+    assert len(done.data("more").examples) > 12
+    recipe["steps"][1]["distill/routed"]["domains"] = ["a", "c"]
+    with pytest.raises(DataError, match="no teacher is for the domain 'b'"):
+        run(recipe, home=tmp_path / "home")
 
 
 def test_a_random_head_is_no_teacher(recipe: dict[str, Any], tmp_path: Path):

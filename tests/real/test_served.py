@@ -37,4 +37,8 @@ def test_llama_cpp_tells_the_likeliest_tokens(tmp_path: Path) -> None:
         assert int(own.argmax()) in one.ids[:3]
         off = (own[one.ids].exp() - torch.tensor(one.logs).exp()).abs()
         assert off.max() < 0.1  # llama.cpp computes with 8-bit inputs
-    assert len(served.write([TEXT], 5)[0]) > 0
+    assert served.write(TEXT, 5).text
+    chat = [{"role": "user", "content": "Name a colour."}]
+    drawn = [served.write(chat, 8, 1.5, seed=seed) for seed in (1, 1, 2)]
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert drawn[0].text

@@ -14,7 +14,7 @@ from attar.core.step import Task
 from attar.data.batches import Batch, Stream
 from attar.data.example import Dataset, Example
 from attar.data.turns import Turns
-from attar.errors import UserError
+from attar.errors import DataError, UserError
 from attar.models.model import Model
 from attar.ops.chunked import Mix
 from attar.train.losses import Objective, judge
@@ -98,3 +98,77 @@ def test_what_does_not_fit_is_refused() -> None:
     )
     with pytest.raises(UserError, match=r"teacher 'b': .*different vocabularies"):
         step.apply(tiny_models.tiny("llama"), context(teachers))
+
+
+def mixed(name: str, domains: dict[str, int], count: int = 40) -> Dataset:
+    """Rows of several domains in turn, each counting by a step of its own."""
+    words = list(domains)
+    rows = [
+        Example(
+            " ".join(f"w{(n + domains[words[n % len(words)]] * k) % 90}" for k in range(14)),
+            LABELS[n % 3],
+            where=f"{name}.jsonl:{n + 1}",
+            domain=words[n % len(words)],
+        )
+        for n in range(count)
+    ]
+    return Dataset(name, rows, name, LABELS)
+
+
+BY_DOMAIN: dict[str, Any] = {"teachers": ["a", "b"], "domains": ["law", "code"], "data": ["mix"]}
+
+
+@pytest.mark.parametrize(("family", "task"), [("llama", "causal-lm"), ("bert", "classification")])
+def test_rows_go_to_the_teacher_of_their_domain(family: str, task: Task) -> None:
+    """As if each domain were a dataset of its own: to the bit."""
+    mix = mixed("mix", {"code": 7, "law": 1})
+    apart = {
+        domain: Dataset(domain, [r for r in mix.examples if r.domain == domain], domain, LABELS)
+        for domain in ("law", "code")
+    }
+    data = {"mix": mix, **apart}
+
+    def trained(**settings: Any) -> list[torch.Tensor]:
+        teachers = {n: tiny_models.tiny(family, task, seed=s) for s, n in enumerate("ab", 1)}
+        student = tiny_models.tiny(family, task)
+        ctx = Context(task, data.__getitem__, teachers.__getitem__)
+        step = find("distill/routed").model_validate({**SHORT, "steps": 8, **settings})
+        step.apply(student, ctx)
+        assert len(ctx.curves["loss/dev"]) == 4
+        return list(student.module.state_dict().values())
+
+    one = trained(**BY_DOMAIN, held_out=["mix"])
+    other = trained(teachers=["a", "b"], data=["law", "code"], held_out=["law", "code"])
+    assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    wrong = trained(teachers=["b", "a"], data=["law", "code"], held_out=["law", "code"])
+    assert not all(torch.equal(a, b) for a, b in zip(one, wrong, strict=True))
+
+
+def test_a_row_that_no_teacher_is_for_is_refused_with_its_place() -> None:
+    step = find("distill/routed").model_validate({**SHORT, **BY_DOMAIN})
+    data = {"mix": mixed("mix", {"law": 1, "cdoe": 2, "tax": 3})}
+    told = [*step.check_data(data)]
+    assert told[0] == (
+        "mix.jsonl:2: no teacher is for the domain 'cdoe'; `domains` are law, code; did you mean "
+        "'code'?"
+    )
+    assert told[1] == "mix.jsonl:3: no teacher is for the domain 'tax'; `domains` are law, code"
+    assert told[-1] == "data mix: and 6 more such rows"
+    assert len(told) == 21
+    (told,) = step.check_data({"mix": Dataset("mix", [Example("x", where="mix.tsv:1")], "")})
+    assert told.startswith("mix.tsv:1: this row has no domain")
+    teachers = {name: tiny_models.tiny("llama") for name in "ab"}
+    ctx = Context("causal-lm", data.__getitem__, teachers.__getitem__)
+    with pytest.raises(DataError, match=r"mix\.jsonl:2: no teacher is for"):  # data of a step
+        step.apply(tiny_models.tiny("llama"), ctx)
+    data["mix"] = mixed("mix", {"law": 1})
+    with pytest.raises(DataError, match=r"mix \(code\): no row is there for the teacher 'b'"):
+        step.apply(tiny_models.tiny("llama"), ctx)
+
+
+def test_domains_that_do_not_fit_are_refused() -> None:
+    routed = find("distill/routed")
+    with pytest.raises(ValueError, match="names 1 for 2 teachers"):
+        routed.model_validate({**BY_DOMAIN, "domains": ["law"]})
+    with pytest.raises(ValueError, match="all different"):
+        routed.model_validate({**BY_DOMAIN, "domains": ["law", "law"]})

@@ -1,7 +1,8 @@
-"""W10 to W36 and W90 to W96: what the recipe and the command line say."""
+"""W10 to W36 and W90 to W100: what the recipe and the command line say."""
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from wrong_inputs.harness import Bench, Row, row
 
 RTN = "- quantize/rtn"
+SERVED = "http://127.0.0.1:9/v1#m"
 HELD_OUT = """data:
   train: {path: TEXTS/train.txt}
   test: {path: TEXTS/train.txt}
@@ -154,6 +156,20 @@ RECIPES = [
         "step 2 (distill/logits)",
         "step 1, which makes data",
     ),
+    row(
+        "W97",
+        "steps:\n- data/generate: {data: train, teacher: 'http://127.0.0.1:8000/v1'}",
+        "recipe.yaml:4",
+        "step 1 (data/generate)",
+        "http://127.0.0.1:8000/v1#my-model",
+    ),
+    row(
+        "W98",
+        "steps:\n- data/generate: {data: train, start: 8, teacher: 'http://127.0.0.1/v1#m'}",
+        "recipe.yaml:4",
+        "step 1 (data/generate)",
+        "`start` counts tokens",
+    ),
     row("W29", "name: ../../elsewhere", "recipe.yaml:3", "'../../elsewhere'", "letters, digits"),
     row("W29-slash", "name: a/b", "recipe.yaml:3", "'a/b'", "letters, digits"),
     row("W29-absolute", "name: /tmp/x", "recipe.yaml:3", "'/tmp/x'", "letters, digits"),
@@ -226,6 +242,12 @@ def test_w18_three_mistakes_at_once(bench: Bench) -> None:
             "`mlm`",
             "causal-lm",
             "masked-lm",
+        ),
+        row(
+            "W99",
+            [{"data/generate": {"data": "train", "teacher": SERVED, "server": {"key": "NO_KEY"}}}],
+            "step 1 (data/generate)",
+            "NO_KEY, which is not set",
         ),
     ],
 )
@@ -334,3 +356,24 @@ def test_w96_a_file_that_is_there(bench: Bench) -> None:
     words = ("augment", "generate", bench.sound(), "--texts", "3", "--out", there)
     bench.refused(*words, said=(str(there), "--overwrite"))
     assert there.read_text("utf-8") == "mine"
+
+
+@pytest.mark.parametrize("command", ["plan", "run"])
+def test_w100_a_domain_of_no_teacher(bench: Bench, command: str) -> None:
+    lines = [{"text": "w1 w2 " * 20, "topic": topic} for topic in ("law", "code", "cdoe")]
+    rows = bench.write("rows.jsonl", "\n".join(map(json.dumps, lines)))
+    settings = {
+        "teachers": ["original", "original"],
+        "domains": ["law", "code"],
+        "data": ["train"],
+        "length": 16,
+    }
+    recipe = bench.recipe(
+        data={
+            "train": {"path": str(rows), "domain": "topic"},
+            "test": {"path": str(bench.write("test.txt", "w3 w4 " * 200))},
+        },
+        steps=[{"distill/routed": settings}],
+    )
+    said = ("step 1 (distill/routed)", "rows.jsonl:3", "'cdoe'", "did you mean 'code'")
+    bench.refused(command, recipe, said=said)

@@ -66,7 +66,17 @@ def augment(
     teacher: Annotated[
         str | None,
         typer.Option(
-            "--teacher", metavar="MODEL", help="Who agrees, writes or labels; original is MODEL."
+            "--teacher",
+            metavar="MODEL",
+            help="Who agrees, writes or labels; original is MODEL. generate: or an address.",
+        ),
+    ] = None,
+    server: Annotated[
+        str | None,
+        typer.Option(
+            "--server",
+            metavar="{key: NAME}",
+            help="generate: how a teacher behind an address is asked, and its key's variable.",
         ),
     ] = None,
     judge: Annotated[
@@ -144,15 +154,18 @@ SETTINGS = (
     *_PATHS,
     *("variants", "share", "candidates", "originals", "confidence", "surprise", "texts", "start"),
     *("ask", "classes", "probabilities", "new_tokens", "temperature", "top_p", "beams"),
-    *("length", "batch"),
+    *("length", "batch", "server"),
 )
 
 
 def _settings(given: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
     """The options that were given, as a step's settings."""
     from attar.cli.shortcut import absolute
+    from attar.core.yaml_lines import read_yaml
 
     found = {name: given[name] for name in names if given[name] not in (None, [], ())}
+    if "server" in found:
+        found["server"] = read_yaml(found["server"], "--server").plain
     return {name: absolute(v) if name in _PATHS else v for name, v in found.items()}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,8 @@ def plan(recipe: RecipeFile, sets: Set = None, home: Home = HOME, device: Device
 
     store = Store(Path(home))
     made = make_plan(read(recipe, sets or ()), store, peek=True, device=device)
+    made.secret = os.environ.get
+    made.check_secrets()
     for warning in [*made.warnings, *made.inputs.check_data()]:
         tell(warning, mark="warning")
     console = Console()

@@ -103,6 +103,11 @@ class DataSource(_Section):
     text: str = Field(default="text", description="the column with the text")
     label: str = Field(default="label", description="the column with the label")
     messages: str = Field(default="messages", description="the column with chat messages")
+    domain: str | None = Field(
+        default=None,
+        description="the column with a row's domain, such as its task, by which distill/routed "
+        "chooses its teacher",
+    )
     labeled: bool = Field(default=True, description="no: leave the labels aside")
     bad_lines: Literal["error", "skip"] = Field(
         default="error", description="stop at a line that cannot be read, or skip and count it"

@@ -139,8 +139,13 @@ def check_models(recipe: Recipe) -> Iterator[Problem]:
                     "show. Leave it out, and give the server's key in `server: {key: NAME}`"
                 )
                 yield Problem(text, path=path)
-            elif is_address(name) and step.served:
-                continue
+            elif is_address(name) and setting in step.served:
+                if not name.partition("#")[2]:
+                    text = (
+                        f"{who} is {name}, which names no model. Write the server's address, # and "
+                        f"the model's name there, such as {name.rstrip('/#')}#my-model"
+                    )
+                    yield Problem(text, path=path)
             elif (text := _lost(name, ids, index, makers)) is not None:
                 yield Problem(f"{who} is {name!r}, {text}", path=path)
     reference = recipe.guard.reference

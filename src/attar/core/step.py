@@ -53,10 +53,10 @@ class Step(BaseModel):
     the step trains end to end and needs the whole model in memory, `training_bytes` for each
     weight: by default a weight, its gradient and two moments of AdamW, in float32. `shares` says
     that it may work on blocks that share their weights, for it changes them by gradients of the
-    whole; others are refused there. `served` says that a model it reads may be behind an address;
-    `any_vocabulary`, that it may have other tokens than the one that the step changes. `promises`
-    are held against the result by the guard: `changed` (weights differ from the parent's),
-    `smaller` (fewer bytes on disk).
+    whole; others are refused there. `served` names the settings whose model may be behind an
+    address; `any_vocabulary` says that a model it reads may have other tokens than the one that
+    the step changes. `promises` are held against the result by the guard: `changed` (weights
+    differ from the parent's), `smaller` (fewer bytes on disk).
     """
 
     # Defaults are validated too, so that a default of `q4_0` and a written one are the same.
@@ -77,7 +77,7 @@ class Step(BaseModel):
     tasks: ClassVar[tuple[Task, ...]] = ANSWERING
     whole: ClassVar[bool] = False
     training_bytes: ClassVar[int] = 16
-    served: ClassVar[bool] = False
+    served: ClassVar[frozenset[str]] = frozenset()
     shares: ClassVar[bool] = False
     promises: ClassVar[frozenset[str]] = frozenset({"changed"})
     any_vocabulary: ClassVar[bool] = False
@@ -140,6 +140,17 @@ class Step(BaseModel):
         """The datasets it reads whose labels are those of other tasks than the recipe's."""
         return set()
 
+    def secrets(self) -> Iterable[str]:
+        """The names under which the user's environment must hold something, such as a key."""
+        return ()
+
+    def check_data(self, data: Mapping[str, Any]) -> Iterable[str]:
+        """Say what cannot work with datasets that it reads, by name, before any weight loads.
+
+        Data that a step makes is not there yet.
+        """
+        return ()
+
     def insist(self, modules: Sequence[ModuleFact]) -> None:
         """Raise UserError where `check` has anything to say."""
         for problem in self.check(modules):
@@ -201,8 +212,12 @@ class DataStep(Step):
         """Do the work and return the Dataset."""
         raise NotImplementedError
 
-    def asks(self) -> Mapping[str, Task]:
-        """The tasks of the models that it names, by setting, where a task is asked of them."""
+    def asks(self) -> Mapping[str, tuple[Task, ...]]:
+        """What the models that it names must be for, by setting, where that matters.
+
+        Where it is one task, the model is loaded for it; where several, for the recipe's own,
+        which must be one of them.
+        """
         return {}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -22,6 +22,18 @@ class Likely:
 
     ids: list[int]
     logs: list[float]
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a model wrote after a prompt, and why it ended there.
+
+    `reason` is `stop` where the model ended it, `length` where it was cut, or a word of the
+    server's own; empty where the server does not say.
+    """
+
+    text: str
+    reason: str
 
 
 _Way = Callable[[list[int], int], "list[Likely] | None"]
@@ -76,11 +88,24 @@ class Endpoint:
         self._client.close()
 
     def write(
-        self, prompts: Sequence[str], tokens: int, temperature: float = 0.0, seed: int = 0
-    ) -> list[str]:
-        """What the model writes after each prompt, at most so many tokens."""
-        asked = {"max_tokens": tokens, "temperature": temperature, "seed": seed}
-        return self._each(lambda prompt: self._complete(asked | {"prompt": prompt}, _text), prompts)
+        self,
+        prompt: str | Sequence[Mapping[str, Any]],
+        tokens: int,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+    ) -> Said:
+        """What the model writes after a text, or answers to the messages of a chat.
+
+        Raises Refused where the server will not. Several threads may ask at a time.
+        """
+        asked: dict[str, Any] = {"max_tokens": tokens, "temperature": temperature, "seed": seed}
+        if temperature > 0:
+            asked["top_p"] = top_p
+        if isinstance(prompt, str):
+            return self._complete(asked | {"prompt": prompt}, _said)
+        messages = [dict(message) for message in prompt]
+        return self._complete(asked | {"messages": messages}, _said, "chat/completions")
 
     def likeliest(self, rows: Sequence[list[int]], entries: int) -> list[list[Likely]]:
         """For each row of tokens, what is likely after its first, its first two, and so on.
@@ -106,7 +131,7 @@ class Endpoint:
         try:
             url = f"{self._base.removesuffix('/v1')}/tokenize"
             return self._ask(url, asked, lambda reply: [int(one) for one in reply["tokens"]])
-        except (_Refused, Unreachable):
+        except (Refused, Unreachable):
             return None
 
     def _find_way(self, row: list[int], entries: int) -> _Way:
@@ -114,7 +139,7 @@ class Endpoint:
         for way in (self._of_prompt, self._echoed, self._one_by_one):
             try:
                 told = way(row[:3], entries)
-            except _Refused as error:
+            except Refused as error:
                 why = f" ({error})"
                 continue
             if told is not None:
@@ -179,9 +204,11 @@ class Endpoint:
             found.append(told)
         return found
 
-    def _complete(self, asked: dict[str, Any], read: Callable[[Any], T]) -> T:
+    def _complete(
+        self, asked: dict[str, Any], read: Callable[[Any], T], where: str = "completions"
+    ) -> T:
         """What `read` makes of the first choice of a completion."""
-        url = f"{self._base}/completions"
+        url = f"{self._base}/{where}"
         return self._ask(url, {"model": self.model, **asked}, lambda it: read(it["choices"][0]))
 
     def _ask(self, url: str, asked: dict[str, Any], read: Callable[[Any], T]) -> T:
@@ -196,7 +223,7 @@ class Endpoint:
                 if reply.status_code < 300:
                     return read(reply.json())
                 if reply.status_code not in _AGAIN:
-                    raise _Refused(self._no(url, reply.status_code, reply.text))
+                    raise Refused(self._no(url, reply.status_code, reply.text), reply.status_code)
                 why = f"it answers {reply.status_code}"
                 wait = max(wait, min(_LONGEST, _seconds(reply.headers.get("retry-after"))))
             except httpx.TransportError as error:
@@ -222,8 +249,15 @@ class Endpoint:
             return list(pool.map(work, rows))
 
 
-class _Refused(UserError):
-    """The server understood, and will not."""
+class Refused(UserError):
+    """The server understood, and will not; `status` is what it answered."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self), self.status)
 
 
 def _likely(told: dict[int, float], entries: int) -> Likely:
@@ -236,11 +270,12 @@ def _numbered(told: Any) -> dict[int, float]:
     return {int(key): value["logprob"] for key, value in told.items()}
 
 
-def _text(choice: Any) -> str:
-    text = choice["text"]
+def _said(choice: Any) -> Said:
+    """What a choice holds: of a chat nothing where the model refuses, or wrote to no one."""
+    text = choice["message"].get("content") or "" if "message" in choice else choice["text"]
     if not isinstance(text, str):
         raise TypeError(text)
-    return text
+    return Said(text, str(choice.get("finish_reason") or ""))
 
 
 def _seconds(text: str | None) -> float:

@@ -14,7 +14,8 @@ from attar.errors import Problem
 class Example:
     """One row or document; `where` is the file and line that it came from.
 
-    `probabilities` are those that a teacher gave each class.
+    `domain` is what it is about, or its task; `probabilities` are those that a teacher gave each
+    class.
     """
 
     text: str
@@ -22,6 +23,7 @@ class Example:
     messages: tuple[dict[str, Any], ...] | None = None
     where: str = field(default="", compare=False)
     probabilities: dict[str, float] | None = field(default=None, compare=False)
+    domain: str | None = None
 
     def digest(self) -> bytes:
         """A hash of what the model would see, the same for rows that differ in label only."""

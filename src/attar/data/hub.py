@@ -41,7 +41,8 @@ def digest_of(source: DataSource) -> str:
     for item in read_hub(source, "causal-lm")[0]:
         seen = str(item)
         if isinstance(item, Example):
-            seen = repr((item.text, item.label, item.messages))
+            more = () if item.domain is None else (item.domain,)
+            seen = repr((item.text, item.label, item.messages, *more))
         digest.update(seen.encode("utf-8", "replace") + b"\0")
     return digest.hexdigest()
 

@@ -14,7 +14,8 @@ from attar.errors import StoreError, UserError
 
 ROWS = "rows.jsonl"
 TABLES = (".jsonl", ".tsv", ".csv")
-_FIELDS = ("text", "label", "messages", "probabilities")
+_FIELDS = ("text", "label", "messages", "probabilities", "domain")
+_OPTIONAL = ("label", "domain")  # columns of a table
 
 
 def write_rows(examples: Sequence[Example], path: Path, where: bool = True) -> None:
@@ -62,8 +63,8 @@ def write_table(examples: Sequence[Example], path: Path) -> None:
         return
     if any(example.messages is not None for example in examples):
         raise UserError(f"{path}: chat messages fit no table of cells. Write .jsonl instead")
-    labeled = any(example.label is not None for example in examples)
-    names = ("text", "label") if labeled else ("text",)
+    optional = [name for name in _OPTIONAL if any(getattr(e, name) is not None for e in examples)]
+    names = ["text", *optional]
     cells = [[getattr(each, name) or "" for name in names] for each in examples]
     if path.suffix.lower() == ".csv":
         with path.open("w", encoding="utf-8", newline="") as file:

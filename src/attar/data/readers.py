@@ -10,6 +10,7 @@ import csv
 import json
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from attar.core.recipe import DataSource
@@ -37,6 +38,8 @@ def read(path: Path, source: DataSource, task: Task) -> Items:
             "row a line as text<TAB>label and set format: tsv (and labeled: no without labels)",
             path,
         )
+    if shape == "text" and wants.domain is not None:
+        raise fail("a plain text file has no columns: give rows, or leave `domain` out", path)
     nothing = True
     try:
         for item in READERS[shape](path, wants):
@@ -262,4 +265,4 @@ READERS: dict[str, Callable[[Path, Wants], Items]] = {
 
 def _table(wants: Wants) -> Wants:
     """Cells are strings: chat messages are read from JSONL, Parquet and the hub only."""
-    return Wants(wants.text, wants.label, None, wants.needs_label, wants.classify)
+    return replace(wants, messages=None)

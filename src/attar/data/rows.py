@@ -24,6 +24,7 @@ class Wants:
     messages: str | None
     needs_label: bool
     classify: bool
+    domain: str | None = None
 
     @classmethod
     def of(cls, source: DataSource, task: Task) -> Wants:
@@ -31,11 +32,12 @@ class Wants:
         classify = task == "classification"
         label = source.label if source.labeled else None
         needs = classify and source.labeled
-        return cls(source.text, label, source.messages, needs, classify)
+        return cls(source.text, label, source.messages, needs, classify, source.domain)
 
     def columns(self) -> list[str]:
         """The names of all columns that may be read."""
-        return [name for name in (self.text, self.label, self.messages) if name is not None]
+        every = (self.text, self.label, self.messages, self.domain)
+        return [name for name in every if name is not None]
 
 
 def check_columns(columns: Sequence[str], wants: Wants, file: str, line: int | None = None) -> None:
@@ -45,6 +47,8 @@ def check_columns(columns: Sequence[str], wants: Wants, file: str, line: int | N
     if wants.needs_label and wants.label is not None and wants.label not in columns:
         hint = ", or labeled: no where there are none"
         raise fail(no_column("label", wants.label, columns) + hint, file, line)
+    if wants.domain is not None and wants.domain not in columns:
+        raise fail(no_column("domain", wants.domain, columns), file, line)
 
 
 def no_column(setting: str, name: str, columns: Iterable[str]) -> str:
@@ -79,14 +83,17 @@ def example_of(
         return Problem("the text is empty", file, line) if wants.classify else None
     label = None if wants.label is None else label_of(row.get(wants.label))
     if wants.needs_label and label is None:
-        return Problem(_no_label(row, wants), file, line)
-    return Example(text, label, messages, where=f"{file}:{line}")
+        return Problem(_no_word("label", str(wants.label), row), file, line)
+    domain = None if wants.domain is None else label_of(row.get(wants.domain))
+    if wants.domain is not None and domain is None:
+        return Problem(_no_word("domain", wants.domain, row), file, line)
+    return Example(text, label, messages, where=f"{file}:{line}", domain=domain)
 
 
-def _no_label(row: Mapping[str, Any], wants: Wants) -> str:
-    if wants.label in row:
-        return f'no label: "{wants.label}" holds neither a word nor a number'
-    return no_column("label", str(wants.label), row)
+def _no_word(setting: str, name: str, row: Mapping[str, Any]) -> str:
+    if name in row:
+        return f'no {setting}: "{name}" holds neither a word nor a number'
+    return no_column(setting, name, row)
 
 
 def label_of(value: Any) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from attar.core.keys import UNKNOWN, FileHashes, hash_file, key_of
 from attar.core.recipe import DataSource
@@ -121,12 +122,18 @@ def _sorted_out(
 
 def _key(source: DataSource, found: Found, hash_of: Callable[[Path], str]) -> str:
     contents = sorted([name, hash_of(p)] for name, p in zip(found.names, found.files, strict=True))
-    return key_of("data", _RULES, contents, source.model_dump(mode="json", exclude={"path"}))
+    return key_of("data", _RULES, contents, _settings(source, {"path"}))
 
 
 def _hub_key(source: DataSource) -> str:
-    settings = source.model_dump(mode="json")
-    return key_of("data", _RULES, digest_of(source), settings)
+    return key_of("data", _RULES, digest_of(source), _settings(source, set()))
+
+
+def _settings(source: DataSource, without: set[str]) -> dict[str, Any]:
+    """For a key; without a domain it is what it was before there were any."""
+    return source.model_dump(
+        mode="json", exclude=without | ({"domain"} if source.domain is None else set())
+    )
 
 
 def _shown(problems: Sequence[Problem]) -> list[Problem]:

@@ -12,7 +12,7 @@ from attar.data import Dataset, check_together, fingerprint, load
 from attar.data.files import located
 from attar.data.made import ROWS, read_rows
 from attar.engine.store import Store
-from attar.errors import Problem, RecipeError
+from attar.errors import DataError, Problem, RecipeError
 from attar.models.adapters import adapted_in
 from attar.models.load import config_of, task_of
 from attar.models.source import Files, resolve
@@ -136,6 +136,13 @@ class Inputs:
         """Read the data, compare training and held-out data; warnings, or DataError."""
         used = self.used_data()
         datasets = {name: self.dataset(name) for name in used}
+        problems = [
+            Problem(f"step {number} ({step.kind}): {text}")
+            for number, step in enumerate(self.recipe.steps, 1)
+            for text in step.check_data(datasets)
+        ]
+        if problems:
+            raise DataError(problems)
         read = [warning for dataset in datasets.values() for warning in dataset.warnings]
         warnings = list(dict.fromkeys(read))  # the same file may be read for several
         used = [name for name in used if name not in self.foreign]

@@ -23,6 +23,7 @@ from attar.models.load import skeleton
 from attar.models.source import resolve
 from attar.models.traits import traits_of
 from attar.train import trackers
+from attar.train.served import no_key
 
 _ROUNDED = (QuantizedLinear, QuantizedEmbedding)  # a tied head has the embedding's codes
 
@@ -60,6 +61,17 @@ class Plan:
     def stage(self, name: str) -> Stage:
         """The stage of this id."""
         return next(stage for stage in self.stages if stage.id == name)
+
+    def check_secrets(self) -> None:
+        """Raise PlanError where `secret` lacks a key that a stage yet to be made asks for."""
+        problems = [
+            Problem(f"step {number} ({stage.kind}): {no_key(name)}")
+            for number, stage in enumerate(self.stages)
+            for name in (stage.step.secrets() if stage.step and not stage.cached else ())
+            if self.secret is None or not self.secret(name)
+        ]
+        if problems:
+            raise PlanError(problems)
 
     @property
     def last(self) -> Stage:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from attar.core.recipe import ModelSource, Recipe
-from attar.core.step import DataStep, Step, Task, is_address
+from attar.core.step import DataStep, Task, is_address
 from attar.data.files import located
 from attar.engine.inputs import Inputs
 from attar.errors import UserError
@@ -43,22 +43,25 @@ def unread(recipe: Recipe, inputs: Inputs) -> Iterator[str]:
             if (text := _missing(path)) is not None:
                 yield f"{where}: `{setting}`: {text}"
         for setting, name in step.references("model"):
-            wanted = step.asks().get(setting) if isinstance(step, DataStep) else None
-            if _at_random(step, name, wanted, inputs):
+            if not isinstance(step, DataStep) or is_address(name):
+                continue
+            asked = step.asks().get(setting, ())
+            wanted = asked[0] if len(asked) == 1 else inputs.task
+            if wanted == "classification" and name == "original" and inputs.fresh_head:
                 yield (
                     f"{where}: `{setting}` is the original, whose classifier's head is drawn at "
                     "random here. Fine-tune it first (adapt/full), and name that stage"
                 )
-            if wanted == inputs.task and name in models:
+            if asked and wanted not in asked:
+                yield (
+                    f"{where}: `{setting}` must be a model for {' or '.join(asked)}, and those "
+                    f"of this recipe are for {wanted}. Leave it out, or give the recipe another "
+                    "`task`"
+                )
+            elif not asked or (wanted == inputs.task and name in models):
                 continue
-            if wanted is not None and (text := _unfit(name, wanted, recipe, inputs)) is not None:
+            elif (text := _unfit(name, wanted, recipe, inputs)) is not None:
                 yield f"{where}: `{setting}` {text}"
-
-
-def _at_random(step: Step, name: str, wanted: Task | None, inputs: Inputs) -> bool:
-    """Whether a step asks a classifier that has learned nothing yet."""
-    asked = isinstance(step, DataStep) and wanted in (None, "classification")
-    return asked and name == "original" and inputs.fresh_head
 
 
 def _missing(path: str) -> str | None:

@@ -114,7 +114,8 @@ class _Running:
         )
 
     def begin(self) -> None:
-        """Look at the data, and write down the recipe."""
+        """Look at the keys and the data, and write down the recipe."""
+        self.plan.check_secrets()
         self.report.warnings = [*self.plan.inputs.check_data(), *self.plan.warnings]
         self.store.run_folder(self.plan.recipe.name)
         self.store.write(self.folder / "lock.yaml", self.plan.recipe.to_yaml())

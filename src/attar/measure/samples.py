@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
@@ -20,6 +21,7 @@ PROMPT = 16  # tokens of a held-out sequence to go on from
 _PERIOD, _TIMES = 16, 4  # the longest cycle, and how often it must come, to be called a loop
 _SHORTEST = 12  # tokens that the cycles must span: four full stops are no loop yet
 _AT_ONCE = 8
+_WORDS = re.compile(r"[A-Za-z0-9_À-ɏ]+|\S")
 
 
 def write(
@@ -56,6 +58,12 @@ def looping(token_ids: Sequence[int]) -> bool:
         if len(tail) == span and tail[period:] == tail[:-period]:
             return True
     return False
+
+
+def looping_text(text: str) -> bool:
+    """The same of a text that was cut off, by its words; of Chinese by its characters."""
+    words = _WORDS.findall(text)
+    return looping(words) or looping(words[:-1])  # the last one may be cut
 
 
 def looping_share(

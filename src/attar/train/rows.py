@@ -52,6 +52,11 @@ def held_out_of(name: str | None, model: Model, schedule: Training, ctx: Context
         dataset = ctx.data(name)
     except KeyError:
         return []
+    return judged_on(dataset, model, schedule)
+
+
+def judged_on(dataset: Dataset, model: Model, schedule: Training) -> list[Batch]:
+    """Batches of a dataset to judge on."""
     return held_out(
         dataset,
         model.tokenizer,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pydantic import Field
 
 from attar.core.context import Context
-from attar.core.step import DataRef, DataStep, ModelRef
+from attar.core.step import DataRef, DataStep, ModelRef, Task
 from attar.data.example import Dataset, Example, classes
 from attar.data.tokenize import pieces
 from attar.errors import UserError
@@ -49,6 +50,10 @@ class VariantsStep(DataStep):
     length: int = Field(128, ge=8, description="tokens that a model is shown of a text, at most")
     batch: int = Field(32, ge=1, description="rows at a time")
 
+    def asks(self) -> Mapping[str, tuple[Task, ...]]:
+        """A teacher that can judge whole texts, for the recipe's own task."""
+        return {"teacher": ("causal-lm", "classification")}
+
     def grown(self, ctx: Context, vary: Vary) -> Dataset:
         """The dataset with its variants, each after the row that it is of.
 
@@ -70,7 +75,7 @@ class VariantsStep(DataStep):
         rows: list[Example] = []
         for example, (_, good) in zip(source.examples, found, strict=True):
             rows += [example] * self.originals
-            rows += [Example(text, example.label, where=example.where) for text in good]
+            rows += [replace(example, text=text, probabilities=None) for text in good]
         self._tell(ctx, source, tried, kept)
         return Dataset(self.kind, rows, "", classes(rows))
 

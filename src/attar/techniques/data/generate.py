@@ -3,32 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Self
+from dataclasses import dataclass, replace
+from typing import Self, TypeVar
 
 from pydantic import Field, model_validator
 
 from attar.core.context import Context
-from attar.core.step import DataRef, DataStep, ModelRef, Task
+from attar.core.step import DataRef, DataStep, ModelRef, Task, is_address
 from attar.data.example import Dataset, Example, classes
 from attar.data.tokenize import sequences
 from attar.errors import DataError, Problem
-from attar.measure.samples import looping
+from attar.measure.samples import looping, looping_text
 from attar.models.model import Model
 from attar.train.asking import Asked
+from attar.train.served import ByAddress, said_after, without_beams
 from attar.train.writing import Writing, asked, nothing, prompt_of, write_after
 
+T = TypeVar("T")
 
-class Generate(Writing, DataStep, kind="data/generate"):
+
+@dataclass(frozen=True)
+class _Written:
+    """What came after a prompt, alone and with it; `loops` where it ends in a loop."""
+
+    row: Example
+    new: str
+    whole: str
+    loops: bool
+
+
+class Generate(ByAddress, Writing, DataStep, kind="data/generate"):
     """Texts of a causal language model, which may be any: only its text is used.
 
     Without `data` it begins from nothing. With `data`, each row is a prompt: a text to go on from,
     or a chat whose last answer is written anew. With `ask`, it is asked in its chat template about
     each row, and its answer alone is the new text, with the row's label. What is empty, ends in a
     loop or was written before is left out.
+
+    `teacher` may also be a server's address and the name of a model there,
+    `http://127.0.0.1:8000/v1#name`: it is given chats, and what it is asked, as chats, and goes on
+    from other rows as they are. What it has written is kept when it dies, and not asked for again.
     """
 
+    served = frozenset({"teacher"})
+
     teacher: ModelRef = Field(
-        "original", description="who writes: the original, an earlier stage, or a path"
+        "original",
+        description="who writes: the original, an earlier stage, a path, or a server's address",
     )
     data: DataRef | None = Field(None, description="the dataset with the prompts; none: no prompts")
     texts: int | None = Field(
@@ -68,30 +89,65 @@ class Generate(Writing, DataStep, kind="data/generate"):
             raise ValueError("`ask` and `start` both make prompts of rows; keep one")
         if self.data is None and self.texts is None:
             raise ValueError("without `data` say in `texts` how many texts to write")
+        if is_address(self.teacher):
+            if self.data is None:
+                raise ValueError(
+                    "a teacher behind an address goes on from text; name a dataset in `data`"
+                )
+            if self.start is not None:
+                raise ValueError(
+                    "`start` counts tokens, and a teacher behind an address is given text alone; "
+                    "give it rows to go on from as they are, or `ask` about them"
+                )
+            without_beams(self)
         return self
 
-    def asks(self) -> Mapping[str, Task]:
-        """A causal language model, whatever the recipe's own task."""
-        return {"teacher": "causal-lm"}
+    def asks(self) -> Mapping[str, tuple[Task, ...]]:
+        """A causal language model, whatever the recipe's own task; a judge for that task."""
+        return {"teacher": ("causal-lm",), "judge": ("causal-lm", "classification")}
 
     def make(self, ctx: Context) -> Dataset:
         """The texts that were written, and kept."""
-        teacher: Model = ctx.model(self.teacher, "causal-lm")
-        rows, prompts = self._prompts(teacher, ctx)
-        count = self.texts or len(prompts)
-        rows = [rows[at % len(rows)] for at in range(count)]
-        prompts = [prompts[at % len(prompts)] for at in range(count)]
-        written = write_after(teacher, prompts, self, self.batch, ctx)
+        written = self._served(ctx) if is_address(self.teacher) else self._at_hand(ctx)
         found: dict[tuple[str, str | None], Example] = {}
-        for row, prompt, ids in zip(rows, prompts, written, strict=True):
-            example = self._example(row, prompt, ids, teacher)
-            if example is not None and not looping(ids):
+        for one in written:
+            if one.new.strip() and not one.loops:
+                example = self._example(one)
                 found.setdefault((example.text, example.label), example)
         kept = self._agreed(list(found.values()), ctx)
-        ctx.note("written", count)
+        ctx.note("written", len(written))
         ctx.note("sound", len(found))
-        ctx.note("kept", len(kept) / count)
+        ctx.note("kept", len(kept) / len(written))
         return Dataset(self.kind, kept, "", classes(kept))
+
+    def _at_hand(self, ctx: Context) -> list[_Written]:
+        teacher: Model = ctx.model(self.teacher, "causal-lm")
+        rows, prompts = self._prompts(teacher, ctx)
+        rows, prompts = self._in_turn(rows), self._in_turn(prompts)
+        made = write_after(teacher, prompts, self, self.batch, ctx)
+        found: list[_Written] = []
+        for row, prompt, ids in zip(rows, prompts, made, strict=True):
+            new, whole = (
+                teacher.tokenizer.decode(some, skip_special_tokens=True)
+                for some in (ids, [*prompt, *ids])
+            )
+            found.append(_Written(row, new, whole, looping(ids)))
+        return found
+
+    def _served(self, ctx: Context) -> list[_Written]:
+        rows = self._in_turn(ctx.data(str(self.data)).examples[: self.texts])
+        prompts = [self._question(row) for row in rows]
+        made = said_after(self.teacher, prompts, self, self.server, ctx)
+        found: list[_Written] = []
+        for row, said in zip(rows, made, strict=True):
+            new = "" if said is None else said.text
+            cut = said is not None and said.reason != "stop"
+            found.append(_Written(row, new, row.text + new, cut and looping_text(new)))
+        return found
+
+    def _in_turn(self, items: Sequence[T]) -> list[T]:
+        """As many as there are to be texts, the first ones coming again."""
+        return [items[at % len(items)] for at in range(self.texts or len(items))]
 
     def _prompts(self, teacher: Model, ctx: Context) -> tuple[list[Example], list[list[int]]]:
         """Rows, and the tokens that the teacher is to go on from."""
@@ -112,24 +168,20 @@ class Generate(Writing, DataStep, kind="data/generate"):
             text = f"{row.where}: `ask` speaks of the label, and this row has none"
             raise DataError([Problem(text)])
         asked_for = self.ask.replace("{label}", row.label or "").replace("{text}", row.text)
-        return Example(row.text, messages=({"role": "user", "content": asked_for},))
+        chat = ({"role": "user", "content": asked_for},)
+        return Example(row.text, messages=chat, where=row.where)
 
-    def _example(
-        self, row: Example, prompt: list[int], ids: list[int], teacher: Model
-    ) -> Example | None:
-        """What was written, as a row; None where that is nothing."""
-        tokenizer = teacher.tokenizer
-        new = tokenizer.decode(ids, skip_special_tokens=True)
-        if not new.strip():
-            return None
+    def _example(self, written: _Written) -> Example:
+        """What was written, as a row."""
+        row = replace(written.row, probabilities=None)
+        new = written.new.strip()
         if self.ask is not None:
-            return Example(new.strip(), row.label, where=row.where)
-        if row.messages is not None:
-            chat = (*asked(row), {"role": "assistant", "content": new.strip()})
-            text = "\n".join(f"{message['role']}: {message['content']}" for message in chat)
-            return Example(text, row.label, chat, where=row.where)
-        whole = tokenizer.decode([*prompt, *ids], skip_special_tokens=True)
-        return Example(whole, row.label, where=row.where)
+            return replace(row, text=new, messages=None)
+        if row.messages is None:
+            return replace(row, text=written.whole)
+        chat = (*asked(row), {"role": "assistant", "content": new})
+        text = "\n".join(f"{message['role']}: {message['content']}" for message in chat)
+        return replace(row, text=text, messages=chat)
 
     def _agreed(self, examples: Sequence[Example], ctx: Context) -> list[Example]:
         """Those that the judge agrees to."""

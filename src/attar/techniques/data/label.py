@@ -64,9 +64,9 @@ class Label(DataStep, kind="data/label"):
             raise ValueError("`classes` must be two or more, all different")
         return self
 
-    def asks(self) -> Mapping[str, Task]:
+    def asks(self) -> Mapping[str, tuple[Task, ...]]:
         """A classifier, or a language model where it is asked in words."""
-        return {"teacher": "classification" if self.ask is None else "causal-lm"}
+        return {"teacher": ("classification" if self.ask is None else "causal-lm",)}
 
     def make(self, ctx: Context) -> Dataset:
         """The rows with the teacher's labels."""
@@ -105,7 +105,8 @@ class Label(DataStep, kind="data/label"):
 
     def _judge(self, ctx: Context) -> tuple[list[str], Any]:
         """The classes, and what gives texts the probability of each, [texts, classes]."""
-        asked = Asked(ctx.model(self.teacher, self.asks()["teacher"]), ctx, self.batch, self.length)
+        (task,) = self.asks()["teacher"]
+        asked = Asked(ctx.model(self.teacher, task), ctx, self.batch, self.length)
         if self.ask is None:
             return list(asked.model.labels), asked.classes
         return list(self.classes), lambda texts: self._answers(asked, texts)

@@ -49,9 +49,9 @@ class Mlm(VariantsStep, kind="data/mlm"):
         "number number ...` a line",
     )
 
-    def asks(self) -> Mapping[str, Task]:
-        """A masked language model, whatever the recipe's own task."""
-        return {"mlm": "masked-lm"}
+    def asks(self) -> Mapping[str, tuple[Task, ...]]:
+        """A masked language model too, whatever the recipe's own task."""
+        return {**super().asks(), "mlm": ("masked-lm",)}
 
     def make(self, ctx: Context) -> Dataset:
         """The rows and their variants."""

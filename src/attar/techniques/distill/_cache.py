@@ -14,11 +14,12 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from attar.core.context import Context
 from attar.core.keys import key_of
 from attar.core.step import is_address
-from attar.data.endpoint import Endpoint, Patience
+from attar.data.endpoint import Endpoint
 from attar.data.teacher_cache import TeacherCache
 from attar.errors import UserError
 from attar.models.model import Model
 from attar.train.cached import Asked, Cached, Drawn, Likeliest, Local, Served, Sketch
+from attar.train.served import Server, connect
 from attar.train.teacher import ready
 
 _FORMAT = 2
@@ -58,22 +59,6 @@ class Cache(BaseModel):
         return Drawn(self.sampled) if self.sampled is not None else Likeliest(self.top or 64)
 
 
-class Server(BaseModel):
-    """How a teacher behind an address is asked."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    key: str | None = Field(
-        default=None,
-        pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
-        description="the environment variable that holds the server's key; its value is kept "
-        "nowhere",
-    )
-    timeout: float = Field(default=120.0, gt=0, description="seconds that an answer may take")
-    tries: int = Field(default=5, ge=1, description="how often to ask where the server fails")
-    at_once: int = Field(default=4, ge=1, le=256, description="questions at a time")
-
-
 @contextmanager
 def cached(
     cache: Cache, limit: float, model: Model, ctx: Context, teacher: str, asked: Asked
@@ -110,14 +95,7 @@ def asked_of(
     if not is_address(teacher):
         loaded = partial(_loaded, teacher, model, ctx)
         return Local(loaded, cache.sketch, ctx.precision)
-    key = None if server.key is None else ctx.secret(server.key)
-    if server.key is not None and not key:
-        raise UserError(
-            f"`server.key` names the environment variable {server.key}, which is not set. Set it "
-            "to the server's key, or leave `key` out where it wants none"
-        )
-    patience = Patience(server.timeout, server.tries, server.at_once)
-    endpoint = Endpoint(teacher, key, patience)
+    endpoint = connect(teacher, server, ctx)
     return Served(
         partial(_checked, endpoint, model, ctx, text), cache.top or 64, model.config.vocab_size
     )

@@ -17,14 +17,15 @@ from attar.models.model import Model
 from attar.ops.chunked import Mix
 from attar.ops.sketch import COLDEST
 from attar.techniques.distill._answers import Answers
-from attar.techniques.distill._cache import Cache, Server, asked_of, cached
+from attar.techniques.distill._cache import Cache, asked_of, cached
 from attar.techniques.distill._guided import GuidedTraining
 from attar.train.fit import Batches
 from attar.train.losses import Objective
+from attar.train.served import ByAddress
 from attar.train.signals import Signal
 
 
-class Logits(Answers, GuidedTraining, Step, kind="distill/logits"):
+class Logits(ByAddress, Answers, GuidedTraining, Step, kind="distill/logits"):
     """Distillation of the output distribution (Hinton et al. 2015, arXiv:1503.02531).
 
     The loss is weight x divergence + (1 - weight) x the task's own loss. Rows of a classifier
@@ -43,7 +44,7 @@ class Logits(Answers, GuidedTraining, Step, kind="distill/logits"):
     whole = True
     shares = True
     promises = frozenset({"changed"})
-    served = True
+    served = frozenset({"teacher"})
 
     targets: Literal["soft", "hard"] = Field(
         "soft",
@@ -64,11 +65,6 @@ class Logits(Answers, GuidedTraining, Step, kind="distill/logits"):
     )
     cache_limit: Annotated[float, Unkeyed()] = Field(
         50.0, gt=0, description="gigabytes that the answers of all teachers in the store may take"
-    )
-    server: Annotated[Server, Unkeyed()] = Field(
-        Server(),
-        description="how a teacher behind an address is asked: {key: the environment variable with "
-        "its key, timeout: 120 seconds, tries: 5, at_once: 4}",
     )
 
     @model_validator(mode="after")

@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Self, cast
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Self, cast
 
 from pydantic import Field, model_validator
 
 from attar.core.context import Context
+from attar.core.registry import nearest
 from attar.core.step import DataRef, ModelRef, Step
 from attar.core.traits import FLOAT
 from attar.data.batches import Batch
+from attar.data.example import Dataset, classes
 from attar.data.turns import TurnBatch, Turns
+from attar.errors import DataError, Problem
 from attar.models.model import Model
 from attar.train.fit import fit
 from attar.train.losses import Loss, Objective, forward, judge
-from attar.train.rows import held_out_of, stream_of
+from attar.train.rows import judged_on, stream_of
 from attar.train.schedule import Training
 from attar.train.scoped import trained
 from attar.train.teacher import ready_by_name
 
+_SHOWN = 20  # rows that no teacher is for
+
 
 class Routed(Training, Step, kind="distill/routed"):
-    """One student of several teachers, of which each teaches on its own dataset alone.
+    """One student of several teachers, of which each teaches on its own rows alone.
 
-    Batches are of one dataset each, in a random order, so that one teacher is asked at a time. The
-    loss is weight x KL(its teacher || student) + (1 - weight) x the task's own loss.
+    These are the rows of a dataset for each teacher or, with `domains`, those whose domain is the
+    teacher's, wherever they are; `data: {train: {path: rows.jsonl, domain: topic}}` names the
+    column that holds it. Batches are of one teacher's rows each, in a random order, so that one is
+    asked at a time. The loss is weight x KL(its teacher || student) + (1 - weight) x the task's own
+    loss.
     """
 
     needs = frozenset({FLOAT})
@@ -35,11 +43,18 @@ class Routed(Training, Step, kind="distill/routed"):
 
     teachers: tuple[ModelRef, ...] = Field(
         min_length=2,
-        description="whom to learn from, one for each dataset: earlier stages, paths, or the "
-        "original",
+        description="whom to learn from, one for each dataset or domain: earlier stages, paths, or "
+        "the original",
     )
     data: tuple[DataRef, ...] = Field(
-        min_length=2, description="what each of the teachers teaches on, in the same order"
+        min_length=1,
+        description="what each of the teachers teaches on, in the same order; with `domains`, any "
+        "datasets",
+    )
+    domains: tuple[str, ...] = Field(
+        (),
+        description="the domain of each of the teachers, in the same order: rows go by their own; "
+        "none: each teacher has a dataset",
     )
     temperature: float | None = Field(
         None,
@@ -52,29 +67,47 @@ class Routed(Training, Step, kind="distill/routed"):
     )
     held_out: tuple[DataRef, ...] = Field(
         (),
-        description="a dataset for each of the teachers, which tell which state is best; none: the "
-        "last is kept",
+        description="a dataset for each of the teachers or, with `domains`, any datasets, which "
+        "tell which state is best; none: the last is kept",
     )
 
     @model_validator(mode="after")
     def _one_for_each(self) -> Self:
+        teachers = len(self.teachers)
+        if self.domains:
+            if len(self.domains) != teachers:
+                raise ValueError(f"`domains` names {len(self.domains)} for {teachers} teachers")
+            if len(set(self.domains)) < teachers:
+                raise ValueError("`domains` must be all different: a row has one teacher")
+            return self
         for name in ("data", "held_out"):
-            count, teachers = len(getattr(self, name)), len(self.teachers)
+            count = len(getattr(self, name))
             if count != teachers and not (name == "held_out" and not count):
                 raise ValueError(f"`{name}` names {count} datasets for {teachers} teachers")
         return self
 
+    def check_data(self, data: Mapping[str, Any]) -> Iterable[str]:
+        """Whether every row has a teacher."""
+        names = dict.fromkeys((*self.data, *self.held_out)) if self.domains else ()
+        for name in names:
+            if name in data:
+                yield from self._without_teacher(data[name])
+
     def apply(self, model: Model, ctx: Context) -> Model:
         """Train the student, and leave the best state in it."""
-        streams = [stream_of(ctx.data(name), model, self, ctx) for name in self.data]
+        parts = self._parts(self.data, ctx)
+        for teacher, part in zip(self.teachers, parts, strict=True):
+            if not part.examples:
+                text = f"data {part.name}: no row is there for the teacher {teacher!r} to teach on"
+                raise DataError([Problem(f"{text}. Give such rows, or leave it out")])
+        streams = [stream_of(part, model, self, ctx) for part in parts]
         mix = forward(model, self.weight, self.temperature)
-        objectives = [
-            Objective(model, ready_by_name(name, model, ctx), lambda _: mix)
-            for name in self.teachers
-        ]
+        known = {name: ready_by_name(name, model, ctx) for name in dict.fromkeys(self.teachers)}
+        objectives = [Objective(model, known[name], lambda _: mix) for name in self.teachers]
         scores = [
-            judge(objective, held_out_of(name, model, self, ctx), mix)
-            for objective, name in zip(objectives, self.held_out, strict=False)
+            judge(objective, judged_on(part, model, self), mix)
+            for objective, part in zip(objectives, self._parts(self.held_out, ctx), strict=False)
+            if part.examples
         ]
 
         def loss(batch: Batch, progress: float) -> Loss:
@@ -83,6 +116,39 @@ class Routed(Training, Step, kind="distill/routed"):
         with trained(model, self.scope):
             fit(model, loss, Turns(streams, ctx.seed), self, ctx, _mean(scores) if scores else None)
         return model
+
+    def _parts(self, names: Sequence[str], ctx: Context) -> list[Dataset]:
+        """The rows of each of the teachers."""
+        given: list[Dataset] = [ctx.data(name) for name in names]
+        if not self.domains or not given:
+            return given
+        strange = [Problem(text) for dataset in given for text in self._without_teacher(dataset)]
+        if strange:
+            raise DataError(strange)
+        rows, called = [row for each in given for row in each.examples], " and ".join(names)
+        parts = [[row for row in rows if row.domain == domain] for domain in self.domains]
+        return [
+            Dataset(f"{called} ({domain})", part, "", classes(part))
+            for domain, part in zip(self.domains, parts, strict=True)
+        ]
+
+    def _without_teacher(self, dataset: Dataset) -> Iterator[str]:
+        strange = [row for row in dataset.examples if row.domain not in self.domains]
+        known = ", ".join(self.domains)
+        for row in strange[:_SHOWN]:
+            where = row.where or f"data {dataset.name}"
+            if row.domain is None:
+                yield (
+                    f"{where}: this row has no domain to choose its teacher by. Name the column "
+                    "that holds it, as in `data: {train: {path: rows.jsonl, domain: topic}}`"
+                )
+                return
+            yield (
+                f"{where}: no teacher is for the domain {row.domain!r}; `domains` are {known}"
+                f"{nearest(row.domain, list(self.domains))}"
+            )
+        if len(strange) > _SHOWN:
+            yield f"data {dataset.name}: and {len(strange) - _SHOWN} more such rows"
 
 
 def _mean(scores: list[Callable[[], float]]) -> Callable[[], float]:

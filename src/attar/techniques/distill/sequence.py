@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from attar.core.context import Context
 from attar.core.scope import Scope
-from attar.core.step import DataRef, ModelRef, Step
+from attar.core.step import DataRef, ModelRef, Step, is_address
 from attar.core.traits import FLOAT
 from attar.data.batches import Batch
 from attar.data.example import Dataset, Example
@@ -22,18 +23,22 @@ from attar.train.losses import Objective, judge, plain
 from attar.train.processes import join
 from attar.train.schedule import Training
 from attar.train.scoped import trained
+from attar.train.served import ByAddress, said_after, without_beams
 from attar.train.writing import Writing, prompt_of, write_after
 
 _HELD_OUT = 16  # prompts to judge on, unless `evaluate_on` says otherwise
 
 
-class SequenceLevel(Writing, Training, Step, kind="distill/sequence"):
+class SequenceLevel(ByAddress, Writing, Training, Step, kind="distill/sequence"):
     """Sequence-level distillation (Kim and Rush 2016, arXiv 1606.07947).
 
     The teacher writes once, before training, what comes after each prompt, and the student is
     fine-tuned on that and not on what the data says. Only text goes from one to the other, so
     teacher and student may differ in everything. A prompt is a chat up to its last answer, or the
     first `prompt_tokens` of a text; running text is cut into pieces of `length` tokens first.
+
+    `teacher` may also be a server's address and the name of a model there,
+    `http://127.0.0.1:8000/v1#name`; then it is the student's tokens that are counted.
     """
 
     needs = frozenset({FLOAT})
@@ -42,9 +47,11 @@ class SequenceLevel(Writing, Training, Step, kind="distill/sequence"):
     shares = True
     any_vocabulary = True
     promises = frozenset({"changed"})
+    served = frozenset({"teacher"})
 
     teacher: ModelRef = Field(
-        "original", description="who writes: the original, an earlier stage, or a path"
+        "original",
+        description="who writes: the original, an earlier stage, a path, or a server's address",
     )
     data: DataRef = Field("train", description="the dataset with the prompts")
     held_out: DataRef | None = Field(
@@ -60,9 +67,15 @@ class SequenceLevel(Writing, Training, Step, kind="distill/sequence"):
     learning_rate: float = Field(1e-4, gt=0, description="the highest learning rate")
     scope: Scope = Field(Scope.everything(), description="the modules to train")
 
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if is_address(self.teacher):
+            without_beams(self)
+        return self
+
     def apply(self, model: Model, ctx: Context) -> Model:
         """Let the teacher write, train the student on it, and leave the best state in it."""
-        teacher: Model = ctx.model(self.teacher)
+        teacher: Model = model if is_address(self.teacher) else ctx.model(self.teacher)
         rows = self._written("writing", ctx.data(self.data), self.prompts, teacher, ctx)
         answers = Answers(rows, model.tokenizer, self.length, self.batch, ctx.seed)
         answers.check(model.config.vocab_size)
@@ -89,16 +102,16 @@ class SequenceLevel(Writing, Training, Step, kind="distill/sequence"):
     def _written(
         self, label: str, dataset: Dataset, count: int | None, teacher: Model, ctx: Context
     ) -> list[Answered]:
-        """Prompts of a dataset, and what the teacher writes after them; one process lets it."""
-        rows = self._prompts(dataset, teacher)[:count]
-        ids, ends = [prompt_of(row, teacher.tokenizer) for row in rows], ends_of(teacher)
-        found = join(ctx.device).lead(
-            lambda: write_after(teacher, ids, self, self.batch, ctx, label)
-        )
-        texts = teacher.tokenizer.batch_decode(found, skip_special_tokens=True)
+        """Prompts of a dataset, and what the teacher writes after them; one process lets it.
+
+        teacher: the student where the teacher is behind an address, for its tokens.
+        """
+        rows = self._prompts(dataset, teacher.tokenizer)[:count]
+        write = self._served if is_address(self.teacher) else self._at_hand
+        found = join(ctx.device).lead(lambda: write(rows, teacher, ctx, label))
         answers = [
-            Answered(row, text, ends=bool(ends.intersection(new)))
-            for row, text, new in zip(rows, texts, found, strict=True)
+            Answered(row, text, ends)
+            for row, (text, ends) in zip(rows, found, strict=True)
             if text.strip()
         ]
         if not answers:
@@ -108,9 +121,24 @@ class SequenceLevel(Writing, Training, Step, kind="distill/sequence"):
             )
         return answers
 
-    def _prompts(self, dataset: Dataset, teacher: Model) -> list[Example]:
+    def _at_hand(
+        self, rows: Sequence[Example], teacher: Model, ctx: Context, label: str
+    ) -> list[tuple[str, bool]]:
+        """Texts, and whether each ends where it does."""
+        ids, ends = [prompt_of(row, teacher.tokenizer) for row in rows], ends_of(teacher)
+        found = write_after(teacher, ids, self, self.batch, ctx, label)
+        texts = teacher.tokenizer.batch_decode(found, skip_special_tokens=True)
+        pairs = zip(texts, found, strict=True)
+        return [(text, bool(ends.intersection(new))) for text, new in pairs]
+
+    def _served(
+        self, rows: Sequence[Example], student: Model, ctx: Context, label: str
+    ) -> list[tuple[str, bool]]:
+        found = said_after(self.teacher, rows, self, self.server, ctx, label)
+        return [("", False) if one is None else (one.text, one.reason == "stop") for one in found]
+
+    def _prompts(self, dataset: Dataset, tokenizer: Any) -> list[Example]:
         """Chats as they are, and the beginnings of texts and of pieces of long ones."""
-        tokenizer = teacher.tokenizer
         found: list[Example] = []
         for example in dataset.examples:
             if example.messages is not None:
@@ -120,5 +148,5 @@ class SequenceLevel(Writing, Training, Step, kind="distill/sequence"):
                 ids: Sequence[int] = tokenizer(piece, add_special_tokens=False).input_ids
                 text = tokenizer.decode(ids[: self.prompt_tokens], skip_special_tokens=True)
                 if text.strip():
-                    found.append(Example(text))
+                    found.append(Example(text, where=example.where))
         return found
