@@ -79,9 +79,12 @@ def pruning(settings: dict[str, Any], structure: str, subject: Subject) -> dict[
 
 def lowrank(keep: float, subject: Subject) -> dict[str, Method]:
     """Fewer weights by thin factors; no peer has it."""
-    kinds = ("svd", "fisher", "whitened", "balanced")
+    kinds = ["svd", "whitened"]
+    if subject is DECODER:  # the encoder has no answers, to which gradients could lead
+        kinds += ["fisher", "balanced"]
     found = {kind: own((f"lowrank/{kind}", {"keep": keep})) for kind in kinds}
-    return {**found, f"balanced{HEALED}": own(("lowrank/balanced", {"keep": keep}), HEAL[subject])}
+    best = kinds[-1]
+    return {**found, f"{best}{HEALED}": own((f"lowrank/{best}", {"keep": keep}), HEAL[subject])}
 
 
 @dataclass(frozen=True)
