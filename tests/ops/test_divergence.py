@@ -267,6 +267,15 @@ def test_chunked_through_a_linear_under_autocast() -> None:
         torch.testing.assert_close(mine, theirs, rtol=2e-2, atol=1e-3)
 
 
+def test_chunked_leaves_states_as_they_were() -> None:
+    hidden = torch.randn(POSITIONS, CLASSES, requires_grad=True)
+    before = hidden.detach().clone()
+    for head in (lambda states: states, torch.nn.Linear(CLASSES, 5)):
+        labels = torch.zeros(POSITIONS, dtype=torch.long)
+        chunked(Side(head, hidden), None, labels, Mix(), 7).total.backward()
+        assert torch.equal(hidden.detach(), before)
+
+
 def test_chunked_without_gradients_or_positions() -> None:
     weight = torch.randn(CLASSES, WIDTH, requires_grad=True)
     hidden = torch.randn(POSITIONS, WIDTH)

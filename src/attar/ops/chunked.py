@@ -119,7 +119,7 @@ class _Work:
             hidden = self.student.hidden[part].detach()
             logits = through.logits(hidden.requires_grad_(bool(grads)))
             theirs = None if self.teacher is None else _said(self.teacher, part)
-            own = logits.detach()
+            own = through.own(logits)
             sums += _over_rows(own, theirs, self.labels[part], self.mix, bool(grads))
             del theirs
             if grads:
@@ -138,6 +138,11 @@ class _Any:
         """[n, width] -> [n, classes]."""
         with torch.set_grad_enabled(hidden.requires_grad):
             return self.head(hidden)
+
+    def own(self, logits: Tensor) -> Tensor:
+        """The same, free to be written over."""
+        # The head may have kept them, or given the states back.
+        return logits.detach().clone() if logits.requires_grad else logits
 
     def back(
         self,
@@ -172,6 +177,10 @@ class _Linear:
         for part in self.slices:
             torch.mm(hidden, self.head.weight.detach()[part].to(kind).t(), out=made[:, part])
         return made if self.bias is None else made.add_(self.bias.detach())
+
+    def own(self, logits: Tensor) -> Tensor:
+        """The same, free to be written over."""
+        return logits
 
     def back(
         self,

@@ -23,6 +23,7 @@ class Wanda(Sparsity, Calibrated, Step, kind="prune/wanda"):
     which weights go: fed by pruned blocks, as the paper has it, it does worse (docs/log.md).
     """
 
+    version = 2
     needs = frozenset({FLOAT})
     adds = frozenset({MASKED})
     promises = frozenset({"changed"})
