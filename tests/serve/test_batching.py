@@ -225,6 +225,22 @@ def test_texts_are_gathered_and_told_apart():
     assert {length for _, length in shapes} == {1, 41}  # short ones are not padded to long ones
 
 
+def test_short_texts_do_not_wait_for_long_ones_of_their_batch():
+    done: list[int] = []
+
+    def forward(ids: Any, mask: Any) -> Any:
+        if ids.shape[1] > 100:
+            assert short.result(60).tolist() == [2, 6]  # it is there before the long one is run
+        done.append(ids.shape[1])
+        return lengths(ids, mask)
+
+    gatherer = Gatherer(forward, Bounds(8, 100, 0.3), 0)
+    long, short = gatherer.submit([[1] * 300, [2, 4]])
+    assert long.result(60).tolist() == [300, 300]
+    gatherer.close()
+    assert done == [2, 300]
+
+
 def test_an_error_of_an_encoder_is_told_and_the_next_text_answered():
     def forward(ids: Any, mask: Any) -> Any:
         if (ids == 13).any():

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from attar.runtimes._lengths import groups
 from attar.runtimes.runtime import Floats, Ids
 from attar.serve.batching import QueueFull, Stopped
 
 Forward = Callable[[Ids, Ids], Floats]  # ids and mask [rows, length] -> [rows, width]
-_PADDED = 8192  # tokens of one batch, padding included
-_SHORTER = 0.75  # a text below this share of the longest one is kept for the next batch
+_PADDED = 8192  # tokens of one call, padding included
 
 
 @dataclass(eq=False)
@@ -36,7 +36,11 @@ class Bounds:
 
 
 class Gatherer:
-    """Runs texts of like length together, in a thread of its own."""
+    """Runs texts of like length together, in a thread of its own.
+
+    Those that waited longest are taken and parted by length; each part is answered as soon as
+    it is done, the shortest texts first.
+    """
 
     def __init__(
         self, forward: Forward, bounds: Bounds, pad: int, free: Callable[[], None] = lambda: None
@@ -78,13 +82,14 @@ class Gatherer:
     def _run(self) -> None:
         while texts := self._take():
             self.running = len(texts)
-            self._answer(texts)
-            self.running = 0
+            for part in groups([len(text.ids) for text in texts], _PADDED):
+                self._answer([texts[place] for place in part])
+                self.running -= len(part)
         for text in self._waits:
             _settle(text.answer, Stopped("the server ends"))
 
     def _take(self) -> list[_Text]:
-        """The next batch: the text that waited longest, and others of about its length."""
+        """The texts that waited longest; none once it is closed."""
         with self._changed:
             while not self._closed:
                 if not self._waits:
@@ -92,11 +97,9 @@ class Gatherer:
                     continue
                 self._gather(time.monotonic() + self._window)
                 waits = [text for text in self._waits if not text.answer.cancelled()]
-                batch = _alike(waits, self._most)
-                taken = set(map(id, batch))
-                self._waits = deque(text for text in waits if id(text) not in taken)
-                if batch:
-                    return batch
+                self._waits = deque(waits[self._most :])
+                if waits:
+                    return waits[: self._most]
             return []
 
     def _gather(self, until: float) -> None:
@@ -130,23 +133,6 @@ class Gatherer:
         if len(rows) != len(texts):
             raise ValueError(f"{len(rows)} rows came of {len(texts)} texts")
         return rows
-
-
-def _alike(waits: Sequence[_Text], most: int) -> list[_Text]:
-    """The first text and those nearest to it in length, within the bounds of one batch."""
-    if not waits:
-        return []
-    first = len(waits[0].ids)
-    near = sorted(waits, key=lambda text: abs(len(text.ids) - first))
-    batch: list[_Text] = []
-    longest, shortest = first, first
-    for text in near[:most]:
-        longest, shortest = max(longest, len(text.ids)), min(shortest, len(text.ids))
-        unlike = shortest < _SHORTER * longest - 8
-        if batch and (unlike or longest * (len(batch) + 1) > _PADDED):
-            break
-        batch.append(text)
-    return batch
 
 
 def _settle(answer: Future[Floats], value: Any) -> None:
