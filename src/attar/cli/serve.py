@@ -57,7 +57,8 @@ def serve(
         typer.Option(
             "--memory",
             metavar="GB",
-            help="What loaded weights may take; by default most of what is free.",
+            help="What weights, and keys and values of answers, may take; by default most of "
+            "what is free.",
         ),
     ] = None,
     threads: Annotated[
