@@ -16,6 +16,7 @@ from attar.serve.settings import Settings, Source
 if TYPE_CHECKING:
     from attar.serve.opening import Place
 
+COUNTED = "weights, and keys and values of all answers at their longest"
 SLOTS = 16  # answers at once of an engine that batches by itself: each has a cache of its own
 TORCH = "torch"
 _BATCH_THEMSELVES = {"llama-cpp"}
