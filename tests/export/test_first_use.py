@@ -286,9 +286,7 @@ def test_decoders_have_an_order_of_their_own(home: Path, made: list[str], tmp_pa
     assert chosen(tmp_path / "writer", home).engine == "openvino"
 
 
-def test_an_installed_engine_before_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_installed_engine_before_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from attar.runtimes.genai import Genai
 
     (tmp_path / "model.onnx").touch()
