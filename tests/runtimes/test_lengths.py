@@ -48,9 +48,10 @@ def test_no_other_way_of_parting_is_less_work() -> None:
             assert len(groups([lengths[place] for place in part])) == 1
 
 
-def test_a_group_holds_so_many_tokens() -> None:
-    assert groups([10] * 6, 25) == [[0, 1], [2, 3], [4, 5]]
-    assert groups([30, 5], 25) == [[1], [0]]
+def test_a_group_holds_so_many_rows_and_tokens() -> None:
+    assert groups([10] * 6, rows=4) == [[0, 1], [2, 3, 4, 5]]
+    assert groups([10] * 6, tokens=25) == [[0, 1], [2, 3], [4, 5]]
+    assert groups([30, 5], tokens=25) == [[1], [0]]
     assert groups([]) == []
 
 

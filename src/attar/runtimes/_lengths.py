@@ -13,19 +13,24 @@ Run = Callable[[Ids, Ids], Floats]  # ids and mask [rows, length] -> [rows, ...]
 CALL = 64  # tokens that an engine could compute in the time that one more call costs
 
 
-def groups(lengths: Sequence[int], tokens: int | None = None) -> list[list[int]]:
+def groups(
+    lengths: Sequence[int], rows: int | None = None, tokens: int | None = None
+) -> list[list[int]]:
     """Which texts run together, by their places in `lengths`; the shortest first.
 
     Of all ways to part them, the one with the least work: a group computes its longest text as
     often as it has texts, and costs CALL tokens more for being called. Given alone, a group
-    would not be parted again. None has more than `tokens` with its padding, but for single texts.
+    would not be parted again. None has more than so many `rows`, or more `tokens` with its
+    padding, but for single texts.
     """
     order = np.argsort(lengths, kind="stable")
     sizes = np.asarray(lengths, np.int64)[order]
     work, begins = np.zeros(len(sizes) + 1, np.int64), np.zeros(len(sizes) + 1, np.int64)
     for end in range(1, len(sizes) + 1):
         longest = int(sizes[end - 1])
-        most = end if tokens is None else max(1, tokens // max(longest, 1))
+        most = end if rows is None else rows
+        if tokens is not None:
+            most = max(1, min(most, tokens // max(longest, 1)))
         starts = np.arange(max(0, end - most), end)
         costs = work[starts] + longest * (end - starts) + CALL
         best = int(costs.argmin())  # of equal ones the first: the largest group

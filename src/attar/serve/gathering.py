@@ -17,13 +17,15 @@ from attar.runtimes.runtime import Floats, Ids
 from attar.serve.batching import QueueFull, Stopped
 
 Forward = Callable[[Ids, Ids], Floats]  # ids and mask [rows, length] -> [rows, width]
-_PADDED = 8192  # tokens of one call, padding included
+_PADDED = 8192  # tokens of one batch, padding included
+_SEEN = 4  # batches' worth of waiting texts among which those of like length are looked for
 
 
 @dataclass(eq=False)
 class _Text:
     ids: Sequence[int]
     answer: Future[Floats] = field(default_factory=Future)
+    since: float = field(default_factory=time.monotonic)
 
 
 @dataclass(frozen=True)
@@ -36,11 +38,7 @@ class Bounds:
 
 
 class Gatherer:
-    """Runs texts of like length together, in a thread of its own.
-
-    Those that waited longest are taken and parted by length; each part is answered as soon as
-    it is done, the shortest texts first.
-    """
+    """Runs texts of like length together, in a thread of its own."""
 
     def __init__(
         self, forward: Forward, bounds: Bounds, pad: int, free: Callable[[], None] = lambda: None
@@ -82,24 +80,25 @@ class Gatherer:
     def _run(self) -> None:
         while texts := self._take():
             self.running = len(texts)
-            for part in groups([len(text.ids) for text in texts], _PADDED):
-                self._answer([texts[place] for place in part])
-                self.running -= len(part)
+            self._answer(texts)
+            self.running = 0
         for text in self._waits:
             _settle(text.answer, Stopped("the server ends"))
 
     def _take(self) -> list[_Text]:
-        """The texts that waited longest; none once it is closed."""
+        """The text that waited longest, and those that run with it; none once it is closed."""
         with self._changed:
             while not self._closed:
                 if not self._waits:
                     self._changed.wait()
                     continue
-                self._gather(time.monotonic() + self._window)
+                self._gather(self._waits[0].since + self._window)
                 waits = [text for text in self._waits if not text.answer.cancelled()]
-                self._waits = deque(waits[self._most :])
-                if waits:
-                    return waits[: self._most]
+                batch = _with_first(waits[: _SEEN * self._most], self._most)
+                taken = set(map(id, batch))
+                self._waits = deque(text for text in waits if id(text) not in taken)
+                if batch:
+                    return batch
             return []
 
     def _gather(self, until: float) -> None:
@@ -133,6 +132,12 @@ class Gatherer:
         if len(rows) != len(texts):
             raise ValueError(f"{len(rows)} rows came of {len(texts)} texts")
         return rows
+
+
+def _with_first(waits: Sequence[_Text], most: int) -> list[_Text]:
+    """The first text and those that it runs with when all are parted with the least work."""
+    parts = groups([len(text.ids) for text in waits], most, _PADDED)
+    return next(([waits[place] for place in part] for part in parts if 0 in part), [])
 
 
 def _settle(answer: Future[Floats], value: Any) -> None:

@@ -37,11 +37,7 @@ def serve(settings: Settings, prepare: Prepare = lambda source: source) -> None:
     check_host(settings.host, settings.keys, settings.anyone)
     set_up()
     listening = bind(settings.host, settings.port)
-    for source in settings.models:  # what is not there at all is told before anything is prepared
-        if source.engine is None:
-            locate(source)
-    prepared = tuple(prepare(source) for source in settings.models)
-    settings = settings.model_copy(update={"models": prepared})
+    settings = _prepared(settings, prepare)
     errors: list[BaseException] = []
 
     def failed(error: BaseException) -> None:
@@ -63,6 +59,19 @@ def serve(settings: Settings, prepare: Prepare = lambda source: source) -> None:
     log("ended")
     if errors:
         raise errors[0]
+
+
+def _prepared(settings: Settings, prepare: Prepare) -> Settings:
+    """The models in the places to open them at; SIGTERM ends that as Ctrl-C does."""
+    for source in settings.models:  # what is not there at all is told before anything is prepared
+        if source.engine is None:
+            locate(source)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        found = tuple(prepare(source) for source in settings.models)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    return settings.model_copy(update={"models": found})
 
 
 def config(app: Any, idle: int = _IDLE) -> uvicorn.Config:
