@@ -139,6 +139,8 @@ def test_not_what_is_rounded_or_of_another_model(
     kinds: Path, home: Path, made: list[str], tmp_path: Path
 ) -> None:
     put(kinds, "onnx", home, rounded={"classifier": {"to": "int8-g32"}})
+    put(kinds, "hf", home, reads_with="an engine of tomorrow", **speed(99))
+    (put(kinds, "gguf", home) / RECORD).write_text("{")
     first = chosen(kinds, home)
     assert (made, first.engine) == (["openvino"], "openvino")
     other = tmp_path / "elsewhere" / "kinds"

@@ -117,13 +117,13 @@ class _Search:
             return None
         try:
             record = read_record(folder)
-        except AttarError:
+            runs = find_engine(self.engine or record["reads_with"])
+        except AttarError:  # damaged, or of an Attar that knows more engines
             return None
         ours, theirs = self.artifact.source, record["source"]
         same = theirs["path"] == ours["path"] and record.get("stamp") == self.artifact.stamp
         if self.artifact.key is not None:
             same = theirs["key"] == ours["key"]
-        runs = find_engine(self.engine or record["reads_with"])
         fits = same and not record["rounded"] and runs.installed() and runs.holds(folder)
         return Exported(record["target"], folder, record) if fits else None
 
