@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 import threading
@@ -29,6 +30,12 @@ pytest.importorskip("openvino_tokenizers")
 FILES = {"gguf": "model.gguf", "onnx": "model.onnx", "openvino": "openvino_model.xml"}
 READERS = {"gguf": "llama-cpp", "onnx": "onnxruntime", "openvino": "openvino", "hf": "torch"}
 HERE = {"processor": processor(), "cores": cores()}
+
+
+@pytest.fixture(autouse=True)
+def _no_collecting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Going through all that a test run has made takes seconds."""
+    monkeypatch.setattr(gc, "collect", lambda: 0)
 
 
 @pytest.fixture

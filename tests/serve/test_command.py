@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import pytest
 
 import attar.serve.run
 from attar.cli.main import main
+from attar.errors import ModelError
 from attar.serve.run import bind
 from attar.serve.settings import Limits, Settings, Source
 
@@ -168,3 +171,25 @@ def test_the_fastest_export_takes_the_place_of_a_model_and_not_of_the_original(
     assert main([*words, "--no-export"]) == 0
     assert asked[-1] == Wish(make=False)
     assert main(["serve", str(folders["kinds"]), "--home", str(tmp_path), "--engine", "gguf"]) == 2
+
+
+def test_nothing_is_prepared_where_a_model_is_not_there(folders: dict[str, Path], tmp_path: Path):
+    models = (
+        Source(name="a", path=str(folders["writer"])),
+        Source(name="b", path=str(tmp_path / "none")),
+    )
+    before = signal.getsignal(signal.SIGTERM)
+
+    def prepare(source: Source) -> Source:
+        asked.append(source.name)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return source
+
+    asked: list[str] = []
+    with pytest.raises(ModelError, match="there is no model at"):
+        attar.serve.run.serve(Settings(models=models, port=0), prepare)
+    assert asked == []
+    with pytest.raises(KeyboardInterrupt):  # SIGTERM ends an export as Ctrl-C does
+        attar.serve.run.serve(Settings(models=models[:1], port=0), prepare)
+    assert asked == ["a"]
+    assert signal.getsignal(signal.SIGTERM) == before
