@@ -225,6 +225,27 @@ def test_texts_are_gathered_and_told_apart():
     assert {length for _, length in shapes} == {1, 41}  # short ones are not padded to long ones
 
 
+def test_the_text_that_waited_longest_runs_first_with_those_of_its_length():
+    begin, go = threading.Event(), threading.Event()
+    shapes: list[tuple[int, int]] = []
+
+    def forward(ids: Any, mask: Any) -> Any:
+        begin.set()
+        assert go.wait(60)
+        shapes.append(ids.shape)
+        return lengths(ids, mask)
+
+    gatherer = Gatherer(forward, Bounds(4, 100, 0.0), 0)
+    first = gatherer.submit([[1]])
+    assert begin.wait(60)
+    texts = [[7] * length for length in (300, 2, 290, 3, 2, 310, 3, 2)]
+    futures = [*first, *gatherer.submit(texts)]
+    go.set()
+    assert [future.result(60)[0] for future in futures] == [1, *map(len, texts)]
+    gatherer.close()
+    assert shapes == [(1, 1), (3, 310), (3, 2), (2, 3)]
+
+
 def test_an_error_of_an_encoder_is_told_and_the_next_text_answered():
     def forward(ids: Any, mask: Any) -> Any:
         if (ids == 13).any():

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import attar.serve.run
 from attar.cli.main import main
+from attar.errors import ModelError
 from attar.serve.run import bind
-from attar.serve.settings import Limits, Settings
+from attar.serve.settings import Limits, Settings, Source
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +32,7 @@ def _logs_as_before() -> Iterator[None]:
 
 
 def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
-    assert main(["serve", *map(str, words)]) == 2
+    assert main(["serve", *map(str, words), "--no-export"]) == 2
     return capsys.readouterr().err
 
 
@@ -73,7 +77,7 @@ def test_limits_are_listed(capsys: pytest.CaptureFixture[str]):
 def given(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
     """What the server was told, instead of a server."""
     found: list[Settings] = []
-    monkeypatch.setattr(attar.serve.run, "serve", found.append)
+    monkeypatch.setattr(attar.serve.run, "serve", lambda settings, prepare: found.append(settings))
     return found
 
 
@@ -123,3 +127,69 @@ def test_runs_and_keys_are_found(given: list[Settings], folders: dict[str, Path]
         assert main(["serve", str(word), "--home", str(tmp_path)]) == 0
     names = [settings.models[0].name for settings in given]
     assert names == ["mine", "abcdef123456", "mine"]
+
+
+def test_the_fastest_export_takes_the_place_of_a_model_and_not_of_the_original(
+    folders: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+):
+    from attar.export import first_use
+    from attar.export.first_use import Choice, Wish
+
+    asked: list[Wish] = []
+    found = {
+        "writer": Choice("it is the fastest", tmp_path, "openvino"),
+        "kinds": Choice("it is refused"),
+    }
+
+    def fastest(path: str, home: Path, wish: Wish, say: Any) -> Choice | None:
+        asked.append(wish)
+        assert home == tmp_path
+        say("writing openvino")
+        return found.get(Path(path).name)
+
+    def serve(settings: Settings, prepare: Any) -> None:
+        served.extend(prepare(source) for source in settings.models)
+
+    served: list[Source] = []
+    monkeypatch.setattr(first_use, "fastest", fastest)
+    monkeypatch.setattr(attar.serve.run, "serve", serve)
+    words = ["serve", *(str(folders[name]) for name in ("writer", "kinds", "vectors"))]
+    words += ["--original", str(folders["writer"]), "--home", str(tmp_path)]
+    with caplog.at_level(logging.INFO, "attar.serve"):
+        assert main(words) == 0
+    paths = [source.path for source in served]
+    assert paths == [str(tmp_path), *(str(folders[n]) for n in ("kinds", "vectors", "writer"))]
+    assert [source.engine for source in served] == ["openvino", None, None, None]
+    assert asked == [Wish()] * 3
+    told = [(record.msg, record.facts) for record in caplog.records]  # pyright: ignore
+    assert told[0] == ("exporting", {"model": "writer", "step": "writing openvino"})
+    assert told[1][1]["why"] == "it is the fastest"
+    assert told[3] == ("no export", {"model": "kinds", "reason": "it is refused"})
+    assert main([*words, "--no-export"]) == 0
+    assert asked[-1] == Wish(make=False)
+    assert main(["serve", str(folders["kinds"]), "--home", str(tmp_path), "--engine", "gguf"]) == 2
+
+
+def test_nothing_is_prepared_where_a_model_is_not_there(folders: dict[str, Path], tmp_path: Path):
+    models = (
+        Source(name="a", path=str(folders["writer"])),
+        Source(name="b", path=str(tmp_path / "none")),
+    )
+    before = signal.getsignal(signal.SIGTERM)
+
+    def prepare(source: Source) -> Source:
+        asked.append(source.name)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return source
+
+    asked: list[str] = []
+    with pytest.raises(ModelError, match="there is no model at"):
+        attar.serve.run.serve(Settings(models=models, port=0), prepare)
+    assert asked == []
+    with pytest.raises(KeyboardInterrupt):  # SIGTERM ends an export as Ctrl-C does
+        attar.serve.run.serve(Settings(models=models[:1], port=0), prepare)
+    assert asked == ["a"]
+    assert signal.getsignal(signal.SIGTERM) == before

@@ -155,3 +155,33 @@ def test_an_encoder_without_a_head_gives_embeddings(folders: dict[str, Path], tm
         model.close()
     assert found[0] == pytest.approx(found[1], abs=1e-6)
     assert np.linalg.norm(found[0]) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("target", ["onnx", "openvino"])
+def test_an_exported_classifier_is_served_from_its_folder_alone(
+    target: str, folders: dict[str, Path], tmp_path: Path
+):
+    pytest.importorskip({"onnx": "onnxruntime", "openvino": "openvino_tokenizers"}[target])
+    from attar.export.export import Wanted, export
+
+    wanted = Wanted(speed=False, verify=False)
+    done = export(folders["kinds"], target, tmp_path / target, tmp_path, wanted)
+    answers = []
+    for path in (done.folder, folders["kinds"]):
+        model = open_model(Source(name="m", path=str(path)), plain())
+        assert model.labels == ("bad", "good", "mixed")
+        assert model.encoder is not None
+        futures = model.encoder.submit([[2, 9, 8, 3], [2, 3], [2] + [7] * 40])
+        answers.append(np.stack([future.result(60) for future in futures]))
+        model.close()
+    assert answers[0] == pytest.approx(answers[1], abs=0.05)
+
+
+def test_all_tokens_that_end_an_answer_are_read_beside_an_export(
+    monkeypatch: pytest.MonkeyPatch, folders: dict[str, Path], tmp_path: Path
+):
+    folder = exported(folders["writer"], tmp_path / "writer")
+    (folder / "generation_config.json").write_text('{"eos_token_id": [5, 77]}')
+    model = opened(monkeypatch, folder, EchoDecoder())
+    assert model.ends == {5, 77}
+    model.close()

@@ -26,6 +26,7 @@ def free_port() -> int:
 def start(folder: Path, port: int, *more: str) -> subprocess.Popen[str]:
     """The command; nothing else of this test is as slow as its imports."""
     command = [sys.executable, "-m", "attar", "serve", str(folder), "--port", str(port), *more]
+    command += ["--no-export"]
     return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 

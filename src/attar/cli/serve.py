@@ -10,6 +10,7 @@ import typer
 from attar.cli.options import HOME, Home, Task
 
 if TYPE_CHECKING:
+    from attar.serve.run import Prepare
     from attar.serve.settings import Limits, Source
 
 KEYS = "ATTAR_API_KEYS"
@@ -57,7 +58,8 @@ def serve(
         typer.Option(
             "--memory",
             metavar="GB",
-            help="What loaded weights may take; by default most of what is free.",
+            help="What weights, and keys and values of answers, may take; by default most of "
+            "what is free.",
         ),
     ] = None,
     threads: Annotated[
@@ -72,6 +74,10 @@ def serve(
             "lists them.",
         ),
     ] = None,
+    export: Annotated[
+        bool,
+        typer.Option(help="Make an export for the fastest engine where there is none."),
+    ] = True,
     task: Task = None,
     home: Home = HOME,
 ) -> None:
@@ -98,7 +104,8 @@ def serve(
             memory=_bytes(memory),
             threads=threads,
             limits=_limits(limits or ()),
-        )
+        ),
+        _prepare(Path(home), export),
     )
 
 
@@ -109,6 +116,33 @@ def _require() -> None:
 
     if any(find_spec(module) is None for module in _MODULES):
         raise MissingPackage("attar serve", "pip install 'attar[serve]'")
+
+
+def _prepare(home: Path, export: bool) -> Prepare:
+    """Puts the fastest export in the place of a model; the original stays what it is."""
+
+    def prepare(source: Source) -> Source:
+        if source.original:
+            return source
+        from attar.errors import UserError
+        from attar.export.first_use import Wish, fastest
+        from attar.serve.log import log
+
+        def say(text: str) -> None:
+            log("exporting", model=source.name, step=text)
+
+        found = fastest(source.path, home, Wish(source.engine, source.task, export), say)
+        if found is None:
+            return source
+        if found.folder is None:
+            if source.engine is not None:
+                raise UserError(f"{source.engine} does not run {source.path}: {found.why}")
+            log("no export", model=source.name, reason=found.why)
+            return source
+        log("export", model=source.name, engine=found.engine, folder=found.folder, why=found.why)
+        return source.model_copy(update={"path": str(found.folder), "engine": found.engine})
+
+    return prepare
 
 
 def _source(text: str, home: str, engine: str | None, task: str | None) -> Source:

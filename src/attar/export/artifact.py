@@ -35,6 +35,12 @@ class Artifact:
         return {"name": self.name, "key": self.key, "path": str(place.absolute())}
 
     @property
+    def stamp(self) -> list[list[str | int]]:
+        """Names, sizes and times of its files: another one once they were written anew."""
+        found = [(path.name, path.stat()) for path in self.files.parts]
+        return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in found]
+
+    @property
     def stages(self) -> list[StageReport]:
         """The stages that led to it, the original first; none where no report tells."""
         if self.report is None:

@@ -20,6 +20,7 @@ from attar.export.export import (
     timed,
 )
 from attar.export.target import TARGETS
+from attar.measure.machine import environment
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ def time_again(
             skipped[record["target"]] = str(error)
             continue
         record.pop("not_run", None)
+        record["environment"] = environment()
         write_text(folder / RECORD, json.dumps(record, indent=1) + "\n")
         exports.append(Exported(record["target"], folder, record))
     if not exports and not skipped:

@@ -169,6 +169,7 @@ def _about(artifact: Artifact, model: Model, target: Target) -> dict[str, Any]:
         "format": 1,
         "attar": __version__,
         "source": artifact.source,
+        "stamp": artifact.stamp,
         "target": target.name,
         "reads_with": target.engine,
         "task": model.task,

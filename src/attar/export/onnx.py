@@ -10,6 +10,7 @@ from typing import Any
 
 from attar.core.grid import Grid
 from attar.export.graphs import decoder, encoder
+from attar.export.graphs.configs import write_configs
 from attar.export.target import Quantized, Target
 from attar.models import Model
 
@@ -59,6 +60,7 @@ class Onnx(Target):
             else:
                 encoder.write_encoder(graph, model)
             file.save(model.config.model_type)
+        write_configs(model, folder)
 
 
 def _genai_config(model: Model) -> dict[str, Any]:

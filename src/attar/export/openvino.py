@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from attar.core.grid import Grid
 from attar.export.graphs import decoder, encoder
+from attar.export.graphs.configs import write_configs
 from attar.export.target import Quantized, Target
 from attar.models import Model
 
@@ -54,20 +54,9 @@ class Openvino(Target):
         else:
             encoder.write_encoder(graph, model)
         _save(graph.built(), folder / "openvino_model.xml", compress_to_fp16=False)
-        _configs(model, folder)
+        write_configs(model, folder)
         if model.tokenizer is not None:
             _tokenizers(model, folder)
-
-
-def _configs(model: Model, folder: Path) -> None:
-    """What openvino-genai reads beside the graph."""
-    plain = copy.copy(model.config)
-    if hasattr(plain, "quantization_config"):
-        del plain.quantization_config
-    plain.architectures = [type(model.module).__name__]
-    plain.save_pretrained(folder)
-    if model.task == "causal-lm" and model.module.generation_config is not None:
-        model.module.generation_config.save_pretrained(folder)
 
 
 def _tokenizers(model: Model, folder: Path) -> None:

@@ -27,6 +27,7 @@ TARGETS = Room(
         "card",
         "everything",
         "export",
+        "first_use",
         "licence",
         "prepare",
         "push",

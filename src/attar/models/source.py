@@ -47,12 +47,16 @@ class Files:
         and not hashed yet.
         """
         read = hashes.peek if peek else hashes.of
-        paths = self.weights
-        if self.gguf is None:
-            rest = (path for path in self.folder.iterdir() if path.suffix in _CONTENT)
-            paths = [*paths, *(p for p in sorted(rest) if p.name not in _NOT_CONTENT)]
-            paths += [path for path in (self.folder / POOLING,) if path.exists()]
-        return key_of([[path.name, read(path)] for path in paths])
+        return key_of([[path.name, read(path)] for path in self.parts])
+
+    @property
+    def parts(self) -> list[Path]:
+        """Every file that the model is: weights, config, tokenizer and pooling."""
+        if self.gguf is not None:
+            return self.weights
+        rest = (path for path in self.folder.iterdir() if path.suffix in _CONTENT)
+        found = [*self.weights, *(p for p in sorted(rest) if p.name not in _NOT_CONTENT)]
+        return [*found, *(path for path in (self.folder / POOLING,) if path.exists())]
 
 
 POOLING = "1_Pooling/config.json"  # where sentence-transformers says how vectors are made

@@ -20,6 +20,10 @@ def find(name: str) -> Engine:
 
 
 def engine_of(folder: Path) -> Engine | None:
-    """The engine whose files lie in this folder, PyTorch last; None where no engine knows it."""
-    names = sorted(ENGINES.names(), key=lambda name: name == "torch")
-    return next((engine for name in names if (engine := find(name)).holds(folder)), None)
+    """The engine whose files lie in this folder, one that is installed before others.
+
+    PyTorch last, for it runs none of their files; None where no engine knows the folder.
+    """
+    found = [engine for name in ENGINES.names() if (engine := find(name)).holds(folder)]
+    found.sort(key=lambda engine: (engine.name == "torch", not engine.installed()))
+    return found[0] if found else None

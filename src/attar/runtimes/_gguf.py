@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ _INSIDE = {
 }
 _HEADER = 1 << 16  # bytes within which a file tells its context
 _NUMBERS = ("context_length", "vocab_size")
+_WHOLE = struct.pack("<I", 4)  # the type of a whole number of four bytes
 _BLOCK = re.compile(r"blk\.(\d+)\.(\w+)")
 
 
@@ -49,24 +50,25 @@ def gguf_of(folder: Path) -> Path | None:
     return found[0] if len(found) == 1 else None
 
 
-def header_numbers(path: Path) -> dict[str, int]:
-    """The context that a file promises, and the rows of its vocabulary, where it tells them.
+def header_numbers(path: Path, names: Sequence[str] = _NUMBERS) -> dict[str, int]:
+    """Numbers that a file tells, by the ends of their keys; those that it does not are left out.
 
-    Read from the beginning of the header: all of it holds every token as an entry of its own.
+    By default the context that it promises, and the rows of its vocabulary. Read from the
+    beginning of the header: all of it holds every token as an entry of its own.
     """
     with path.open("rb") as file:
         begins = file.read(_HEADER)
-    found = {name: _number(begins, f".{name}".encode()) for name in _NUMBERS}
+    found = {name: _number(begins, f".{name}".encode()) for name in names}
     return {name: value for name, value in found.items() if value is not None}
 
 
 def _number(begins: bytes, key: bytes) -> int | None:
-    """A whole number of four bytes by the end of its key: the type 4, and then the value."""
-    at = begins.find(key)
+    """What follows a key and the type of a whole number."""
+    at = begins.find(key + _WHOLE)
     if at < 0:
         return None
-    kind, value = struct.unpack_from("<II", begins, at + len(key))
-    return value if kind == 4 else None
+    (value,) = struct.unpack_from("<I", begins, at + len(key + _WHOLE))
+    return value
 
 
 def gguf_name(name: str) -> str:

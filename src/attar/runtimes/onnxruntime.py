@@ -11,6 +11,7 @@ import numpy as np
 
 from attar.errors import ModelError
 from attar.runtimes._drawing import Following, LogitsDecoder, logprobs_of
+from attar.runtimes._lengths import by_length
 from attar.runtimes.runtime import Decoder, Encoder, Engine, Floats, Ids, StoredCodes
 
 FILE = "model.onnx"
@@ -130,6 +131,9 @@ class OrtEncoder(Encoder):
         self._session = None
 
     def run(self, ids: Ids, mask: Ids) -> Floats:
+        return by_length(self._together, ids, mask)
+
+    def _together(self, ids: Ids, mask: Ids) -> Floats:
         return self._session.run(None, {"input_ids": ids, "attention_mask": mask})[0]
 
 

@@ -121,7 +121,8 @@ class Encoder(_Opened):
         """Outputs of the head, or last hidden states where there is none.
 
         ids, mask: [rows, length]. [rows, classes] of a classifier, [rows, length, vocabulary]
-        of a masked language model, [rows, length, width] of a plain encoder.
+        of a masked language model, [rows, length, width] of a plain encoder. Rows may differ in
+        length: no padding is computed that need not be, and its outputs are undefined.
         """
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from attar.runtimes._drawing import Following, LogitsDecoder
+from attar.runtimes._lengths import by_length
 from attar.runtimes._sampling import log_softmax
 from attar.runtimes.runtime import Decoder, Encoder, Engine, Floats, Ids, StoredCodes
 
@@ -136,6 +137,9 @@ class TorchEncoder(Encoder):
         self.model, self._threads = model, _Threads(threads)
 
     def run(self, ids: Ids, mask: Ids) -> Floats:
+        return by_length(self._together, ids, mask)
+
+    def _together(self, ids: Ids, mask: Ids) -> Floats:
         import torch
 
         with torch.inference_mode():

@@ -12,18 +12,20 @@ from typing import Any
 
 import numpy as np
 
+from attar.runtimes._lengths import groups
 from attar.runtimes.runtime import Floats, Ids
 from attar.serve.batching import QueueFull, Stopped
 
 Forward = Callable[[Ids, Ids], Floats]  # ids and mask [rows, length] -> [rows, width]
 _PADDED = 8192  # tokens of one batch, padding included
-_SHORTER = 0.75  # a text below this share of the longest one is kept for the next batch
+_SEEN = 4  # batches' worth of waiting texts among which those of like length are looked for
 
 
 @dataclass(eq=False)
 class _Text:
     ids: Sequence[int]
     answer: Future[Floats] = field(default_factory=Future)
+    since: float = field(default_factory=time.monotonic)
 
 
 @dataclass(frozen=True)
@@ -84,15 +86,15 @@ class Gatherer:
             _settle(text.answer, Stopped("the server ends"))
 
     def _take(self) -> list[_Text]:
-        """The next batch: the text that waited longest, and others of about its length."""
+        """The text that waited longest, and those that run with it; none once it is closed."""
         with self._changed:
             while not self._closed:
                 if not self._waits:
                     self._changed.wait()
                     continue
-                self._gather(time.monotonic() + self._window)
+                self._gather(self._waits[0].since + self._window)
                 waits = [text for text in self._waits if not text.answer.cancelled()]
-                batch = _alike(waits, self._most)
+                batch = _with_first(waits[: _SEEN * self._most], self._most)
                 taken = set(map(id, batch))
                 self._waits = deque(text for text in waits if id(text) not in taken)
                 if batch:
@@ -132,21 +134,10 @@ class Gatherer:
         return rows
 
 
-def _alike(waits: Sequence[_Text], most: int) -> list[_Text]:
-    """The first text and those nearest to it in length, within the bounds of one batch."""
-    if not waits:
-        return []
-    first = len(waits[0].ids)
-    near = sorted(waits, key=lambda text: abs(len(text.ids) - first))
-    batch: list[_Text] = []
-    longest, shortest = first, first
-    for text in near[:most]:
-        longest, shortest = max(longest, len(text.ids)), min(shortest, len(text.ids))
-        unlike = shortest < _SHORTER * longest - 8
-        if batch and (unlike or longest * (len(batch) + 1) > _PADDED):
-            break
-        batch.append(text)
-    return batch
+def _with_first(waits: Sequence[_Text], most: int) -> list[_Text]:
+    """The first text and those that it runs with when all are parted with the least work."""
+    parts = groups([len(text.ids) for text in waits], most, _PADDED)
+    return next(([waits[place] for place in part] for part in parts if 0 in part), [])
 
 
 def _settle(answer: Future[Floats], value: Any) -> None:

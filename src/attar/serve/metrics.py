@@ -53,9 +53,12 @@ class _Pool:
             "attar_waiting", "Prompts or texts that wait.", labels=["model"]
         )
         running = GaugeMetricFamily("attar_running", "Those under way.", labels=["model"])
-        size = GaugeMetricFamily("attar_model_bytes", "Bytes of a loaded model.", labels=["model"])
+        size = GaugeMetricFamily(
+            "attar_model_bytes", "Bytes counted of a loaded model.", labels=["model", "of"]
+        )
         for name, model in self._pool.loaded().items():
             waiting.add_metric([name], model.load.waiting)
             running.add_metric([name], model.load.running)
-            size.add_metric([name], model.size)
+            size.add_metric([name, "weights"], model.size)
+            size.add_metric([name, "cache"], model.cache)
         return [waiting, running, size]

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from attar.errors import AttarError, UserError
 from attar.serve.errors import ApiError, busy
 from attar.serve.log import log, since
-from attar.serve.opening import Loaded, locate, open_model
+from attar.serve.opening import Loaded, expected, open_model
 from attar.serve.settings import Settings, Source
 
 Open = Callable[[Source, Settings], Loaded]
@@ -38,7 +38,7 @@ class Pool:
 
     def __init__(self, settings: Settings, open_: Open = open_model, size: Size | None = None):
         self._settings, self._open = settings, open_
-        measured = size or (lambda source: locate(source).size)
+        measured = size or (lambda source: expected(source, settings).total)
         self._budget = settings.memory
         self._entries: dict[str, _Entry] = {}
         for source in settings.models:
@@ -48,7 +48,8 @@ class Pool:
             if self._budget is not None and entry.size > self._budget:
                 raise UserError(
                     f"{source.name} takes about {entry.size:,} bytes, more than the "
-                    f"{self._budget:,} that models may take. Raise --memory, or serve less"
+                    f"{self._budget:,} that models may take. Raise --memory, lower --limit "
+                    "context, or serve less"
                 )
             self._entries[source.name] = entry
         self._room = asyncio.Condition()
@@ -142,12 +143,14 @@ class Pool:
             entry.loading = None
             _take_signals_back()
         entry.loaded, entry.used = loaded, time.monotonic()
-        entry.size = entry.held = loaded.size
+        entry.size = entry.held = loaded.held
         log(
             "model loaded",
             model=entry.source.name,
             engine=loaded.engine,
-            bytes=loaded.size,
+            weights=loaded.size,
+            cache=loaded.cache,
+            context=loaded.context,
             seconds=since(start),
         )
         return loaded

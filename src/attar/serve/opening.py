@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,10 +19,10 @@ from attar.runtimes.runtime import Decoder, Encoder, Engine, Floats, Ids
 from attar.serve.batching import Writer
 from attar.serve.delegating import Delegated
 from attar.serve.gathering import Bounds, Forward, Gatherer
+from attar.serve.log import log
+from attar.serve.memory import SLOTS, TORCH, Footprint, footprint, text_bytes
 from attar.serve.settings import Settings, Source
 
-TORCH = "torch"
-SLOTS = 16  # answers at once of an engine that batches by itself: each has a cache of its own
 _FLOAT = 8  # how much a GGUF file grows where PyTorch reads it into float32
 
 
@@ -45,10 +47,16 @@ class Loaded:
     engine: str
     tokenizer: Any
     load: Working
-    size: int  # bytes
+    size: int  # bytes of weights
     context: int
     ends: frozenset[int] = frozenset()
     labels: tuple[str, ...] = ()
+    cache: int = 0  # bytes of keys and values, when all its answers are as long as they may be
+
+    @property
+    def held(self) -> int:
+        """What counts against the budget."""
+        return self.size + self.cache
 
     @property
     def writer(self) -> Writer | None:
@@ -67,7 +75,7 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a source lies, which engine runs it, and about how many bytes it will take."""
+    """Where a source lies, which engine runs it, and about how many bytes its weights take."""
 
     folder: Path
     engine: str
@@ -112,16 +120,26 @@ def _native(folder: Path) -> Engine | None:
     return None
 
 
+def expected(source: Source, settings: Settings) -> Footprint:
+    """What a model will take of the budget; reads no weights. Raises UserError or ModelError."""
+    return footprint(locate(source), source, settings)
+
+
 def open_model(source: Source, settings: Settings) -> Loaded:
     """Load a model. Takes seconds; raises AttarError."""
-    loaded = _open(source, settings)
+    place, limits = locate(source), settings.limits
+    batch = footprint(place, source, settings).batch
+    if batch < limits.batch:
+        log("fewer answers at once", model=source.name, batch=batch, wanted=limits.batch)
+        limits = limits.model_copy(update={"batch": batch})
+        settings = settings.model_copy(update={"limits": limits})
+    loaded = _open(source, place, settings)
     # the first call drops a truncation that its file asks for; two threads at once may not do that
     loaded.tokenizer("a", verbose=False)
     return loaded
 
 
-def _open(source: Source, settings: Settings) -> Loaded:
-    place = locate(source)
+def _open(source: Source, place: Place, settings: Settings) -> Loaded:
     if place.engine == TORCH:
         from attar.serve.pytorch import open_torch
 
@@ -172,8 +190,17 @@ def _decoder(
         load=Delegated(opened, opened.slots, limits.queue),
         size=place.size,
         context=min(limits.context, opened.context),
-        ends=ends_of(tokenizer, None, None),
+        ends=ends_of(tokenizer, *_configs(place.folder)),
+        cache=text_bytes(place, source, settings) * opened.slots,
     )
+
+
+def _configs(folder: Path) -> list[Any]:
+    """What an export says beside its tokenizer about the tokens that end an answer."""
+    paths = (folder / name for name in ("generation_config.json", "config.json"))
+    return [
+        SimpleNamespace(**json.loads(path.read_text("utf-8"))) for path in paths if path.is_file()
+    ]
 
 
 def _encoder(

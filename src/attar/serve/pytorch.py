@@ -13,7 +13,8 @@ from attar.models.rows import Rows
 from attar.models.source import read_config
 from attar.runtimes.runtime import Floats, Ids
 from attar.serve.batching import Batched
-from attar.serve.opening import TORCH, Loaded, Place, ends_of, gatherer, longest, pooled
+from attar.serve.memory import TORCH, caches, text_bytes
+from attar.serve.opening import Loaded, Place, ends_of, gatherer, longest, pooled
 from attar.serve.settings import Settings, Source
 
 
@@ -33,11 +34,17 @@ def open_torch(source: Source, place: Place, settings: Settings) -> Loaded:
     limits = settings.limits
     places = getattr(model.config, "max_position_embeddings", None)
     context = min(limits.context, longest(model.config.model_type, places, 2**20))
-    common = {"name": source.name, "engine": TORCH, "size": size, "context": context}
+    common: dict[str, Any] = {
+        "name": source.name,
+        "engine": TORCH,
+        "size": size,
+        "context": context,
+    }
     start = _threads(settings)
     if task == "causal-lm":
         batched = Batched(Rows(model), limits.batch, limits.queue, start)
         ends = ends_of(model.tokenizer, model.module.generation_config, model.config)
+        common["cache"] = text_bytes(place, source, settings) * caches(TORCH, limits.batch)
         return Loaded(task=task, tokenizer=model.tokenizer, load=batched, ends=ends, **common)
     task = "classification" if task == "classification" else "embedding"
     load_ = gatherer(_forward(model, task, start), settings, model.tokenizer)

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import signal
 import socket
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -17,19 +18,26 @@ from attar.serve.app import create_app
 from attar.serve.auth import check_host
 from attar.serve.limits import Gate
 from attar.serve.log import log, set_up
+from attar.serve.memory import COUNTED
 from attar.serve.models import Pool
-from attar.serve.settings import Settings
+from attar.serve.opening import locate
+from attar.serve.settings import Settings, Source
 
+Prepare = Callable[[Source], Source]
 _CUT = 2  # seconds that requests get to notice that they are cut off
 _IDLE = 30  # seconds that a connection may stay open without a request
 _UNREAD = 300  # seconds until a connection whose reader takes nothing is dropped
 
 
-def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or Ctrl-C. Raises UserError before anything listens, AttarError after."""
+def serve(settings: Settings, prepare: Prepare = lambda source: source) -> None:
+    """Serve until SIGTERM or Ctrl-C. Raises UserError before anything listens, AttarError after.
+
+    `prepare` may put another place for a model before it is opened, and take its time.
+    """
     check_host(settings.host, settings.keys, settings.anyone)
     set_up()
     listening = bind(settings.host, settings.port)
+    settings = _prepared(settings, prepare)
     errors: list[BaseException] = []
 
     def failed(error: BaseException) -> None:
@@ -40,11 +48,30 @@ def serve(settings: Settings) -> None:
     server = Server(config(app), app.state.service.gate, settings.limits.drain)
     host, port = listening.getsockname()[:2]
     names = [source.name for source in settings.models]
-    log("listening", url=f"http://{host}:{port}", models=names)
+    log(
+        "listening",
+        url=f"http://{host}:{port}",
+        models=names,
+        memory=settings.memory,
+        counted=COUNTED,
+    )
     server.run(sockets=[listening])
     log("ended")
     if errors:
         raise errors[0]
+
+
+def _prepared(settings: Settings, prepare: Prepare) -> Settings:
+    """The models in the places to open them at; SIGTERM ends that as Ctrl-C does."""
+    for source in settings.models:  # what is not there at all is told before anything is prepared
+        if source.engine is None:
+            locate(source)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        found = tuple(prepare(source) for source in settings.models)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    return settings.model_copy(update={"models": found})
 
 
 def config(app: Any, idle: int = _IDLE) -> uvicorn.Config:

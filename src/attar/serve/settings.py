@@ -70,7 +70,7 @@ class Settings(BaseModel):
     )
     anyone: bool = Field(default=False, description="listen beyond this machine without keys")
     memory: int | None = Field(
-        default=None, ge=1, description="bytes that loaded weights may take together"
+        default=None, ge=1, description="bytes of weights, keys and values that models may take"
     )
     threads: int | None = Field(default=None, ge=1, description="threads that a model computes on")
     limits: Limits = Field(default=Limits(), description="bounds on requests")
