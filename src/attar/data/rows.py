@@ -17,13 +17,19 @@ from attar.errors import Problem
 
 @dataclass(frozen=True)
 class Wants:
-    """The columns to read, and whether a row without a label is good."""
+    """The columns to read, and whether a row without a label or a text is good.
+
+    `media` is the column with the path of a file, `caption` the text where there is none.
+    """
 
     text: str
     label: str | None
     messages: str | None
     needs_label: bool
     classify: bool
+    media: str | None = None
+    caption: str | None = None
+    needs_text: bool = False
 
     @classmethod
     def of(cls, source: DataSource, task: Task) -> Wants:
@@ -31,16 +37,29 @@ class Wants:
         classify = task == "classification"
         label = source.label if source.labeled else None
         needs = classify and source.labeled
-        return cls(source.text, label, source.messages, needs, classify)
+        return cls(
+            source.text,
+            label,
+            source.messages,
+            needs,
+            classify,
+            source.media,
+            source.caption,
+            needs_text=task == "contrastive",
+        )
 
     def columns(self) -> list[str]:
         """The names of all columns that may be read."""
-        return [name for name in (self.text, self.label, self.messages) if name is not None]
+        every = (self.text, self.label, self.messages, self.media)
+        return [name for name in every if name is not None]
 
 
 def check_columns(columns: Sequence[str], wants: Wants, file: str, line: int | None = None) -> None:
     """Raise DataError where a table lacks a column that is needed."""
-    if wants.text not in columns and (wants.messages is None or wants.messages not in columns):
+    if wants.media is not None:
+        if wants.media not in columns:
+            raise fail(no_column("media", wants.media, columns), file, line)
+    elif wants.text not in columns and (wants.messages is None or wants.messages not in columns):
         raise fail(no_column("text", wants.text, columns), file, line)
     if wants.needs_label and wants.label is not None and wants.label not in columns:
         hint = ", or labeled: no where there are none"
@@ -79,11 +98,12 @@ def example_of(
         return Problem("the text is empty", file, line) if wants.classify else None
     label = None if wants.label is None else label_of(row.get(wants.label))
     if wants.needs_label and label is None:
-        return Problem(_no_label(row, wants), file, line)
+        return Problem(no_label(row, wants), file, line)
     return Example(text, label, messages, where=f"{file}:{line}")
 
 
-def _no_label(row: Mapping[str, Any], wants: Wants) -> str:
+def no_label(row: Mapping[str, Any], wants: Wants) -> str:
+    """Say that a row has no label, or its table no column of labels."""
     if wants.label in row:
         return f'no label: "{wants.label}" holds neither a word nor a number'
     return no_column("label", str(wants.label), row)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -121,7 +122,22 @@ def _sorted_out(
 
 def _key(source: DataSource, found: Found, hash_of: Callable[[Path], str]) -> str:
     contents = sorted([name, hash_of(p)] for name, p in zip(found.names, found.files, strict=True))
-    return key_of("data", _RULES, contents, source.model_dump(mode="json", exclude={"path"}))
+    contents += [[name, hash_of(path)] for name, path in _named(found, source)]
+    unsaid = {name for name in ("media", "caption") if getattr(source, name) is None}
+    settings = source.model_dump(mode="json", exclude={"path"} | unsaid)
+    return key_of("data", _RULES, contents, settings)
+
+
+def _named(found: Found, source: DataSource) -> list[tuple[str, Path]]:
+    """The files that tables name, beside those that are read themselves; bad rows name none."""
+    if source.media is None or source.format == "folder":
+        return []
+    named: dict[str, Path] = {}
+    for table in found.files:
+        rows = (item for item in read(table, source, "embedding") if isinstance(item, Example))
+        some = [row.media for row in rows if row.media is not None]
+        named |= {os.path.relpath(path, table.parent): path for path in some}
+    return sorted(named.items())
 
 
 def _hub_key(source: DataSource) -> str:

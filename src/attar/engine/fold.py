@@ -43,6 +43,10 @@ def fold(
             problems.append(
                 f"{where} works for {', '.join(step.tasks)}, and this model's task is {inputs.task}"
             )
+        elif inputs.media and not step.media:
+            problems.append(
+                f"{where} works on models that read text, and this one takes in images or sounds"
+            )
         if isinstance(step, DataStep):
             problems += [f"{where}: {text}" for text in step.check(facts)]
             continue

@@ -24,6 +24,7 @@ from attar.models.source import resolve
 from attar.models.traits import traits_of
 from attar.train import trackers
 
+_MEASURED = {"classification": "accuracy", "contrastive": "accuracy", "embedding": "cosine"}
 _ROUNDED = (QuantizedLinear, QuantizedEmbedding)  # a tied head has the embedding's codes
 
 
@@ -96,7 +97,7 @@ def make_plan(recipe: Recipe, store: Store, peek: bool = False, device: str = "c
 
 def _misfits(recipe: Recipe, task: Task) -> list[str]:
     """What the recipe asks to measure or to guard, and this task has no such thing."""
-    own = {"classification": "accuracy", "embedding": "cosine"}.get(task, "perplexity")
+    own = _MEASURED.get(task, "perplexity")
     set_ = {name for name, value in recipe.guard if value is not None}
     problems = [
         f"guard.{bound} is set, but a model for {task} is measured by its {own}. "

@@ -22,6 +22,9 @@ class Family:
     differ from the hidden size. `head_norms` are the norms over one head.
     `first_block_differs`: block 0 cannot be moved.
 
+    `media` is the input that images or sounds come in by; text alone where there is none.
+    `towers` are the parts that have blocks of their own each, which `blocks` is then a path in.
+
     `free_heads`: the attention reads `head_dim` off the config, so the number of heads need
     not be the hidden size divided by the head size. `heads_divide`: the config is refused
     unless the number of heads divides the hidden size, all the same. `alike`: the attention
@@ -42,6 +45,8 @@ class Family:
     heads_divide: bool = False
     alike: bool = False
     first_block_differs: bool = False
+    media: str | None = None
+    towers: tuple[str, ...] = ()
 
     @property
     def attention(self) -> tuple[str, ...]:
@@ -75,6 +80,14 @@ _BERT = Family(
     up=("intermediate.dense",),
     down="output.dense",
     head=("cls.predictions",),
+)
+_VIT = Family(
+    qkv=("attention.q_proj", "attention.k_proj", "attention.v_proj"),
+    out="attention.o_proj",
+    up=("mlp.fc1",),
+    down="mlp.fc2",
+    head=(),
+    media="pixel_values",
 )
 
 FAMILIES: dict[str, Family] = {
@@ -127,6 +140,18 @@ FAMILIES: dict[str, Family] = {
         head=("head", "decoder"),
         fused_up=True,
         first_block_differs=True,
+    ),
+    "vit": _VIT,
+    "audio-spectrogram-transformer": replace(_VIT, media="input_values"),
+    "clip": Family(
+        blocks="encoder.layers",
+        qkv=(_SELF + "q_proj", _SELF + "k_proj", _SELF + "v_proj"),
+        out=_SELF + "out_proj",
+        up=("mlp.fc1",),
+        down="mlp.fc2",
+        head=(),
+        media="pixel_values",
+        towers=("text_model", "vision_model"),
     ),
 }
 
