@@ -6,6 +6,7 @@ To add a family, add an entry: paths are read off `print(model)`, widths off its
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from attar.errors import UnknownFamily
 
@@ -167,3 +168,8 @@ def family_of(model_type: str) -> Family:
             "`print(model)` shows them"
         )
     return family
+
+
+def vocabulary_of(config: Any) -> int:
+    """How many tokens a model of this config knows; none where it reads no text."""
+    return getattr(config.get_text_config(), "vocab_size", 0)

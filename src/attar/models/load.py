@@ -23,7 +23,7 @@ from attar.models.check import (
     check_tokenizer,
     check_tokenizer_files,
 )
-from attar.models.families import FAMILIES, family_of
+from attar.models.families import FAMILIES, family_of, vocabulary_of
 from attar.models.headers import gguf_trouble, quick_gguf
 from attar.models.media import check_inputs, load_processor
 from attar.models.model import Model
@@ -152,9 +152,9 @@ def load(
     if task == "embedding":
         pooling.remember(config, files)
     tokenizer = load_tokenizer(files, trust)
-    rows = getattr(config.get_text_config(), "vocab_size", 0)
-    if rows:
-        check_tokenizer(getattr(tokenizer, "tokenizer", tokenizer), rows, files)
+    if vocabulary_of(config):
+        reader = getattr(tokenizer, "tokenizer", tokenizer)
+        check_tokenizer(reader, vocabulary_of(config), files)
     if family_of(config.model_type).media:
         check_inputs(tokenizer, config, files)
     with quiet(files), torch.random.fork_rng(devices=[]):

@@ -18,7 +18,7 @@ from attar.models.adapters import is_adapted
 from attar.models.axes import Sizes, heads_of, sizes_of, unsplit
 from attar.models.axes import in_block as axes_in_block
 from attar.models.axes import outside as axes_outside
-from attar.models.families import Family, family_of
+from attar.models.families import Family, family_of, vocabulary_of
 from attar.models.media import tower_facts
 
 _LINEAR = (nn.Linear, Conv1D, QuantizedLinear, TiedHead)
@@ -149,7 +149,7 @@ class Model:
     @property
     def vocabulary(self) -> int:
         """How many tokens it knows; none where it reads no text."""
-        return getattr(self.config.get_text_config(), "vocab_size", 0)
+        return vocabulary_of(self.config)
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits of a language model from its hidden states, [..., vocabulary]."""
