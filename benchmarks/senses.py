@@ -2,10 +2,10 @@
 
     python benchmarks/senses.py [--part clothes] [--part words] [--seed 0]
 
-Clothes: a CLIP of two towers matches Fashion-MNIST's images with captions; its student has towers of
-one narrow block. Words: an Audio Spectrogram Transformer tells eight words that espeak-ng spoke, and
-is judged on voices that it never heard. Either student takes as many steps on the same rows by the
-task's own loss alone. The models begin from nothing: no pretrained one is at hand.
+Clothes: a CLIP of two towers matches Fashion-MNIST's images with captions; its student has towers
+of one narrow block. Words: an Audio Spectrogram Transformer tells eight words that espeak-ng spoke,
+and is judged on voices that it never heard. Either student takes as many steps on the same rows by
+the task's own loss alone. The models begin from nothing: no pretrained one is at hand.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ def clothes(teacher: str | None, seed: int) -> Any:
     folder = _senses.HOME / ("clip-teacher" if large else "clip-student")
     seeing, reading = ((96, 4), (64, 2)) if large else ((32, 1), (32, 1))
     blank_towers(folder, texts, 28, _sizes(*reading), {**_sizes(*seeing), "patch_size": 7}, 64)
-    own = {"adapt/full": {"epochs": 12 if large else 3, **TRAINING}}
-    toward = {"distill/contrastive": {"epochs": 3, "teacher": teacher, **TRAINING}}
+    own = {"adapt/full": {"epochs": 12 if large else 8, **TRAINING}}
+    toward = {"distill/contrastive": {"epochs": 8, "teacher": teacher, **TRAINING}}
     return _run("clothes", data, folder, toward if teacher else own, seed)
 
 
@@ -89,7 +89,6 @@ def accuracy(done: Any) -> list[float]:
     """Points of 100, and the ends of the interval."""
     found = done.report.stages[-1].figures["accuracy"]
     return [found.value, found.low, found.high]
-
 
 
 def _sizes(hidden: int, blocks: int) -> dict[str, int]:

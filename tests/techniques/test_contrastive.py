@@ -12,15 +12,19 @@ from pydantic import ValidationError
 
 import tiny_media
 import tiny_models
+from attar import run
 from attar.core.context import Context
 from attar.core.recipe import ModelSource
 from attar.data.batches import held_out
-from attar.engine import run as engine
-from attar.errors import DataError, PlanError, UserError
+from attar.errors import DataError, ExportError, PlanError, UserError
+from attar.export import export
+from attar.measure.probe import Request, measure
 from attar.measure.quality import computes_nan, judge
 from attar.measure.statistics import compare, figures
 from attar.models import Model, load, save
 from attar.models.source import Files
+from attar.serve.opening import locate
+from attar.serve.settings import Source
 from attar.techniques.adapt.full import Full
 from attar.techniques.distill.contrastive import Contrastive
 from attar.techniques.distill.logits import Logits
@@ -179,7 +183,7 @@ def recipe(tmp_path: Path, student: Path, ending: str, *steps: dict[str, object]
 def test_a_recipe_of_two_towers_runs_whole(tmp_path):
     teacher, student = two_folders(tmp_path, lambda seed: clip(seed))
     step = {"distill/contrastive": {**FAST, "steps": 2, "teacher": str(teacher)}}
-    found = engine.run(recipe(tmp_path, student, "png", step), home=tmp_path / "home")
+    found = run(recipe(tmp_path, student, "png", step), home=tmp_path / "home")
     rows = {row.id: row for row in found.report.stages}
     assert set(rows) == {"original", "contrastive"}
     assert 0 <= rows["contrastive"].figures["accuracy"].value <= 100
@@ -195,9 +199,9 @@ def test_a_recipe_of_a_classifier_runs_whole(model_type, ending, tmp_path):
     """A teacher is made for the labels of the data, and a fresh student learns from it."""
     _, folder = two_folders(tmp_path, lambda seed: tiny_media.tiny(model_type, seed))
     full = {"adapt/full": {**FAST, "steps": 2, "id": "taught"}}
-    made = engine.run(recipe(tmp_path, folder, ending, full), home=tmp_path / "home")
+    made = run(recipe(tmp_path, folder, ending, full), home=tmp_path / "home")
     step = {"distill/logits": {**FAST, "steps": 2, "teacher": str(made.path)}}
-    found = engine.run(recipe(tmp_path, folder, ending, step), home=tmp_path / "home")
+    found = run(recipe(tmp_path, folder, ending, step), home=tmp_path / "home")
     assert found.load().labels == ("high", "low")
     assert found.report.stages[-1].figures["accuracy"].unit == "%"
 
@@ -206,10 +210,10 @@ def test_a_step_for_texts_is_refused_before_anything_loads(tmp_path):
     _, folder = two_folders(tmp_path, lambda seed: tiny_media.tiny("vit", seed))
     step = {"quantize/gptq": {}}
     with pytest.raises(PlanError, match="models that read text"):
-        engine.run(recipe(tmp_path, folder, "png", step), home=tmp_path / "home")
+        run(recipe(tmp_path, folder, "png", step), home=tmp_path / "home")
     _, folder = two_folders(tmp_path, clip)
-    with pytest.raises(PlanError, match="works for causal-lm.*task is contrastive"):
-        engine.run(recipe(tmp_path, folder, "png", step), home=tmp_path / "home")
+    with pytest.raises(PlanError, match=r"works for causal-lm.*task is contrastive"):
+        run(recipe(tmp_path, folder, "png", step), home=tmp_path / "home")
 
 
 def test_data_of_texts_for_a_model_that_sees_is_refused(tmp_path):
@@ -218,7 +222,7 @@ def test_data_of_texts_for_a_model_that_sees_is_refused(tmp_path):
     (tmp_path / "a.tsv").write_text("one\tlow\ntwo\thigh\n")
     wrong["data"] = {"test": {"path": str(tmp_path / "a.tsv")}}
     with pytest.raises(DataError, match="Set media: COLUMN"):
-        engine.run(wrong, home=tmp_path / "home")
+        run(wrong, home=tmp_path / "home")
 
 
 def test_a_teacher_that_sees_otherwise_is_refused():
@@ -254,3 +258,19 @@ def test_a_pressed_tower_reloads(tmp_path):
     save(model, tmp_path)
     assert load(ModelSource(path=str(tmp_path))).task == "contrastive"
     assert load(Files(tmp_path)).vocabulary == tiny_models.VOCABULARY
+
+
+@pytest.mark.parametrize(("model_type", "task"), tiny_media.MODELS)
+def test_it_is_timed_in_rows(model_type, task, tmp_path):
+    save(tiny_media.tiny(model_type), tmp_path)
+    found = measure(Request(ModelSource(path=str(tmp_path)), task, None, "float32", "cpu"))
+    assert found["rows_per_second"].unit == "rows/s"
+    assert "images or sounds" in found["latency_p50"].note + found["rows_per_second"].note
+
+
+def test_where_texts_alone_are_read_it_is_refused(tmp_path):
+    save(tiny_media.tiny("vit"), tmp_path)
+    with pytest.raises(ExportError, match="not exported yet"):
+        export(tmp_path, "onnx", tmp_path / "out")
+    with pytest.raises(UserError, match="texts alone are served"):
+        locate(Source(name="vit", path=str(tmp_path)))

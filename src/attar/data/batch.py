@@ -47,7 +47,7 @@ class Batch:
 
 
 def padded(rows: Sequence[Encoded], length: int, pad: int) -> Batch:
-    """Rows of tokens side by side, as wide as the longest, and its multiple of 8 within `length`."""
+    """Rows of tokens side by side, as wide as a multiple of 8 that holds the longest."""
     longest = max(len(row.ids) for row in rows)
     width = max(longest, min(length, -(-longest // _MULTIPLE) * _MULTIPLE))
     ids = torch.full((len(rows), width), pad)

@@ -15,7 +15,8 @@ from attar.errors import Problem
 class Example:
     """One row or document; `where` is the file and line that it came from.
 
-    `media` is the file of the image or sound that it is of. `probabilities` are those that a teacher gave each class.
+    `media` is the file of the image or sound that it is of. `probabilities` are those that a
+    teacher gave each class.
     """
 
     text: str

@@ -19,7 +19,7 @@ from attar.data.example import Dataset
 from attar.data.files import fail
 from attar.data.media import check_medium
 from attar.data.tokenize import Encoded, class_number, encode, filler
-from attar.errors import DataError, MissingPackage, Problem
+from attar.errors import DataError, Problem
 
 _INPUTS = ("pixel_values", "input_values")
 _MOST = 20
@@ -123,10 +123,8 @@ def _opener(processor: Any, medium: str | None) -> Callable[..., torch.Tensor]:
 
 def read_image(path: Path, look: bool = False) -> Any:
     """An image in three colors; only its head is read where one only looks."""
-    try:
-        from PIL import Image
-    except ImportError:
-        raise MissingPackage(f"reading the image {path}", "pip install 'attar[images]'") from None
+    from PIL import Image
+
     try:
         with Image.open(path) as image:
             return None if look else image.convert("RGB")

@@ -104,7 +104,7 @@ def _header(cells: list[str], wants: Wants, file: str, line: int) -> list[str] |
     """The column names where the first line holds them."""
     names = [cell.strip() for cell in cells]
     looks = wants.text in names or wants.text != _DEFAULT_TEXT or len(names) > 2
-    if wants.label is not None and wants.label in names or wants.media in names:
+    if (wants.label is not None and wants.label in names) or wants.media in names:
         looks = True  # a header whose text column has another name must not pass for a row
     if not looks:
         return None

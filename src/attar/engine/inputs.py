@@ -10,8 +10,8 @@ from attar.core.recipe import Recipe
 from attar.core.step import Task
 from attar.data import Dataset, check_together, fingerprint, load
 from attar.data.files import located
-from attar.data.media import check_medium
 from attar.data.made import ROWS, read_rows
+from attar.data.media import check_medium
 from attar.engine.store import Store
 from attar.errors import Problem, RecipeError
 from attar.models.adapters import adapted_in

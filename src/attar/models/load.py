@@ -88,7 +88,7 @@ def auto_of(config: Any, task: Task) -> Any:
         return transformers.AutoModelForPreTraining
     family = family_of(config.model_type)
     own = "contrastive" if family.towers else "classification" if family.media else None
-    if own and task != own or not own and task == "contrastive":
+    if (own and task != own) or (not own and task == "contrastive"):
         raise ModelError(
             f"a model of the architecture {config.model_type!r} is not for {task}, but for "
             f"{own or 'text'}. Leave out `task`, or take another model"

@@ -30,7 +30,8 @@ NEXT = "cls.seq_relationship"  # BERT's head that tells whether one text follows
 class Model:
     """A transformers module, its tokenizer, its task, and where its parts are.
 
-    Of models that see or hear, `tokenizer` is the processor of their files. `labels` are the class names of a classifier, in the order of its outputs.
+    Of models that see or hear, `tokenizer` is the processor of their files. `labels` are the class
+    names of a classifier, in the order of its outputs.
     """
 
     module: Any

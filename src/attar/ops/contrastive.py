@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def similarities(seen: Tensor, read: Tensor, scale: Tensor) -> Tensor:
-    """scale x cosine of each image, a row, to each text, a column; in float32."""
+    """Scale x cosine of each image, a row, to each text, a column; in float32."""
     with torch.autocast(seen.device.type, enabled=False):  # it would round products to bf16
         return scale.float() * (seen.float() @ read.float().t())
 

@@ -39,7 +39,11 @@ class Matching:
     """The loss of a model of two towers on a batch: a mean over its rows."""
 
     def __init__(
-        self, model: Model, weights: Weights, teacher: Model | None = None, turns: nn.Module = nn.Identity()
+        self,
+        model: Model,
+        weights: Weights,
+        teacher: Model | None = None,
+        turns: nn.ModuleDict | None = None,
     ) -> None:
         self.model, self.weights, self.teacher, self.turns = model, weights, teacher, turns
 
@@ -84,12 +88,12 @@ def same_texts(batch: Batch) -> Tensor:
     return (ids[:, None] == ids[None]).all(-1)
 
 
-def turned(turns: nn.Module, own: Pair) -> tuple[Tensor, Tensor]:
+def turned(turns: nn.ModuleDict | None, own: Pair) -> tuple[Tensor, Tensor]:
     """A student's vectors as they are held against a teacher's, of length 1."""
-    if isinstance(turns, nn.Identity):
+    if turns is None:
         return own.seen, own.read
-    seen, read = (turns.get_submodule(name) for name in ("seen", "read"))
-    return functional.normalize(seen(own.seen), dim=-1), functional.normalize(read(own.read), dim=-1)
+    seen, read = turns["seen"](own.seen), turns["read"](own.read)
+    return functional.normalize(seen, dim=-1), functional.normalize(read, dim=-1)
 
 
 @contextmanager

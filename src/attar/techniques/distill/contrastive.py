@@ -45,13 +45,13 @@ class Contrastive(Training, Step, kind="distill/contrastive"):
         1.0, ge=0, description="weight of KL(teacher || student) over rows and columns"
     )
     features: float = Field(
-        1.0,
+        8.0,
         ge=0,
         description="weight of the squared distance to the teacher's vectors; to another width a "
         "linear is learned, and left behind",
     )
     interactive: float = Field(
-        0.0,
+        1.0,
         ge=0,
         description="weight of telling the teacher's vector of a row's other half from all others",
     )
