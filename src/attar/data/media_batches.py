@@ -152,7 +152,7 @@ def read_sound(path: Path, rate: int, look: bool = False) -> NDArray[np.float32]
             f"`ffmpeg -i IN -ar {rate} OUT.wav`",
             path,
         )
-    return _samples(raw, width).reshape(-1, channels).mean(1)
+    return np.asarray(_samples(raw, width).reshape(-1, channels).mean(1), np.float32)
 
 
 def _samples(raw: bytes, width: int) -> NDArray[np.float32]:

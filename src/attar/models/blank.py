@@ -60,7 +60,7 @@ def blank_towers(
     special = {
         name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")
     }
-    config = transformers.CLIPConfig(
+    config: Any = transformers.CLIPConfig(
         text_config={"vocab_size": len(tokenizer), **special, **text},
         vision_config={"image_size": size, **image},
         projection_dim=width,
