@@ -58,7 +58,7 @@ def words() -> Path:
     draft = root.with_suffix(".draft")
     shutil.rmtree(draft, ignore_errors=True)
     for part, variants in (("train", _TRAIN), ("test", _TEST)):
-        ways = itertools.product(WORDS, _LANGUAGES, variants, (130, 170, 210), (35, 60))
+        ways = itertools.product(WORDS, _LANGUAGES, variants, (150, 190), (50,))
         for number, (word, language, variant, speed, pitch) in enumerate(ways):
             path = draft / part / word / f"{number:05}.wav"
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -57,8 +57,8 @@ def clothes(teacher: str | None, seed: int) -> Any:
     folder = _senses.HOME / ("clip-teacher" if large else "clip-student")
     seeing, reading = ((96, 4), (64, 2)) if large else ((32, 1), (32, 1))
     blank_towers(folder, texts, 28, _sizes(*reading), {**_sizes(*seeing), "patch_size": 7}, 64)
-    own = {"adapt/full": {"epochs": 12 if large else 8, **TRAINING}}
-    toward = {"distill/contrastive": {"epochs": 8, "teacher": teacher, **TRAINING}}
+    own = {"adapt/full": {"epochs": 12 if large else 4, **TRAINING}}
+    toward = {"distill/contrastive": {"epochs": 4, "teacher": teacher, **TRAINING}}
     return _run("clothes", data, folder, toward if teacher else own, seed)
 
 
@@ -75,9 +75,9 @@ def words(teacher: str | None, seed: int) -> Any:
     )
     config.save_pretrained(folder)
     transformers.ASTFeatureExtractor(sampling_rate=22050, **hearing).save_pretrained(folder)
-    own = {"adapt/full": {"epochs": 12 if large else 8, **TRAINING, "batch": 16}}
+    own = {"adapt/full": {"epochs": 8 if large else 6, **TRAINING, "batch": 16}}
     weights = {"weight": 0.5, "temperature": 2.0, "teacher": teacher}
-    toward = {"distill/logits": {"epochs": 8, **weights, **TRAINING, "batch": 16}}
+    toward = {"distill/logits": {"epochs": 6, **weights, **TRAINING, "batch": 16}}
     return _run("words", _senses.words(), folder, toward if teacher else own, seed)
 
 

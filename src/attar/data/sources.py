@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from attar.core.keys import UNKNOWN, FileHashes, hash_file, key_of
 from attar.core.recipe import DataSource
@@ -123,9 +124,15 @@ def _sorted_out(
 def _key(source: DataSource, found: Found, hash_of: Callable[[Path], str]) -> str:
     contents = sorted([name, hash_of(p)] for name, p in zip(found.names, found.files, strict=True))
     contents += [[name, hash_of(path)] for name, path in _named(found, source)]
-    unsaid = {name for name in ("media", "caption") if getattr(source, name) is None}
-    settings = source.model_dump(mode="json", exclude={"path"} | unsaid)
+    settings = _settings(source)
+    del settings["path"]
     return key_of("data", _RULES, contents, settings)
+
+
+def _settings(source: DataSource) -> dict[str, Any]:
+    """Every setting, but those of images and sounds where they say nothing."""
+    unsaid = {name for name in ("media", "caption") if getattr(source, name) is None}
+    return source.model_dump(mode="json", exclude=unsaid)
 
 
 def _named(found: Found, source: DataSource) -> list[tuple[str, Path]]:
@@ -141,7 +148,7 @@ def _named(found: Found, source: DataSource) -> list[tuple[str, Path]]:
 
 
 def _hub_key(source: DataSource) -> str:
-    settings = source.model_dump(mode="json")
+    settings = _settings(source)
     return key_of("data", _RULES, digest_of(source), settings)
 
 
