@@ -21,7 +21,7 @@ _STEEPEST = 100.0  # what CLIP lets cosines be multiplied with at most (arXiv 21
 
 @dataclass(frozen=True)
 class Pair:
-    """What both towers make of a batch: vectors of length 1, [batch, width].
+    """What both towers make of a batch: vectors of length 1, [batch, width], in float32.
 
     scale: what their cosines are multiplied with to be logits.
     """
@@ -101,8 +101,9 @@ def paired(model: Any, batch: Any) -> Pair:
     pixels = given.pop(model.family.media)
     seen: Tensor = module.get_image_features(**{model.family.media: pixels}).pooler_output
     read: Tensor = module.get_text_features(**given).pooler_output
-    scale: Tensor = module.logit_scale.exp().clamp_max(_STEEPEST)
-    return Pair(functional.normalize(seen, dim=-1), functional.normalize(read, dim=-1), scale)
+    scale: Tensor = module.logit_scale.float().exp().clamp_max(_STEEPEST)
+    seen, read = (functional.normalize(vectors.float(), dim=-1) for vectors in (seen, read))
+    return Pair(seen, read, scale)
 
 
 def tower_facts(model: Any, kind_of: Any, shape_of: Any) -> list[ModuleFact]:
