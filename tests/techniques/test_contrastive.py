@@ -17,7 +17,7 @@ from attar.core.context import Context
 from attar.core.recipe import ModelSource
 from attar.data.batches import held_out
 from attar.errors import DataError, ExportError, PlanError, UserError
-from attar.export import export
+from attar.export.export import export
 from attar.measure.probe import Request, measure
 from attar.measure.quality import computes_nan, judge
 from attar.measure.statistics import compare, figures
@@ -31,7 +31,7 @@ from attar.techniques.distill.logits import Logits
 from attar.train.teacher import ready
 from attar.train.towers import Weights, matching, same_texts
 
-FAST = {"steps": 30, "batch": 8, "length": 16, "learning_rate": 3e-3, "held_out": None}
+FAST = {"steps": 20, "batch": 8, "length": 16, "learning_rate": 3e-3, "held_out": None}
 
 
 def clip(seed: int = 0, **more: object) -> Model:
@@ -95,7 +95,7 @@ def test_texts_are_the_same_whatever_pads_them():
 def test_a_student_comes_nearer_to_its_teacher(width, tmp_path):
     """Of another width too: a linear brings it to the teacher's, and is left behind."""
     teacher = clip(1, projection_dim=width)
-    Full.model_validate({**FAST, "steps": 40}).apply(teacher, context(teacher, tmp_path))
+    Full.model_validate({**FAST, "steps": 20}).apply(teacher, context(teacher, tmp_path))
     student = clip(2)
     names = list(student.module.state_dict())
     batch = tiny_media.batch(student)
@@ -250,7 +250,7 @@ def test_what_needs_tokens_is_refused(settings, said, tmp_path):
 
 def test_a_step_that_learns_nothing_of_a_teacher_is_refused():
     with pytest.raises(ValidationError, match="adapt/full"):
-        Contrastive(relations=0, features=0)
+        Contrastive(relations=0, features=0, interactive=0)
 
 
 def test_a_pressed_tower_reloads(tmp_path):
