@@ -18,9 +18,9 @@ from torch.nn import functional
 from attar.core.context import Progress, Silent
 from attar.data.batches import IGNORED, PACKED, Batch
 from attar.measure.items import Items
+from attar.measure.matching import of_both_towers, texts_of
 from attar.measure.probe import fitting, random_batch
 from attar.measure.statistics import Comparison, compare, figures
-from attar.models.media import paired
 from attar.models.model import Model, inference
 from attar.models.pooling import vectors
 
@@ -144,8 +144,7 @@ def _states(model: Model, batch: Batch) -> Tensor:
     if model.task == "embedding":
         return vectors(model, batch)
     if model.task == "contrastive":
-        pair = paired(model, batch)
-        return torch.stack([pair.scale * pair.seen, pair.read])
+        return of_both_towers(model, batch)
     hidden = model.hidden(batch)
     if model.task == "causal-lm":
         hidden = hidden[:, :-1]
@@ -208,26 +207,10 @@ def _matched(
     """Each image is held against the texts of all batches, each text once, as its classes."""
     if isinstance(reference, Model):
         reference = reference_states(reference, batches, precision, progress)
-    numbers: dict[tuple[int, ...], int] = {}
-    labels: list[int] = []
-    first: list[int] = []  # the row that each text comes in first
-    for batch in batches:
-        for ids, mask in zip(batch.input_ids, batch.attention_mask, strict=True):
-            text = tuple(ids[mask.bool()].tolist())
-            if text not in numbers:
-                numbers[text] = len(numbers)
-                first.append(len(labels))
-            labels.append(numbers[text])
-
-    def choices(states: States) -> Tensor:
-        seen, read = torch.cat(states.batches, 1)
-        return seen @ read[torch.tensor(first, device=read.device)].t()
-
-    own = choices(reference_states(model, batches, precision, progress))
-    other = None if reference is None else _Other(_as_is, choices(reference))
-    return replace(
-        _classified(own, torch.tensor(labels, device=own.device), other), task=model.task
-    )
+    texts = texts_of(batches)
+    own = texts.choices(reference_states(model, batches, precision, progress).batches)
+    other = None if reference is None else _Other(_as_is, texts.choices(reference.batches))
+    return replace(_classified(own, texts.labels.to(own.device), other), task=model.task)
 
 
 def _embedded(own: Tensor, other: _Other | None) -> Items:
