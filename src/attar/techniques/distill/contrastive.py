@@ -28,7 +28,8 @@ class Contrastive(Training, Step, kind="distill/contrastive"):
     Each image's similarities to the texts of a batch, and each text's to its images, are matched to
     the teacher's by KL, and vectors to its vectors, beside the contrastive loss itself. Texts that
     come twice in a batch count as each other's. The larger the batch, the more there is to match.
-    Experimental: seen with teachers trained here, and with no pretrained one.
+    Experimental: tried with one teacher trained here, where it gained nothing over plain training
+    (docs/log.md), and with no pretrained one.
     """
 
     needs = frozenset({FLOAT})
