@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import tiny_media
 from attar.cli.settings import settings_of
 from attar.core.recipe_file import parse, read
 from attar.core.registry import find, kinds
@@ -138,3 +139,13 @@ def test_doctor_finds_what_is_broken(attar: Attar, tmp_path: Path) -> None:
     done = attar("doctor")
     assert done.code == 1
     assert "999" in done.out
+
+
+@pytest.mark.parametrize(("model_type", "task"), tiny_media.MODELS)
+def test_a_model_that_sees_or_hears(attar: Attar, model_type: str, task: str, tmp_path: Path):
+    save(tiny_media.tiny(model_type), tmp_path)
+    done = attar("show", str(tmp_path))
+    assert done.code == 0
+    assert task in done.out
+    assert ("32, 32 of images" in done.out) == (model_type == "clip")
+    assert ("vocabulary" in done.out) == (model_type == "clip")

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import data_steps
+import tiny_media
 import tiny_models
 from attar.core import registry
 from attar.core.context import Context
@@ -30,6 +31,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "distill/attention": {"steps": 2, "batch": 2, "length": 16},
     "distill/continual": {"steps": 2, "batch": 2, "length": 16, "earlier": ["before"]},
     "distill/cross-tokenizer": {"steps": 2, "batch": 2, "length": 16, "teacher": "other"},
+    "distill/contrastive": {"steps": 2, "batch": 4, "length": 16},
     "distill/hidden": {"steps": 2, "batch": 2, "length": 16},
     "distill/logits": {"steps": 2, "batch": 2, "length": 16},
     "distill/sequence": {
@@ -107,8 +109,12 @@ PLACES = [
     ("bert", "classification"),
     ("bert", "embedding"),
 ]
+MEDIA = [*tiny_media.MODELS]  # they see or hear
 CASES = [
-    (kind, *place) for kind in SMALL for place in PLACES if place[1] in registry.find(kind).tasks
+    (kind, *place)
+    for kind in SMALL
+    for place in (*PLACES, *(MEDIA if registry.find(kind).media else ()))
+    if place[1] in registry.find(kind).tasks
 ]
 # They cut through all modules, or through none; or their modules are none of the model's own.
 PROMPTS = {"prompt/p-tuning", "prompt/prefix", "prompt/soft"}
@@ -135,18 +141,32 @@ def context(model: Model, folder: Path, seed: int = 0) -> Context:
         Example(text, labels[number % len(labels)])
         for number, text in enumerate(tiny_models.texts(count=40, length=14))
     ]
-    data = Dataset("train", examples, "fingerprint", tuple(model.labels))
-    teacher = tiny_models.tiny(model.config.model_type, model.task)
     folder.mkdir(parents=True, exist_ok=True)
+    data = Dataset("train", examples, "fingerprint", tuple(model.labels))
+    if model.family.media:
+        data = tiny_media.dataset(model, folder / "files")
+    teacher = tiny(model.config.model_type, model.task)
     return Context(
         model.task, lambda _: data, lambda _: teacher, seed=seed, scratch=folder / "scratch"
     )
 
 
+def tiny(model_type: str, task: Any) -> Model:
+    """A random tiny model of any family."""
+    if (model_type, task) in MEDIA:
+        return tiny_media.tiny(model_type)
+    return tiny_models.tiny(model_type, task)
+
+
+def answers(model: Model) -> torch.Tensor:
+    """What a tiny model makes of always the same batch."""
+    return tiny_media.outputs(model) if model.family.media else tiny_models.logits(model)
+
+
 def start(kind: str, model_type: str, task: Any) -> Model:
     """A tiny model that a step of this kind has work on: rounded, or not as good as its teacher."""
     cls = registry.find(kind)
-    model = tiny_models.tiny(model_type, task)
+    model = tiny(model_type, task)
     if QUANTIZED in cls.needs:
         return tiny_models.press(model)
     if cls.reading("model"):
@@ -181,7 +201,7 @@ def test_saves_and_loads_bit_equal(kind: str, model_type: str, task: Any, tmp_pa
     pressed = press(kind, start(kind, model_type, task), tmp_path / "work")
     save(pressed, tmp_path / "saved")
     loaded = load(Files(tmp_path / "saved"), task)
-    assert torch.equal(tiny_models.logits(pressed), tiny_models.logits(loaded))
+    assert torch.equal(answers(pressed), answers(loaded))
 
 
 @pytest.mark.parametrize(("kind", "model_type", "task"), CASES)

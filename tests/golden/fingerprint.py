@@ -34,7 +34,7 @@ def entry(kind: str, folder: Path) -> dict[str, Any]:
         return _entry_of_data(kind, folder)
     tasks = registry.find(kind).tasks
     task = "causal-lm" if "causal-lm" in tasks else tasks[0]
-    model = start(kind, "bert" if task == "masked-lm" else "llama", task)
+    model = start(kind, {"masked-lm": "bert", "contrastive": "clip"}.get(task, "llama"), task)
     before = _weights(model)
     pressed = press(kind, model, folder)
     return {

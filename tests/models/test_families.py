@@ -12,13 +12,14 @@ from attar.errors import UnknownFamily
 from attar.models.axes import sizes_of_facts, widths
 from attar.models.families import FAMILIES, family_of
 from attar.models.model import set_weight, shape_of, weight_of
+from tiny_media import MODELS
 from tiny_models import DECODERS, ENCODERS, PAIRS, batch, logits, tiny
 
 every = pytest.mark.parametrize(("family", "task"), PAIRS)
 
 
 def test_every_family_of_the_table_is_tried() -> None:
-    assert sorted(FAMILIES) == sorted({*DECODERS, *ENCODERS})
+    assert sorted(FAMILIES) == sorted({*DECODERS, *ENCODERS, *(name for name, _ in MODELS)})
 
 
 @every

@@ -176,7 +176,7 @@ def test_a_config_that_is_no_json(folder) -> None:
 
 def test_a_config_that_does_not_say_the_task(folder) -> None:
     edit(folder, architectures=["LlamaForQuestionAnswering"])
-    said = "causal-lm, masked-lm, classification or embedding"
+    said = "causal-lm, masked-lm, classification, embedding or contrastive"
     refused(folder, "LlamaForQuestionAnswering", said)
 
 

@@ -65,7 +65,8 @@ Task = Annotated[
     typer.Option(
         "--task",
         metavar="TASK",
-        help="causal-lm, masked-lm, classification or embedding; the config's own by default.",
+        help="causal-lm, masked-lm, classification, embedding or contrastive; the config's own by "
+        "default.",
     ),
 ]
 DryRun = Annotated[

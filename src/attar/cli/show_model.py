@@ -70,8 +70,8 @@ def _facts(files: Files, model: Model, remark: str) -> dict[str, str]:
         "family": str(config.model_type),
         "task": f"{model.task}{remark}",
         "blocks": str(len(model.blocks)),
-        "hidden": str(config.hidden_size),
-        "vocabulary": str(config.vocab_size),
+        "hidden": _hidden(config),
+        **({"vocabulary": str(model.vocabulary)} if model.vocabulary else {}),
         "parameters": count_text(model.parameters_count()),
     }
     heads = [fact.heads for fact in model.facts() if fact.heads is not None]
@@ -81,6 +81,13 @@ def _facts(files: Files, model: Model, remark: str) -> dict[str, str]:
     if getattr(config, "tie_word_embeddings", False) and model.task.endswith("-lm"):
         facts["tied"] = "the head shares the embedding's table"
     return facts
+
+
+def _hidden(config: Any) -> str:
+    """The hidden size; of two towers, that of the text's and that of the image's."""
+    if hasattr(config, "vision_config"):
+        return f"{config.text_config.hidden_size}, {config.vision_config.hidden_size} of images"
+    return str(config.hidden_size)
 
 
 def _range(numbers: Sequence[int]) -> str:

@@ -97,8 +97,10 @@ class DataSource(_Section):
         description="the part to take: files whose names contain it, or a fixed share of a "
         "single file (90, 5 and 5 %)",
     )
-    format: Literal["auto", "tsv", "csv", "jsonl", "parquet", "text"] = Field(
-        default="auto", description="the files' format; auto goes by their suffix"
+    format: Literal["auto", "tsv", "csv", "jsonl", "parquet", "text", "folder"] = Field(
+        default="auto",
+        description="the files' format; auto goes by their suffix; folder: images or sounds, each "
+        "class in a folder of its name",
     )
     text: str = Field(default="text", description="the column with the text")
     label: str = Field(default="label", description="the column with the label")
@@ -107,6 +109,15 @@ class DataSource(_Section):
         default=None,
         description="the column with a row's domain, such as its task, by which distill/routed "
         "chooses its teacher",
+    )
+    media: str | None = Field(
+        default=None,
+        description="the column with the path of an image or a sound, from where its table lies",
+    )
+    caption: str | None = Field(
+        default=None,
+        examples=["a photo of a {label}"],
+        description="the text of an image that has none, with {label} where its label goes",
     )
     labeled: bool = Field(default=True, description="no: leave the labels aside")
     bad_lines: Literal["error", "skip"] = Field(

@@ -15,7 +15,8 @@ from attar.errors import UserError
 if TYPE_CHECKING:
     from attar.core.context import Context
 
-Task = Literal["causal-lm", "masked-lm", "classification", "embedding"]
+Task = Literal["causal-lm", "masked-lm", "classification", "embedding", "contrastive"]
+# Those of one tower; contrastive matches images with texts, by a tower for each.
 TASKS: tuple[Task, ...] = ("causal-lm", "masked-lm", "classification", "embedding")
 ANSWERING = TASKS[:3]  # the tasks whose models have a head that answers
 
@@ -55,8 +56,9 @@ class Step(BaseModel):
     that it may work on blocks that share their weights, for it changes them by gradients of the
     whole; others are refused there. `served` names the settings whose model may be behind an
     address; `any_vocabulary` says that a model it reads may have other tokens than the one that
-    the step changes. `promises` are held against the result by the guard: `changed` (weights
-    differ from the parent's), `smaller` (fewer bytes on disk).
+    the step changes; `media`, that it may work on models that take in images or sounds. `promises`
+    are held against the result by the guard: `changed` (weights differ from the parent's),
+    `smaller` (fewer bytes on disk).
     """
 
     # Defaults are validated too, so that a default of `q4_0` and a written one are the same.
@@ -81,6 +83,7 @@ class Step(BaseModel):
     shares: ClassVar[bool] = False
     promises: ClassVar[frozenset[str]] = frozenset({"changed"})
     any_vocabulary: ClassVar[bool] = False
+    media: ClassVar[bool] = False
 
     id: str | None = Field(
         default=None,

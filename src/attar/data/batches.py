@@ -4,51 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass, fields, replace
 from itertools import chain
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 import torch
 
 from attar.core.keys import seed_of
 from attar.core.step import Task
+from attar.data.batch import Batch, padded
 from attar.data.example import Dataset
 from attar.data.files import fail
 from attar.data.masking import IGNORED, Masker
+from attar.data.media import check_medium
+from attar.data.media_batches import MediaRows, medium_of
 from attar.data.tokenize import Encoded, check_ids, encode, filler, sequences
+
+__all__ = ["IGNORED", "PACKED", "Batch", "Rows", "Shuffled", "Stream", "grouped", "held_out"]
 
 PACKED = ("causal-lm", "masked-lm")  # tasks whose texts are joined and cut anew
 _WINDOW = 16  # batches among which texts of like length are brought together
-_MULTIPLE = 8
-
-
-@dataclass
-class Batch:
-    """Rows for the model: `[batch, length]`, labels `[batch]` for classification, embedding.
-
-    Labels are -100 where nothing is judged. For causal language models they equal the inputs
-    and are not shifted. Of pairs of texts, `segments`, [batch, length], is 0 in the first and 1
-    in the second, and `follows`, [batch], is 0 where the second goes on from the first, else 1.
-    """
-
-    input_ids: torch.Tensor
-    attention_mask: torch.Tensor
-    labels: torch.Tensor
-    segments: torch.Tensor | None = None
-    follows: torch.Tensor | None = None
-
-    @property
-    def size(self) -> int:
-        """How many rows there are."""
-        return self.input_ids.shape[0]
-
-    def to(self, device: torch.device | str) -> Self:
-        """The same batch on a device, with all tensors and batches that it holds."""
-        parts = {field.name: getattr(self, field.name) for field in fields(self)}
-        held = {
-            name: part for name, part in parts.items() if isinstance(part, torch.Tensor | Batch)
-        }
-        return replace(self, **{name: part.to(device) for name, part in held.items()})
 
 
 class Rows(Protocol):
@@ -114,7 +88,7 @@ class Stream(Shuffled):
         limit: int | None = None,
         mask_rate: float = 0.15,
     ) -> None:
-        self._own = _Rows(dataset, tokenizer, task, length, labels, limit, mask_rate)
+        self._own = _rows_of(dataset, tokenizer, task, length, labels, limit, mask_rate)
         super().__init__(self._own, batch, seed)
         self.length = length
 
@@ -128,7 +102,7 @@ class Stream(Shuffled):
         There are as many as the others have where that is fewer.
         """
         wanted = round(share / (1 - share) * self.rows / len(others))
-        drawn: list[_Rows] = []
+        drawn: list[Any] = []
         for number, other in enumerate(others):
             generator = torch.Generator().manual_seed(seed_of(self._seed, "drawn", number))
             drawn.append(other._own.some(torch.randperm(other.rows, generator=generator)[:wanted]))
@@ -146,12 +120,28 @@ def held_out(
     seed: int = 0,
 ) -> list[Batch]:
     """Batches to judge on: the first `limit` rows in order, always masked in the same places."""
-    rows = _Rows(dataset, tokenizer, task, length, labels, limit)
+    rows = _rows_of(dataset, tokenizer, task, length, labels, limit)
     seeds = [seed_of(seed, "held out", number) for number in range(len(rows))]
     return [
         rows.batch(list(range(len(rows)))[start : start + batch], seeds[start : start + batch])
         for start in range(0, len(rows), batch)
     ]
+
+
+def _rows_of(
+    dataset: Dataset,
+    tokenizer: Any,
+    task: Task,
+    length: int,
+    labels: Sequence[str] | None,
+    limit: int | None,
+    *rate: float,
+) -> _Rows | MediaRows:
+    """Rows of what the model takes in: of texts, or of files."""
+    if medium_of(tokenizer) is not None:
+        return MediaRows(_first(dataset, limit), tokenizer, task, length, labels)
+    check_medium(dataset, None)
+    return _Rows(dataset, tokenizer, task, length, labels, limit, *rate)
 
 
 class _Rows:
@@ -207,23 +197,12 @@ class _Rows:
     def batch(self, numbers: list[int], seeds: list[int]) -> Batch:
         """The rows of these numbers; the seeds are for their masks."""
         if not isinstance(self.tokens, torch.Tensor):
-            return self._padded([self.tokens[number] for number in numbers])
+            return padded([self.tokens[number] for number in numbers], self.length, self.pad)
         ids = self.tokens[numbers]
         if self.masker is None:
             return Batch(ids, torch.ones_like(ids), ids.clone())
         masked, labels = self.masker.mask(ids, seeds)
         return Batch(masked, torch.ones_like(ids), labels)
-
-    def _padded(self, rows: list[Encoded]) -> Batch:
-        longest = max(len(row.ids) for row in rows)
-        width = max(longest, min(self.length, -(-longest // _MULTIPLE) * _MULTIPLE))
-        ids = torch.full((len(rows), width), self.pad)
-        attended = torch.zeros_like(ids)
-        for number, row in enumerate(rows):
-            ids[number, : len(row.ids)] = torch.tensor(row.ids)
-            attended[number, : len(row.ids)] = 1
-        labels = [IGNORED if row.label is None else row.label for row in rows]
-        return Batch(ids, attended, torch.tensor(labels))
 
 
 def _first(dataset: Dataset, limit: int | None) -> Dataset:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from attar.errors import Problem
@@ -14,8 +15,8 @@ from attar.errors import Problem
 class Example:
     """One row or document; `where` is the file and line that it came from.
 
-    `domain` is what it is about, or its task; `probabilities` are those that a teacher gave each
-    class.
+    `domain` is what it is about, or its task; `media` is the file of the image or sound that it is
+    of; `probabilities` are those that a teacher gave each class.
     """
 
     text: str
@@ -24,10 +25,12 @@ class Example:
     where: str = field(default="", compare=False)
     probabilities: dict[str, float] | None = field(default=None, compare=False)
     domain: str | None = None
+    media: Path | None = None
 
     def digest(self) -> bytes:
         """A hash of what the model would see, the same for rows that differ in label only."""
-        return hashlib.sha256(self.text.strip().encode("utf-8", "surrogatepass")).digest()
+        text = self.text.strip().encode("utf-8", "surrogatepass")
+        return hashlib.sha256(text if self.media is None else self.media.read_bytes()).digest()
 
 
 @dataclass

@@ -22,6 +22,7 @@ ENDINGS: dict[str, tuple[str, ...]] = {
     "parquet": (".parquet", ".pq"),
     "text": (".txt", ".text"),
 }
+MEDIA = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".wav")
 _PLAIN = ("", ".txt", ".text", ".dat")  # what a named format may hide behind in a folder
 _WORDS = {"train": "train", "dev": "dev", "test": "test"} | dict.fromkeys(
     ("valid", "validation", "val"), "dev"
@@ -127,6 +128,8 @@ def _readable(pairs: Sequence[tuple[str, Path]], asked: str) -> list[tuple[str, 
     if asked == "auto":
         endings = tuple(ending for some in ENDINGS.values() for ending in some)
         return [pair for pair in pairs if pair[1].suffix.lower() in endings]
+    if asked == "folder":
+        return [pair for pair in pairs if pair[1].suffix.lower() in MEDIA]
     own = [pair for pair in pairs if pair[1].suffix.lower() in ENDINGS[asked]]
     if own or asked == "parquet":
         return own
@@ -143,11 +146,13 @@ def _tables_first(pairs: Sequence[tuple[str, Path]], asked: str) -> list[tuple[s
 
 def _nothing_readable(folder: Path, files: Sequence[Path], asked: str) -> str:
     wanted = [e for name, some in ENDINGS.items() if asked in ("auto", name) for e in some]
+    wanted = list(MEDIA) if asked == "folder" else wanted
     endings = sorted({path.suffix or "no ending" for path in files})
     there = f"its files end in {_listed(endings)}" if files else "it is empty"
     return (
         f"{folder.absolute()} has nothing to read: {there}. "
         f"Files that end in {', '.join(wanted)} are read; set format for others"
+        + (", folder for images or sounds" if asked == "auto" else "")
     )
 
 

@@ -9,15 +9,17 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from attar.core.recipe import DataSource
 from attar.core.step import Task
 from attar.data.example import Example
 from attar.data.files import fail, format_of
 from attar.data.lines import blank, has_tab, lines, not_blank
+from attar.data.media import media_example, read_folder
 from attar.data.rows import Wants, check_columns, example_of, no_column
 from attar.errors import Problem
 
@@ -95,7 +97,7 @@ def read_tsv(path: Path, wants: Wants) -> Items:
             yield Problem(problem, file, number)
             continue
         columns = names or [wants.text, wants.label or ""]
-        item = example_of(dict(zip(columns, cells, strict=False)), _table(wants), file, number)
+        item = _example(dict(zip(columns, cells, strict=False)), _table(wants), file, number)
         if item is not None:
             yield item
 
@@ -104,7 +106,7 @@ def _header(cells: list[str], wants: Wants, file: str, line: int) -> list[str] |
     """The column names where the first line holds them."""
     names = [cell.strip() for cell in cells]
     looks = wants.text in names or wants.text != _DEFAULT_TEXT or len(names) > 2
-    if wants.label is not None and wants.label in names:
+    if (wants.label is not None and wants.label in names) or wants.media in names:
         looks = True  # a header whose text column has another name must not pass for a row
     if not looks:
         return None
@@ -145,7 +147,7 @@ def read_csv(path: Path, wants: Wants) -> Items:
                 text = f"{len(row)} cells where the first line names {len(names)} columns"
                 yield Problem(text, file, start)
             else:
-                item = example_of(dict(zip(names, row, strict=True)), table, file, start)
+                item = _example(dict(zip(names, row, strict=True)), table, file, start)
                 if item is not None:
                     yield item
         yield from feed.take()
@@ -195,7 +197,7 @@ def _csv_rows(feed: _Feed) -> Iterator[tuple[int, list[str] | Problem]]:
 
 
 def _check_csv_header(names: list[str], wants: Wants, file: str) -> None:
-    if wants.text not in names:
+    if wants.text not in names and wants.media is None:
         rule = "the first line of a CSV file must name the columns: "
         raise fail(rule + no_column("text", wants.text, names), file, 1)
     check_columns(names, wants, file, 1)
@@ -217,7 +219,7 @@ def read_jsonl(path: Path, wants: Wants) -> Items:
             kind = type(row).__name__
             yield Problem(f"a JSON {kind} where an object {{...}} is needed", file, number)
             continue
-        item = example_of(row, wants, file, number)
+        item = _example(row, wants, file, number)
         if item is not None:
             yield item
 
@@ -244,7 +246,7 @@ def read_parquet(path: Path, wants: Wants) -> Items:
             for batch in file.iter_batches(batch_size=4096, columns=wanted):
                 for row in batch.to_pylist():
                     number += 1
-                    item = example_of(row, wants, str(path), number)
+                    item = _example(row, wants, str(path), number)
                     if item is not None:
                         yield item
     except pyarrow.ArrowException as error:
@@ -254,12 +256,20 @@ def read_parquet(path: Path, wants: Wants) -> Items:
         raise fail(f"no whole Parquet file: {reason}. Write or fetch it again", path) from error
 
 
+def _example(
+    row: Mapping[str, Any], wants: Wants, file: str, line: int
+) -> Example | Problem | None:
+    made = example_of if wants.media is None else media_example
+    return made(row, wants, file, line)
+
+
 READERS: dict[str, Callable[[Path, Wants], Items]] = {
     "tsv": read_tsv,
     "csv": read_csv,
     "jsonl": read_jsonl,
     "parquet": read_parquet,
     "text": read_text,
+    "folder": read_folder,
 }
 
 

@@ -17,7 +17,10 @@ from attar.errors import Problem
 
 @dataclass(frozen=True)
 class Wants:
-    """The columns to read, and whether a row without a label is good."""
+    """The columns to read, and whether a row without a label or a text is good.
+
+    `media` is the column with the path of a file, `caption` the text where there is none.
+    """
 
     text: str
     label: str | None
@@ -25,6 +28,9 @@ class Wants:
     needs_label: bool
     classify: bool
     domain: str | None = None
+    media: str | None = None
+    caption: str | None = None
+    needs_text: bool = False
 
     @classmethod
     def of(cls, source: DataSource, task: Task) -> Wants:
@@ -32,17 +38,30 @@ class Wants:
         classify = task == "classification"
         label = source.label if source.labeled else None
         needs = classify and source.labeled
-        return cls(source.text, label, source.messages, needs, classify, source.domain)
+        return cls(
+            source.text,
+            label,
+            source.messages,
+            needs,
+            classify,
+            source.domain,
+            source.media,
+            source.caption,
+            needs_text=task == "contrastive",
+        )
 
     def columns(self) -> list[str]:
         """The names of all columns that may be read."""
-        every = (self.text, self.label, self.messages, self.domain)
+        every = (self.text, self.label, self.messages, self.domain, self.media)
         return [name for name in every if name is not None]
 
 
 def check_columns(columns: Sequence[str], wants: Wants, file: str, line: int | None = None) -> None:
     """Raise DataError where a table lacks a column that is needed."""
-    if wants.text not in columns and (wants.messages is None or wants.messages not in columns):
+    if wants.media is not None:
+        if wants.media not in columns:
+            raise fail(no_column("media", wants.media, columns), file, line)
+    elif wants.text not in columns and (wants.messages is None or wants.messages not in columns):
         raise fail(no_column("text", wants.text, columns), file, line)
     if wants.needs_label and wants.label is not None and wants.label not in columns:
         hint = ", or labeled: no where there are none"
@@ -83,14 +102,15 @@ def example_of(
         return Problem("the text is empty", file, line) if wants.classify else None
     label = None if wants.label is None else label_of(row.get(wants.label))
     if wants.needs_label and label is None:
-        return Problem(_no_word("label", str(wants.label), row), file, line)
+        return Problem(no_word("label", str(wants.label), row), file, line)
     domain = None if wants.domain is None else label_of(row.get(wants.domain))
     if wants.domain is not None and domain is None:
-        return Problem(_no_word("domain", wants.domain, row), file, line)
+        return Problem(no_word("domain", wants.domain, row), file, line)
     return Example(text, label, messages, where=f"{file}:{line}", domain=domain)
 
 
-def _no_word(setting: str, name: str, row: Mapping[str, Any]) -> str:
+def no_word(setting: str, name: str, row: Mapping[str, Any]) -> str:
+    """Say that a row has no label or domain, or its table no column of them."""
     if name in row:
         return f'no {setting}: "{name}" holds neither a word nor a number'
     return no_column(setting, name, row)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -122,18 +123,33 @@ def _sorted_out(
 
 def _key(source: DataSource, found: Found, hash_of: Callable[[Path], str]) -> str:
     contents = sorted([name, hash_of(p)] for name, p in zip(found.names, found.files, strict=True))
-    return key_of("data", _RULES, contents, _settings(source, {"path"}))
+    contents += [[name, hash_of(path)] for name, path in _named(found, source)]
+    settings = _settings(source)
+    del settings["path"]
+    return key_of("data", _RULES, contents, settings)
+
+
+def _settings(source: DataSource) -> dict[str, Any]:
+    """Every setting, but those that came later where they say nothing: keys are what they were."""
+    unsaid = {name for name in ("domain", "media", "caption") if getattr(source, name) is None}
+    return source.model_dump(mode="json", exclude=unsaid)
+
+
+def _named(found: Found, source: DataSource) -> list[tuple[str, Path]]:
+    """The files that tables name, beside those that are read themselves; bad rows name none."""
+    if source.media is None or source.format == "folder":
+        return []
+    named: dict[str, Path] = {}
+    for table in found.files:
+        rows = (item for item in read(table, source, "embedding") if isinstance(item, Example))
+        some = [row.media for row in rows if row.media is not None]
+        named |= {os.path.relpath(path, table.parent): path for path in some}
+    return sorted(named.items())
 
 
 def _hub_key(source: DataSource) -> str:
-    return key_of("data", _RULES, digest_of(source), _settings(source, set()))
-
-
-def _settings(source: DataSource, without: set[str]) -> dict[str, Any]:
-    """For a key; without a domain it is what it was before there were any."""
-    return source.model_dump(
-        mode="json", exclude=without | ({"domain"} if source.domain is None else set())
-    )
+    settings = _settings(source)
+    return key_of("data", _RULES, digest_of(source), settings)
 
 
 def _shown(problems: Sequence[Problem]) -> list[Problem]:

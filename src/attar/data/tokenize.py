@@ -75,7 +75,7 @@ def encode(
         texts = [text_of(example, tokenizer, dataset.name) for example in some]
         rows = _ids(tokenizer, texts, add_special_tokens=True, truncation=True, max_length=length)
         for example, ids in zip(some, rows, strict=True):
-            label = None if numbers is None else _number(example, numbers, dataset.name)
+            label = None if numbers is None else class_number(example, numbers, dataset.name)
             encoded.append(Encoded(ids or [filler(tokenizer)], label))
     return encoded
 
@@ -111,7 +111,8 @@ def _largest(ids: Any) -> int:
     return max((_largest(each) for each in ids), default=-1)
 
 
-def _number(example: Example, numbers: dict[str, int], name: str) -> int | None:
+def class_number(example: Example, numbers: dict[str, int], name: str) -> int | None:
+    """The number of a row's class, None where it has none; DataError for one not among them."""
     if example.label is None:
         return None
     if example.label not in numbers:

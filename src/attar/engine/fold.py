@@ -12,6 +12,7 @@ from attar.core.scope import ROLES, ModuleFact, Scope
 from attar.core.step import DataStep, Step
 from attar.core.traits import ADAPTER, FLOAT, MASKED, QUANTIZED, SHARED, UNEVEN, Trait
 from attar.engine.inputs import Inputs
+from attar.models.families import family_of
 
 _ORIGINAL = "the original"
 
@@ -35,6 +36,7 @@ def fold(
     problems: list[str] = []
     steps: list[Step] = []
     blame: dict[str, str] = {}
+    media = family_of(inputs.config.model_type).media
     for number, (step, name) in enumerate(zip(recipe.steps, recipe.stage_ids(), strict=True), 1):
         step = _settled(step, name, room, facts, traits)
         steps.append(step)
@@ -42,6 +44,10 @@ def fold(
         if inputs.task not in step.tasks:
             problems.append(
                 f"{where} works for {', '.join(step.tasks)}, and this model's task is {inputs.task}"
+            )
+        elif media and not step.media:
+            problems.append(
+                f"{where} works on models that read text, and this one takes in images or sounds"
             )
         if isinstance(step, DataStep):
             problems += [f"{where}: {text}" for text in step.check(facts)]

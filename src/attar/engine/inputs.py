@@ -11,10 +11,12 @@ from attar.core.step import Task
 from attar.data import Dataset, check_together, fingerprint, load
 from attar.data.files import located
 from attar.data.made import ROWS, read_rows
+from attar.data.media import check_medium
 from attar.engine.store import Store
 from attar.errors import DataError, Problem, RecipeError
 from attar.models.adapters import adapted_in
-from attar.models.load import config_of, task_of
+from attar.models.families import family_of
+from attar.models.load import CLASSIFIERS, config_of, task_of
 from attar.models.source import Files, resolve
 
 
@@ -46,11 +48,16 @@ class Inputs:
         """The recipe's task, or the one that the model was made for."""
         return self.recipe.task or task_of(self.config, self.files)
 
+    @property
+    def media(self) -> str | None:
+        """The input that images or sounds come in by; None where the model reads text alone."""
+        return family_of(self.config.model_type).media
+
     @cached_property
     def fresh_head(self) -> bool:
         """Whether the files hold no head for the task, so that one is drawn."""
         names = self.config.architectures or ()
-        there = any(name.endswith("ForSequenceClassification") for name in names)
+        there = any(name.endswith(CLASSIFIERS) for name in names)
         return self.task == "classification" and (self.files.fresh or not there)
 
     @cached_property
@@ -136,6 +143,8 @@ class Inputs:
         """Read the data, compare training and held-out data; warnings, or DataError."""
         used = self.used_data()
         datasets = {name: self.dataset(name) for name in used}
+        for dataset in datasets.values():
+            check_medium(dataset, self.media)
         problems = [
             Problem(f"step {number} ({step.kind}): {text}")
             for number, step in enumerate(self.recipe.steps, 1)

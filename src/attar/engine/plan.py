@@ -25,6 +25,7 @@ from attar.models.traits import traits_of
 from attar.train import trackers
 from attar.train.served import no_key
 
+_MEASURED = {"classification": "accuracy", "contrastive": "accuracy", "embedding": "cosine"}
 _ROUNDED = (QuantizedLinear, QuantizedEmbedding)  # a tied head has the embedding's codes
 
 
@@ -108,7 +109,7 @@ def make_plan(recipe: Recipe, store: Store, peek: bool = False, device: str = "c
 
 def _misfits(recipe: Recipe, task: Task) -> list[str]:
     """What the recipe asks to measure or to guard, and this task has no such thing."""
-    own = {"classification": "accuracy", "embedding": "cosine"}.get(task, "perplexity")
+    own = _MEASURED.get(task, "perplexity")
     set_ = {name for name, value in recipe.guard if value is not None}
     problems = [
         f"guard.{bound} is set, but a model for {task} is measured by its {own}. "

@@ -9,6 +9,7 @@ from attar.core.step import DataStep, Task, is_address
 from attar.data.files import located
 from attar.engine.inputs import Inputs
 from attar.errors import UserError
+from attar.models.families import vocabulary_of
 from attar.models.load import config_of, task_of
 from attar.models.source import resolve
 
@@ -16,14 +17,14 @@ from attar.models.source import resolve
 def strangers(recipe: Recipe, inputs: Inputs) -> list[str]:
     """Models that a step learns from, and whose tokens cannot be the original's."""
     problems: list[str] = []
-    own = inputs.config.vocab_size
+    own = vocabulary_of(inputs.config)
     ids = {"original", *recipe.stage_ids()}
     for number, step in enumerate(recipe.steps, 1):
         for setting, path in step.references("model"):
             if path in ids or step.any_vocabulary or is_address(path):
                 continue
             source = ModelSource(path=path)
-            theirs = config_of(resolve(source), source).vocab_size
+            theirs = vocabulary_of(config_of(resolve(source), source))
             if theirs != own:
                 problems.append(
                     f"step {number} ({step.kind}): `{setting}` {path} has a vocabulary of {theirs} "

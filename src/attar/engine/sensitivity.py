@@ -91,6 +91,8 @@ def label_of(step: Step) -> str:
 
 def _refuse(plan: Plan, steps: tuple[Step, ...]) -> None:
     """Raise PlanError for steps that, each alone, do not fit the original or a part of it."""
+    if plan.inputs.media:
+        raise PlanError([Problem("only models that read text are measured part by part")])
     empty = skeleton(plan.inputs.config, plan.inputs.task, plan.inputs.labels)
     facts, part = empty.facts(), parts_of(empty, Scope.linears())[0]
     problems: list[str] = []

@@ -19,6 +19,7 @@ _PIPELINES = {
     "masked-lm": "fill-mask",
     "classification": "text-classification",
     "embedding": "feature-extraction",
+    "contrastive": "zero-shot-image-classification",
 }
 _WORD = re.compile(r"[\w.+-]+")
 _QUALITY = ("perplexity", "kl", "agreement", "accuracy", "macro_f1")
@@ -41,6 +42,7 @@ _AUTO = {
     "masked-lm": "AutoModelForMaskedLM",
     "classification": "AutoModelForSequenceClassification",
     "embedding": "AutoModel",
+    "contrastive": "AutoModel",
 }
 
 

@@ -24,6 +24,15 @@ def refuse(model: Model, target: Target, allow_rounding: bool, adapted: Sequence
 
     `model` is the skeleton with its tokenizer; its files may say that linears are `adapted`.
     """
+    if model.family.media:
+        raise ExportError(
+            [
+                Problem(
+                    "models that take in images or sounds are not exported yet. The artifact's "
+                    "folder loads with attar.load, and with transformers as it is"
+                )
+            ]
+        )
     found = [Problem(text) for text in target.problems(model)]
     if adapted:
         found.append(Problem(adapter(adapted)))

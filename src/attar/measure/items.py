@@ -18,6 +18,7 @@ class Items:
     is one judged item; `tokens` is 1 where it has a label and 0 where not, `predictions` and
     `targets` are class numbers (target -100: no label). `kl` is KL(reference || model); `kl`
     and `agreed` are None without a reference, or with one of another vocabulary or classes.
+    Two towers: one image is one item, and the texts of the data, each once, are its classes.
     Encoders: `cosine` to the reference's vector of each text, None without one as wide.
     `nan`: something that the model computed is NaN or infinite.
     """
@@ -35,7 +36,8 @@ class Items:
     @property
     def compared(self) -> list[int]:
         """How many tokens, or texts, of each sequence are held against the reference."""
-        return [1] * len(self.tokens) if self.task == "classification" else self.tokens
+        choosing = self.task in ("classification", "contrastive")
+        return [1] * len(self.tokens) if choosing else self.tokens
 
     def to_plain(self) -> dict[str, Any]:
         """Data that strict JSON holds: NaN and infinity become null."""

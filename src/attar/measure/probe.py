@@ -21,10 +21,12 @@ from torch import Tensor
 from attar.core.recipe import ModelSource
 from attar.core.report import Figure
 from attar.core.step import Task
+from attar.data.batches import IGNORED, Batch
 from attar.errors import AttarError
 from attar.layers.exits import NAME, Exits
 from attar.measure.engine_probe import latencies, peak_resident
 from attar.models import Model, load
+from attar.models.media import input_shape
 from attar.models.model import inference
 
 PREFILL, DECODED = 64, 24  # tokens of a decoder's prompt, and tokens that it writes after it
@@ -125,13 +127,16 @@ class _Timer:
         length = fitting(self.model, TEXT)
         found: dict[int, list[float]] = {}
         for count in (1, BATCH):
-            texts = random_ids(self.model, count, length)
+            texts = random_batch(self.model, count, length)
             self._forward(texts)
             found[count] = [s for each in repeat(partial(self._texts, texts)) for s in each]
-        note = f"texts of {length} tokens, after a warm-up of 1 batch; {self.conditions}"
-        speed = BATCH / median(found[BATCH])
+        files = self.model.family.media is not None
+        what = "images or sounds drawn at random" if files else f"texts of {length} tokens"
+        note = f"{what}, after a warm-up of 1 batch; {self.conditions}"
+        name, unit = ("rows_per_second", "rows/s") if files else ("texts_per_second", "texts/s")
+        speed = Figure(value=BATCH / median(found[BATCH]), unit=unit, note=f"batch {BATCH}, {note}")
         return {
-            "texts_per_second": Figure(value=speed, unit="texts/s", note=f"batch {BATCH}, {note}"),
+            name: speed,
             **latencies(found[1], f"batch 1, {note}"),
         }
 
@@ -154,18 +159,17 @@ class _Timer:
             seconds.append(self._now() - start)
         return seconds[1:]
 
-    def _texts(self, ids: Tensor) -> list[float]:
+    def _texts(self, batch: Batch) -> list[float]:
         """Seconds of a few forward passes."""
         seconds: list[float] = []
         for _ in range(4):
             start = self._now()
-            self._forward(ids)
+            self._forward(batch)
             seconds.append(self._now() - start)
         return seconds
 
-    def _forward(self, ids: Tensor) -> None:
-        ids = ids.to(self.device)
-        self.model.module(input_ids=ids, attention_mask=torch.ones_like(ids))
+    def _forward(self, batch: Batch) -> None:
+        self.model.module(**self.model.given(batch.to(self.device)))
 
     def _now(self) -> float:
         if self.device.type == "cuda":
@@ -187,15 +191,28 @@ def repeat(once: Callable[[], list[float]]) -> list[list[float]]:
 
 def fitting(model: Model, length: int) -> int:
     """As many tokens, or as many as the model has places for."""
-    limit = getattr(model.config, "max_position_embeddings", None) or length + 2
+    config = model.config.get_text_config()
+    limit = getattr(config, "max_position_embeddings", None) or length + 2
     return min(length, limit - 2)  # RoBERTa counts places from behind its padding
+
+
+def random_batch(model: Model, rows: int, length: int) -> Batch:
+    """What the model takes in, drawn at random, always the same, and nothing to judge it by."""
+    media = None
+    if model.family.media is not None:
+        generator = torch.Generator().manual_seed(0)
+        media = torch.randn(rows, *input_shape(model.config), generator=generator)
+    text = model.vocabulary > 0
+    ids = random_ids(model, rows, length) if text else torch.zeros(rows, 1, dtype=torch.long)
+    return Batch(ids, torch.ones_like(ids), torch.full((rows,), IGNORED), media=media)
 
 
 def random_ids(model: Model, rows: int, length: int) -> Tensor:
     """Token ids, always the same ones, without the special ones."""
     generator = torch.Generator().manual_seed(0)
-    special = set(model.tokenizer.all_special_ids) | {getattr(model.config, "pad_token_id", None)}
-    usual = torch.tensor([i for i in range(model.config.vocab_size) if i not in special])
+    tokenizer = getattr(model.tokenizer, "tokenizer", model.tokenizer)
+    special = set(tokenizer.all_special_ids) | {getattr(model.config, "pad_token_id", None)}
+    usual = torch.tensor([i for i in range(model.vocabulary) if i not in special])
     return usual[torch.randint(len(usual), (rows, length), generator=generator)]
 
 

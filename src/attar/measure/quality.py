@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
@@ -18,7 +18,8 @@ from torch.nn import functional
 from attar.core.context import Progress, Silent
 from attar.data.batches import IGNORED, PACKED, Batch
 from attar.measure.items import Items
-from attar.measure.probe import fitting, random_ids
+from attar.measure.matching import of_both_towers, texts_of
+from attar.measure.probe import fitting, random_batch
 from attar.measure.statistics import Comparison, compare, figures
 from attar.models.model import Model, inference
 from attar.models.pooling import vectors
@@ -36,7 +37,8 @@ class States:
     """What a reference computed on some batches, to be held against any number of models.
 
     For language models the hidden states at the judged positions, one tensor a batch, as the
-    head reads them; `head` makes logits of them. For classifiers the logits themselves.
+    head reads them; `head` makes logits of them. For classifiers the logits themselves; for
+    two towers the vectors of images, scaled, and of texts, [2, batch, width].
     """
 
     head: Callable[[Tensor], Tensor]
@@ -66,6 +68,8 @@ def judge(
     """
     if isinstance(reference, States) and len(reference.batches) != len(batches):
         raise ValueError(f"{len(reference.batches)} kept batches do not fit {len(batches)}")
+    if model.task == "contrastive":
+        return _matched(model, batches, reference, precision, progress)
     judged = Items(model.task)
     with (
         inference(model.device, precision),
@@ -104,9 +108,9 @@ def reference_states(
 
 def computes_nan(model: Model, precision: str = "float32") -> bool:
     """Whether the model computes NaN or infinite numbers, of a few tokens drawn at random."""
-    ids = random_ids(model, 1, fitting(model, 32))
-    labels = ids if model.task in PACKED else torch.tensor([IGNORED])
-    return judge(model, [Batch(ids, torch.ones_like(ids), labels)], precision=precision).nan
+    batch = random_batch(model, 1, fitting(model, 32))
+    labels = batch.input_ids if model.task in PACKED else torch.tensor([IGNORED])
+    return judge(model, [replace(batch, labels=labels)], precision=precision).nan
 
 
 @dataclass
@@ -139,6 +143,8 @@ def _states(model: Model, batch: Batch) -> Tensor:
         return model.logits(batch)
     if model.task == "embedding":
         return vectors(model, batch)
+    if model.task == "contrastive":
+        return of_both_towers(model, batch)
     hidden = model.hidden(batch)
     if model.task == "causal-lm":
         hidden = hidden[:, :-1]
@@ -189,6 +195,22 @@ def _classified(logits: Tensor, labels: Tensor, other: _Other | None) -> Items:
         targets=labels.tolist(),
         nan=not (_finite(sums) and bool(logits.isfinite().all())),
     )
+
+
+def _matched(
+    model: Model,
+    batches: Sequence[Batch],
+    reference: Model | States | None,
+    precision: str,
+    progress: Progress | None,
+) -> Items:
+    """Each image is held against the texts of all batches, each text once, as its classes."""
+    if isinstance(reference, Model):
+        reference = reference_states(reference, batches, precision, progress)
+    texts = texts_of(batches)
+    own = texts.choices(reference_states(model, batches, precision, progress).batches)
+    other = None if reference is None else _Other(_as_is, texts.choices(reference.batches))
+    return replace(_classified(own, texts.labels.to(own.device), other), task=model.task)
 
 
 def _embedded(own: Tensor, other: _Other | None) -> Items:

@@ -12,6 +12,7 @@ from attar.data.batches import IGNORED
 from attar.measure.items import Items
 from attar.ops.bootstrap import Interval, Sums, interval, macro_f1, paired
 
+_WHAT = {"classification": "texts", "contrastive": "images"}  # what is one judged item
 _SEED = 0  # every interval is of the same draws, so that stages compare
 
 
@@ -28,9 +29,10 @@ class Comparison:
 
 def figures(own: Items, reference: Items | None, task: Task) -> dict[str, Figure]:
     """The figures of the report: perplexity or accuracy, and what the reference says of them."""
-    found = _classified(own) if task == "classification" else _perplexity(own, task)
+    found = _classified(own) if task in _WHAT else _perplexity(own, task)
     if own.kl is not None and own.agreed is not None:
-        unit, what = ("text", "texts") if task == "classification" else ("token", "tokens")
+        what = _WHAT.get(task, "tokens")
+        unit = what.removesuffix("s")
         note = f"against the reference, {_count(sum(own.compared), what)}"
         kl = interval(own.kl, own.compared, _SEED)
         found["kl"] = _figure(kl, f"nats/{unit}", f"KL(reference || model), {note}")
@@ -51,7 +53,7 @@ def compare(own: Items, reference: Items) -> Comparison:
     """
     if own.task == "embedding":
         return Comparison()
-    if own.task != "classification":
+    if own.task not in _WHAT:
         nats = paired(Sums(own.nll, own.tokens), Sums(reference.nll, reference.tokens), _SEED)
         return Comparison(perplexity_ratio=_exp(nats))
     if own.targets != reference.targets:
@@ -75,14 +77,18 @@ def _classified(own: Items) -> dict[str, Figure]:
     if not any(own.tokens):
         return {}
     known = [number for number, target in enumerate(own.targets) if target != IGNORED]
-    note = _count(len(known), "texts")
+    note = _count(len(known), _WHAT[own.task])
+    accuracy = interval(_hits(own), own.tokens, _SEED)
+    if own.task == "contrastive":
+        note = f"the right one of the data's own texts, {note}"
+        return {"accuracy": _percent(accuracy, note)}
     scores = macro_f1(
         [own.predictions[number] for number in known],
         [own.targets[number] for number in known],
         _SEED,
     )
     return {
-        "accuracy": _percent(interval(_hits(own), own.tokens, _SEED), note),
+        "accuracy": _percent(accuracy, note),
         "macro_f1": _percent(scores, f"mean of the classes' F1, {note}"),
     }
 
@@ -114,4 +120,4 @@ def _count(number: int, what: str) -> str:
 
 
 def _of(task: Task) -> str:
-    return "class" if task == "classification" else "token"
+    return {"classification": "class", "contrastive": "text"}.get(task, "token")

@@ -1,9 +1,9 @@
-"""A model to begin from nothing with: a tokenizer learned from text, and a config."""
+"""Models to begin from nothing with: a tokenizer learned from text, a config, a processor."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from tokenizers import (
     processors,
     trainers,
 )
+
+from attar.models.load import quiet
 
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
@@ -36,6 +38,40 @@ def blank(folder: Path, texts: Iterable[str], vocabulary: int = 8000, **sizes: A
     tokenizer.model_max_length = config.max_position_embeddings
     config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def blank_towers(
+    folder: Path,
+    texts: Iterable[str],
+    size: int,
+    text: Mapping[str, Any],
+    image: Mapping[str, Any],
+    width: int = 256,
+    vocabulary: int = 8000,
+) -> None:
+    """Write a folder that a fresh CLIP begins from: a tower for texts, and one for images.
+
+    `size` is the side of its square images, in pixels, `width` that of the vectors that both
+    towers end in. `text` and `image` are the towers' sizes, in the words of transformers'
+    CLIPTextConfig and CLIPVisionConfig; the tokenizer is learned from `texts`, as `blank` does.
+    """
+    tokenizer = _learned(texts, vocabulary)
+    tokenizer.bos_token, tokenizer.eos_token = "[CLS]", "[SEP]"
+    special = {
+        name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")
+    }
+    config: Any = transformers.CLIPConfig(
+        text_config={"vocab_size": len(tokenizer), **special, **text},
+        vision_config={"image_size": size, **image},
+        projection_dim=width,
+        architectures=["CLIPModel"],
+    )
+    tokenizer.model_max_length = config.text_config.max_position_embeddings
+    side = {"height": size, "width": size}
+    with quiet():
+        images = transformers.CLIPImageProcessor(size=side, crop_size=side)
+        config.save_pretrained(folder)
+        transformers.CLIPProcessor(images, tokenizer).save_pretrained(folder)
 
 
 def _learned(texts: Iterable[str], vocabulary: int) -> Any:

@@ -6,6 +6,7 @@ To add a family, add an entry: paths are read off `print(model)`, widths off its
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from attar.errors import UnknownFamily
 
@@ -21,6 +22,9 @@ class Family:
     `ffn` names the config's inner width, `embedding_width` that of the tables where it may
     differ from the hidden size. `head_norms` are the norms over one head.
     `first_block_differs`: block 0 cannot be moved.
+
+    `media` is the input that images or sounds come in by; text alone where there is none.
+    `towers` are the parts that have blocks of their own each, which `blocks` is then a path in.
 
     `free_heads`: the attention reads `head_dim` off the config, so the number of heads need
     not be the hidden size divided by the head size. `heads_divide`: the config is refused
@@ -42,6 +46,8 @@ class Family:
     heads_divide: bool = False
     alike: bool = False
     first_block_differs: bool = False
+    media: str | None = None
+    towers: tuple[str, ...] = ()
 
     @property
     def attention(self) -> tuple[str, ...]:
@@ -75,6 +81,14 @@ _BERT = Family(
     up=("intermediate.dense",),
     down="output.dense",
     head=("cls.predictions",),
+)
+_VIT = Family(
+    qkv=("attention.q_proj", "attention.k_proj", "attention.v_proj"),
+    out="attention.o_proj",
+    up=("mlp.fc1",),
+    down="mlp.fc2",
+    head=(),
+    media="pixel_values",
 )
 
 FAMILIES: dict[str, Family] = {
@@ -128,6 +142,18 @@ FAMILIES: dict[str, Family] = {
         fused_up=True,
         first_block_differs=True,
     ),
+    "vit": _VIT,
+    "audio-spectrogram-transformer": replace(_VIT, media="input_values"),
+    "clip": Family(
+        blocks="encoder.layers",
+        qkv=(_SELF + "q_proj", _SELF + "k_proj", _SELF + "v_proj"),
+        out=_SELF + "out_proj",
+        up=("mlp.fc1",),
+        down="mlp.fc2",
+        head=(),
+        media="pixel_values",
+        towers=("text_model", "vision_model"),
+    ),
 }
 
 
@@ -142,3 +168,8 @@ def family_of(model_type: str) -> Family:
             "`print(model)` shows them"
         )
     return family
+
+
+def vocabulary_of(config: Any) -> int:
+    """How many tokens a model of this config knows; none where it reads no text."""
+    return getattr(config.get_text_config(), "vocab_size", 0)

@@ -23,8 +23,9 @@ from attar.models.check import (
     check_tokenizer,
     check_tokenizer_files,
 )
-from attar.models.families import family_of
+from attar.models.families import FAMILIES, family_of, vocabulary_of
 from attar.models.headers import gguf_trouble, quick_gguf
+from attar.models.media import check_inputs, load_processor
 from attar.models.model import Model
 from attar.models.source import Files, read_config, resolve
 
@@ -33,14 +34,21 @@ AUTO = {
     "masked-lm": transformers.AutoModelForMaskedLM,
     "classification": transformers.AutoModelForSequenceClassification,
     "embedding": transformers.AutoModel,
+    "contrastive": transformers.AutoModel,
 }
 _BOTH_HEADS = "BertForPreTraining"  # masked tokens and next sentences
+_BY_MEDIA = {
+    "pixel_values": transformers.AutoModelForImageClassification,
+    "input_values": transformers.AutoModelForAudioClassification,
+}
+CLASSIFIERS = ("ForSequenceClassification", "ForImageClassification", "ForAudioClassification")
 _SUFFIXES = {
     "ForCausalLM": "causal-lm",
     "LMHeadModel": "causal-lm",
     "ForMaskedLM": "masked-lm",
     _BOTH_HEADS: "masked-lm",
-    "ForSequenceClassification": "classification",
+    **dict.fromkeys(CLASSIFIERS, "classification"),
+    "CLIPModel": "contrastive",
     "Model": "embedding",  # without a head, whose name would end otherwise
 }
 
@@ -72,10 +80,20 @@ def config_of(files: Files, source: ModelSource | None = None) -> Any:
 
 
 def auto_of(config: Any, task: Task) -> Any:
-    """The class of transformers that makes a model of a config for a task."""
+    """The class of transformers that makes a model of a config for a task.
+
+    Raises ModelError where its architecture is for other tasks.
+    """
     if task == "masked-lm" and _BOTH_HEADS in (config.architectures or ()):
         return transformers.AutoModelForPreTraining
-    return AUTO[task]
+    family = family_of(config.model_type)
+    own = "contrastive" if family.towers else "classification" if family.media else None
+    if (own and task != own) or (not own and task == "contrastive"):
+        raise ModelError(
+            f"a model of the architecture {config.model_type!r} is not for {task}, but for "
+            f"{own or 'text'}. Leave out `task`, or take another model"
+        )
+    return _BY_MEDIA[family.media] if family.media and not family.towers else AUTO[task]
 
 
 def task_of(config: Any, files: Files) -> Task:
@@ -89,7 +107,7 @@ def task_of(config: Any, files: Files) -> Task:
     raise ModelError(
         f"the config of {files.folder} does not say what the model is for (its architectures: "
         f"{config.architectures}). Say it in the recipe: task: causal-lm, masked-lm, "
-        "classification or embedding"
+        "classification, embedding or contrastive"
     )
 
 
@@ -134,7 +152,11 @@ def load(
     if task == "embedding":
         pooling.remember(config, files)
     tokenizer = load_tokenizer(files, trust)
-    check_tokenizer(tokenizer, config.vocab_size, files)
+    if vocabulary_of(config):
+        reader = getattr(tokenizer, "tokenizer", tokenizer)
+        check_tokenizer(reader, vocabulary_of(config), files)
+    if family_of(config.model_type).media:
+        check_inputs(tokenizer, config, files)
     with quiet(files), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module, report = _from_files(files, config, task, dtype, trust)
@@ -150,7 +172,11 @@ def load(
 
 
 def load_tokenizer(files: Files, trust: bool = False) -> Any:
-    """The tokenizer of a model's files."""
+    """The tokenizer of a model's files, or the processor where the model sees or hears."""
+    family = None if files.gguf else FAMILIES.get(read_config(files)["model_type"])
+    if family is not None and family.media:
+        with quiet(files):
+            return load_processor(files, family)
     check_tokenizer_files(files)
     try:
         with quiet(files):

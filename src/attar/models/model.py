@@ -18,7 +18,8 @@ from attar.models.adapters import is_adapted
 from attar.models.axes import Sizes, heads_of, sizes_of, unsplit
 from attar.models.axes import in_block as axes_in_block
 from attar.models.axes import outside as axes_outside
-from attar.models.families import Family, family_of
+from attar.models.families import Family, family_of, vocabulary_of
+from attar.models.media import tower_facts
 
 _LINEAR = (nn.Linear, Conv1D, QuantizedLinear, TiedHead)
 _TABLE = (nn.Embedding, QuantizedEmbedding)
@@ -29,7 +30,8 @@ NEXT = "cls.seq_relationship"  # BERT's head that tells whether one text follows
 class Model:
     """A transformers module, its tokenizer, its task, and where its parts are.
 
-    `labels` are the class names of a classifier, in the order of its outputs.
+    Of models that see or hear, `tokenizer` is the processor of their files. `labels` are the class
+    names of a classifier, in the order of its outputs.
     """
 
     module: Any
@@ -58,7 +60,11 @@ class Model:
 
     @property
     def blocks(self) -> nn.ModuleList:
-        """The blocks, first to last."""
+        """The blocks, first to last; of towers, one tower's after another's."""
+        if self.family.towers:
+            towers = [self.module.get_submodule(name) for name in self.family.towers]
+            lists = [tower.get_submodule(self.family.blocks) for tower in towers]
+            return nn.ModuleList([block for blocks in lists for block in blocks])
         return cast("nn.ModuleList", self.base.get_submodule(self.family.blocks))
 
     @property
@@ -74,6 +80,8 @@ class Model:
 
     def facts(self) -> list[ModuleFact]:
         """What there is: every linear, table and norm, in the order of the model."""
+        if self.family.towers:
+            return tower_facts(self, _kind, shape_of)
         start = self.blocks_name + "."
         roles = {
             self.module.get_output_embeddings(): "head",
@@ -99,13 +107,14 @@ class Model:
                 facts.append(ModuleFact(name, role, linear, None, shape, axes))
                 continue
             index, _, inner = name[len(start) :].partition(".")
-            role = self._role(inner, kind)
+            role = self.role(inner, kind)
             axes = axes_in_block(inner, kind, self.family)
             own = heads[int(index)] if role == "attention" else None
             facts.append(ModuleFact(name, role, linear, int(index), shape, axes, own))
         return facts
 
-    def _role(self, inner: str, kind: str) -> str:
+    def role(self, inner: str, kind: str) -> str:
+        """What a module is for; `inner` is its path in a block."""
         whole = unsplit(inner)
         if whole in self.family.attention:
             return "attention"
@@ -126,12 +135,22 @@ class Model:
 
     def hidden(self, batch: Any) -> Tensor:
         """Hidden states that the head reads, [batch, length, hidden]."""
-        given = self._plain()
+        given = {**self.given(batch), **self._plain()}
         if getattr(batch, "segments", None) is not None:
             given["token_type_ids"] = batch.segments
-        return self.base(
-            input_ids=batch.input_ids, attention_mask=batch.attention_mask, **given
-        ).last_hidden_state
+        return self.base(**given).last_hidden_state
+
+    def given(self, batch: Any) -> dict[str, Tensor]:
+        """What of a batch goes into the module: tokens, images or sounds, or both."""
+        text = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+        if self.family.media is None:
+            return text
+        return {self.family.media: batch.media, **(text if self.family.towers else {})}
+
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens it knows; none where it reads no text."""
+        return vocabulary_of(self.config)
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits of a language model from its hidden states, [..., vocabulary]."""
@@ -162,9 +181,7 @@ class Model:
     def logits(self, batch: Any) -> Tensor:
         """Logits for a batch: [batch, length, vocabulary], or [batch, classes]."""
         if self.task == "classification":
-            return self.module(
-                input_ids=batch.input_ids, attention_mask=batch.attention_mask
-            ).logits
+            return self.module(**self.given(batch)).logits
         return self.head(self.hidden(batch))
 
     def parameters_count(self) -> int:

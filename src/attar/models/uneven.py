@@ -29,6 +29,8 @@ QUERIES, NEURONS = ("hidden", "query"), ("hidden", "neurons")  # axes of what en
 def uneven(module: Any, facts: Sequence[ModuleFact]) -> set[str]:
     """The linears of blocks whose shape is not what the config says; both factors of one."""
     family = family_of(module.config.model_type)
+    if family.towers:  # nothing cuts their blocks
+        return set()
     long = widths(sizes_of(module.config, family))
     found: set[str] = set()
     for fact in facts:

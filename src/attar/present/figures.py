@@ -19,6 +19,7 @@ ORDER = (
     "cosine",
     "tokens_per_second",
     "texts_per_second",
+    "rows_per_second",
     "latency_p50",
     "latency_p95",
     "peak_memory",
@@ -29,7 +30,7 @@ ORDER = (
 )
 SHARES = frozenset({"agreement", "accuracy", "macro_f1"})
 LATENCIES = frozenset({"latency_p50", "latency_p95"})
-SPEEDS = frozenset({"tokens_per_second", "texts_per_second"})
+SPEEDS = frozenset({"tokens_per_second", "texts_per_second", "rows_per_second"})
 TIMED = SPEEDS | LATENCIES
 BYTES = frozenset({"peak_memory", "size"})
 HIGHER_IS_BETTER = SHARES | SPEEDS | {"cosine"}
@@ -161,7 +162,7 @@ def is_simulated(stages: Iterable[StageReport]) -> bool:
 def quality(report: Report) -> str | None:
     """The figure that says how good the model still is."""
     order = ["perplexity", "accuracy", "macro_f1", "agreement", "kl", "cosine"]
-    if report.task == "classification":
+    if report.task in ("classification", "contrastive"):
         order = ["accuracy", "macro_f1", "agreement", "kl", "perplexity"]
     return next((n for n in order if any(n in s.figures for s in report.stages)), None)
 

@@ -104,11 +104,25 @@ def locate(source: Source) -> Place:
             return Place(path, engine.name, total_size(path))
     files = resolve(ModelSource(path=source.path))
     if files.gguf is None:
+        _check_reads(files)
         return Place(files.folder, TORCH, files.size, files)
     engine = find(source.engine) if source.engine else _native(files.folder)
     if engine is not None and engine.name != TORCH and engine.installed():
         return Place(files.folder, engine.name, files.size, files)
     return Place(files.folder, TORCH, _FLOAT * files.size, files)
+
+
+def _check_reads(files: Any) -> None:
+    """Raise UserError where a model takes in images or sounds: what is asked here are texts."""
+    from attar.models.families import FAMILIES
+    from attar.models.source import read_config
+
+    family = FAMILIES.get(read_config(files)["model_type"])
+    if family is not None and family.media:
+        raise UserError(
+            f"the model in {files.folder} takes in images or sounds, and texts alone are served. "
+            "Load it in Python, with attar.load or with transformers"
+        )
 
 
 def _native(folder: Path) -> Engine | None:

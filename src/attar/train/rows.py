@@ -40,7 +40,8 @@ def stream_of(dataset: Dataset, model: Model, schedule: Training, ctx: Context) 
         ctx.seed,
         labels=model.labels or None,
     )
-    stream.check(model.config.vocab_size)
+    if model.vocabulary:
+        stream.check(model.vocabulary)
     return stream
 
 

@@ -8,6 +8,7 @@ import torch
 
 from attar.core.context import Context
 from attar.errors import UserError
+from attar.models.media import input_shape, settings_of
 from attar.models.model import Model
 
 _OTHER_WAYS = (
@@ -67,7 +68,10 @@ def _to_bf16(module: torch.nn.Module) -> None:
 def check_fits(teacher: Model, student: Model) -> None:
     """Raise UserError where teacher and student do not speak of the same tokens or classes."""
     check_task(teacher, student)
-    _check_vocabulary(teacher, student)
+    if student.family.media:
+        _check_media(teacher, student)
+    if student.vocabulary or teacher.vocabulary:
+        _check_vocabulary(teacher, student)
     _check_classes(teacher, student)
 
 
@@ -81,8 +85,8 @@ def check_task(teacher: Model, student: Model) -> None:
 
 
 def _check_vocabulary(teacher: Model, student: Model) -> None:
-    theirs, own = teacher.config.vocab_size, student.config.vocab_size
-    one, other = teacher.tokenizer, student.tokenizer
+    theirs, own = teacher.vocabulary, student.vocabulary
+    one, other = (getattr(m.tokenizer, "tokenizer", m.tokenizer) for m in (teacher, student))
     differ = "" if theirs == own else f"{theirs} and {own} tokens"
     if not differ and one is not None and other is not None:
         differ = "tokens of other numbers" if one.get_vocab() != other.get_vocab() else ""
@@ -90,6 +94,21 @@ def _check_vocabulary(teacher: Model, student: Model) -> None:
         raise UserError(
             f"teacher and student have different vocabularies ({differ}), so their predictions "
             f"cannot be compared position by position. {_OTHER_WAYS[student.task == 'causal-lm']}"
+        )
+
+
+def _check_media(teacher: Model, student: Model) -> None:
+    """Raise UserError where the two would make other numbers of an image or a sound."""
+    both = [settings_of(model.tokenizer) for model in (teacher, student)]
+    shapes = [input_shape(model.config) for model in (teacher, student)]
+    theirs, own = ({**found, "shape": shape} for found, shape in zip(both, shapes, strict=True))
+    differ = sorted(name for name in theirs | own if theirs.get(name) != own.get(name))
+    if differ:
+        name = differ[0]
+        raise UserError(
+            f"teacher and student take in files in different ways ({', '.join(differ)}; {name} is "
+            f"{theirs.get(name)} and {own.get(name)}), and each file is read once for both. Give "
+            "the student the teacher's preprocessor_config.json and input size"
         )
 
 

@@ -5,18 +5,19 @@ from __future__ import annotations
 from pydantic import Field
 
 from attar.core.context import Context
-from attar.core.step import DataRef, Step
+from attar.core.step import ANSWERING, DataRef, Step
 from attar.core.traits import FLOAT
 from attar.models.model import Model
 from attar.train.fit import fit
-from attar.train.losses import Objective, judge, plain
+from attar.train.losses import Objective
 from attar.train.rows import held_out_of, labeled, stream_of
 from attar.train.schedule import Training
 from attar.train.scoped import trained
+from attar.train.towers import Matching, Weights
 
 
 class Full(Training, Step, kind="adapt/full"):
-    """Fine-tuning on the task's own loss: next token, masked tokens, or class.
+    """Fine-tuning on the task's own loss: next token, masked tokens, class, or image and text.
 
     This is how a teacher is made for a task, and what distillation is compared with.
     """
@@ -24,6 +25,8 @@ class Full(Training, Step, kind="adapt/full"):
     needs = frozenset({FLOAT})
     whole = True
     shares = True
+    tasks = (*ANSWERING, "contrastive")
+    media = True
     promises = frozenset({"changed"})
 
     data: DataRef = Field("train", description="the dataset to train on")
@@ -34,9 +37,10 @@ class Full(Training, Step, kind="adapt/full"):
     def apply(self, model: Model, ctx: Context) -> Model:
         """Train, and leave the best state in the model."""
         dataset = labeled(self.data, model, ctx)
-        objective = Objective(model)
+        matches = model.task == "contrastive"
+        objective = Matching(model, Weights()) if matches else Objective(model)
         held = held_out_of(self.held_out, model, self, ctx)
-        evaluate = judge(objective, held, plain(1.0)) if held else None
+        evaluate = objective.score(held) if held else None
         with trained(model, self.scope):
             fit(model, objective, stream_of(dataset, model, self, ctx), self, ctx, evaluate)
         return model

@@ -128,6 +128,11 @@ class GuidedTraining(Training):
         for name in own.keys() & beside.keys():
             raise UserError(f"`also` holds {name}, which this step is already. Leave it out there")
         signals = {**own, **beside}
+        if signals and model.family.media:
+            raise UserError(
+                "signals compare what is made of each token, and images and sounds have none. "
+                "Leave out `also`"
+            )
         with (
             self.training(model, ctx),
             self.objective(model, ctx, signals, mix, stream) as objective,

@@ -43,6 +43,7 @@ class Logits(ByAddress, Answers, GuidedTraining, Step, kind="distill/logits"):
     needs = frozenset({FLOAT})
     whole = True
     shares = True
+    media = True
     promises = frozenset({"changed"})
     served = frozenset({"teacher"})
 
@@ -87,6 +88,11 @@ class Logits(ByAddress, Answers, GuidedTraining, Step, kind="distill/logits"):
 
     def apply(self, model: Model, ctx: Context) -> Model:
         """Train the student, and leave the best state in it."""
+        if self.cache is not None and model.family.media:
+            raise UserError(
+                "what a teacher says is kept by the tokens of a row, and images and sounds have "
+                "none. Leave out `cache`"
+            )
         if self.cache is not None and model.task != "classification":
             why = self._unkept(self.cache)
             if model.task == "masked-lm":
