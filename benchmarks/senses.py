@@ -46,7 +46,9 @@ def main() -> None:
             row["seconds"] = [d.report.stages[-1].seconds for d in (teacher, taught, alone)]
             rows = [r for r in rows if (r["part"], r["seed"]) != (part, seed)] + [row]
             print(json.dumps(row), flush=True)
-            RESULT.write_text(json.dumps({"environment": environment(), "rows": rows}, indent=1))
+            RESULT.write_text(
+                json.dumps({"environment": environment(), "rows": rows}, indent=1) + "\n"
+            )
 
 
 def clothes(teacher: str | None, seed: int) -> Any:
