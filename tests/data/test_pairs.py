@@ -31,7 +31,8 @@ def made(tokenizer: Any, seed: int = 0, batch: int = 4, length: int = 9, **rules
 
 
 def parts(batch: Batch) -> list[torch.Tensor]:
-    return [getattr(batch, field.name) for field in fields(batch)]
+    every = [getattr(batch, field.name) for field in fields(batch)]
+    return [part for part in every if part is not None]
 
 
 def words(batch: Batch, tokenizer: Any) -> list[tuple[list[int], list[int], int]]:
