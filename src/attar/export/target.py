@@ -12,12 +12,18 @@ from typing import ClassVar, Literal, cast
 from attar.core.grid import Grid
 from attar.core.rooms import Room
 from attar.errors import MissingPackage
-from attar.layers import DynamicLinear, QuantizedEmbedding, QuantizedLinear, StaticLinear
+from attar.layers import (
+    DynamicLinear,
+    QuantizedEmbedding,
+    QuantizedLinear,
+    StaticLinear,
+    TiedHead,
+)
 from attar.models import Model
 from attar.ops.rounding import Codes
 from attar.runtimes.torch import stored
 
-__all__ = ["TARGETS", "Inputs", "Quantized", "Target", "codes_of", "find", "quantized", "stored"]
+__all__ = ["TARGETS", "Inputs", "Quantized", "Target", "codes_of", "find", "quantized", "stored", "tied"]
 
 TARGETS = Room(
     "export",
@@ -77,6 +83,12 @@ def codes_of(model: Model, name: str) -> Codes:
     return cast("QuantizedLinear", model.module.get_submodule(name)).unpacked()
 
 
+def tied(name: str, model: Model) -> bool:
+    """Whether a head multiplies with this table."""
+    heads = (module for module in model.module.modules() if isinstance(module, TiedHead))
+    return any(head.table_name == name for head in heads)
+
+
 class Target(ABC):
     """A container that artifacts are exported to. One file under `export/`.
 
@@ -85,7 +97,7 @@ class Target(ABC):
     that reads it back and runs it. `grids` names the grids that it can hold, for refusals.
 
     A target never rounds: `export` has put what it cannot hold on a grid of `nearest` before, if
-    the user allowed that.
+    the user allowed that; with `positive`, on scales that are not below zero.
     """
 
     name: ClassVar[str]
@@ -93,6 +105,7 @@ class Target(ABC):
     modules: ClassVar[tuple[str, ...]] = ()
     engine: ClassVar[str]
     grids: ClassVar[tuple[str, ...]]
+    positive: ClassVar[bool] = False
 
     def require(self) -> None:
         """Raise MissingPackage, with the command that installs what it writes with."""
