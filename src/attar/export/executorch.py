@@ -84,11 +84,9 @@ def _per_row(item: Quantized) -> bool:
 
 def _context(model: Model) -> int:
     """How many tokens fit."""
-    most = int(model.config.max_position_embeddings)
     if model.task == "causal-lm":
-        return min(most, LONGEST)
-    padding = model.config.pad_token_id if model.config.model_type == "roberta" else None
-    return most if padding is None else most - padding - 1
+        return min(int(model.config.max_position_embeddings), LONGEST)
+    return encoder.context_of(model)
 
 
 def _lowered(program: torch.export.ExportedProgram) -> Any:

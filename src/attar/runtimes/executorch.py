@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 
 from attar.errors import ModelError
-from attar.runtimes._drawing import Following, LogitsDecoder, log_softmax
+from attar.runtimes._drawing import OneText
 from attar.runtimes.runtime import Decoder, Encoder, Engine, Floats, Ids, StoredCodes
 
 FILE, DESCRIBED = "model.pte", "program.json"
-_CHUNK = 128  # tokens that a decoder's program takes at once
 
 
 class ExecuTorch(Engine):
@@ -90,40 +89,20 @@ class _Program:
         return self._method.execute(given)[0].numpy()
 
 
-class EtDecoder(LogitsDecoder):
-    """A language model; its keys and values are in the program, those of one text at a time."""
+class EtDecoder(OneText):
+    """A language model, with the keys and values of one text at a time in the program."""
 
     engine = "executorch"
 
     def __init__(self, program: Any, context: int) -> None:
+        super().__init__(context)
         self._program: Any = program
-        self.context = context
-        self._text: object = None  # whose keys and values are there
 
     def close(self) -> None:
         self._program = None
 
-    def logprobs(self, ids: Sequence[int]) -> Floats:
-        self._text = None
-        return np.concatenate([log_softmax(part) for part in self._run(ids, 0)])
-
-    def begin(self, length: int) -> Following:
-        text, before = object(), list[int]()
-
-        def following(ids: Sequence[int]) -> Floats:
-            start = len(before)
-            before.extend(ids)
-            if self._text is not text:  # another was written since
-                self._text, start = text, 0
-            return list(self._run(before[start:], start))[-1][-1]
-
-        return following
-
-    def _run(self, ids: Sequence[int], start: int) -> Iterator[Floats]:
-        """Logits after these tokens, the first of them at `start`, chunk by chunk."""
-        for first in range(0, len(ids), _CHUNK):
-            part = np.array([ids[first : first + _CHUNK]], np.int64)
-            yield self._program(part, np.arange(part.shape[1]) + start + first)[0]
+    def run(self, ids: Sequence[int], start: int) -> Floats:
+        return self._program(np.array([ids], np.int64), np.arange(start, start + len(ids)))[0]
 
 
 class EtEncoder(Encoder):
@@ -186,4 +165,5 @@ def _tensor(file: Any, value: Any) -> Any:
         return None
     data = bytes(file.program.constant_buffer[value.data_buffer_idx].storage)
     dtype = {0: np.uint8, 1: np.int8, 6: np.float32}[int(value.scalar_type)]
-    return np.frombuffer(data, dtype).reshape(value.sizes)
+    count = int(np.prod(value.sizes))  # what follows fills up the last bytes
+    return np.frombuffer(data, dtype, count).reshape(value.sizes)
