@@ -44,21 +44,22 @@ class LiteRt(Engine):
 
         model = schema.Model.GetRootAs((folder / FILE).read_bytes(), 0)
         graph = model.Subgraphs(0)
+        tensors = [graph.Tensors(index) for index in range(graph.TensorsLength())]
+        data = {each.Name().decode(): model.Buffers(each.Buffer()).DataAsNumpy() for each in tensors}
         found: dict[str, StoredCodes] = {}
-        for index in range(graph.TensorsLength()):
-            tensor = graph.Tensors(index)
-            quantized = tensor.Quantization()
-            if quantized is not None and quantized.ScaleLength():
-                data = model.Buffers(tensor.Buffer()).DataAsNumpy()
-                four = tensor.Type() == schema.TensorType.INT4
-                found[tensor.Name().decode()] = _stored(tensor, quantized, data, four)
+        for tensor in tensors:
+            name, four = tensor.Name().decode(), tensor.Type() == schema.TensorType.INT4
+            if tensor.Quantization() is not None and tensor.Quantization().ScaleLength():
+                signs = data.get(f"{name}.signs")
+                found[name] = _stored(tensor, data[name], four, signs)
         return found
 
     def version(self) -> str:
         return f"ai-edge-litert {version('ai-edge-litert')}"
 
 
-def _stored(tensor: Any, quantized: Any, data: Any, four: bool) -> StoredCodes:
+def _stored(tensor: Any, data: Any, four: bool, signs: Any) -> StoredCodes:
+    quantized = tensor.Quantization()
     rows, width = (int(size) for size in tensor.ShapeAsNumpy())
     if four:
         codes = np.stack((data & 15, data >> 4), -1).reshape(-1)[: rows * width].astype(np.int16)
@@ -69,6 +70,8 @@ def _stored(tensor: Any, quantized: Any, data: Any, four: bool) -> StoredCodes:
     if np.any(zeros):
         raise ModelError(f"{tensor.Name().decode()} has zero points. Export it again")
     scales = quantized.ScaleAsNumpy().astype(np.float32).reshape(rows, 1)
+    if signs is not None:
+        scales *= signs.view(np.float32).reshape(rows, 1)
     return StoredCodes(codes.reshape(rows, width), scales, width)
 
 
@@ -98,16 +101,21 @@ class _Graph:
             self._interpreter.allocate_tensors()
             self._length = length
 
-    def tensor(self, index: int) -> Any:
-        """The numbers of a tensor where they are; not to be kept over a run."""
-        return self._interpreter.tensor(index)()
+    def zeros(self, name: str) -> Floats:
+        """What an input is at first."""
+        shape = self._interpreter.get_tensor(self.inputs[name]).shape
+        return np.zeros(shape, np.float32)
 
-    def run(self, **given: Any) -> Floats:
-        """The first output, with these inputs."""
+    def read(self, name: str) -> Floats:
+        """An output of the last run."""
+        return self._interpreter.get_tensor(self.outputs[name])
+
+    def run(self, given: Mapping[str, Any]) -> Floats:
+        """The logits, with these inputs."""
         for name, value in given.items():
-            self._interpreter.set_tensor(self.inputs[name], value.astype(np.int32))
+            self._interpreter.set_tensor(self.inputs[name], value)
         self._interpreter.invoke()
-        return self._interpreter.get_tensor(self.outputs["logits"])
+        return self.read("logits")
 
 
 class LiteRtDecoder(OneText):
@@ -126,21 +134,12 @@ class LiteRtDecoder(OneText):
     def run(self, ids: Sequence[int], start: int) -> Floats:
         graph, count = self._graph, len(ids)
         graph.sized({"input_ids": (1, count), "positions": (count,)})
-        for name in graph.inputs:
-            if name.startswith("past."):
-                view = graph.tensor(graph.inputs[name])
-                if start:
-                    np.copyto(view, self._past[name])
-                else:
-                    view.fill(0)
-        found = graph.run(input_ids=np.array([ids]), positions=np.arange(start, start + count))
-        for name in graph.inputs:
-            if name.startswith("past."):
-                present = graph.tensor(graph.outputs[name.replace("past.", "present.")])
-                if name in self._past:
-                    np.copyto(self._past[name], present)
-                else:
-                    self._past[name] = present.copy()
+        if not start:
+            self._past = {name: graph.zeros(name) for name in graph.inputs if "past." in name}
+        places = np.arange(start, start + count, dtype=np.int32)
+        given = {"input_ids": np.array([ids], np.int32), "positions": places}
+        found = graph.run({**given, **self._past})
+        self._past = {name: graph.read(name.replace("past.", "present.")) for name in self._past}
         return found[0]
 
 
@@ -160,5 +159,6 @@ class LiteRtEncoder(Encoder):
         for row, shown in zip(ids, mask, strict=True):
             shape = (1, len(row))
             self._graph.sized({"input_ids": shape, "attention_mask": shape})
-            found.append(self._graph.run(input_ids=row[None], attention_mask=shown[None]))
+            given = {"input_ids": row[None], "attention_mask": shown[None]}
+            found.append(self._graph.run({k: v.astype(np.int32) for k, v in given.items()}))
         return np.concatenate(found)

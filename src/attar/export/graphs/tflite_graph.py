@@ -46,9 +46,12 @@ class TfliteGraph(Graph[Value]):
     def embed(self, ids: Value, weights: Coded | Dense) -> Value:
         flat = self._shaped(ids, -1)
         table = self._matrix(weights)
-        found = self._op(
-            "EMBEDDING_LOOKUP", flat, table, shape=(-1, table.shape[1]), dtype="float32"
-        )
+        shape = (-1, table.shape[1])
+        found = self._op("EMBEDDING_LOOKUP", flat, table, shape=shape, dtype="float32")
+        signs = self._signs(weights)
+        if signs is not None:
+            column = self._shaped(signs, -1, 1)
+            found = self.times(found, self._gathered(column, flat))
         return self._shaped(found, 1, -1, table.shape[1])
 
     def _matrix(self, weights: Coded | Dense) -> Value:
@@ -56,7 +59,13 @@ class TfliteGraph(Graph[Value]):
             return self.file.array(weights.name, weights.weight)
         packed = "int4" if weights.bits == 4 else ""
         codes = weights.codes.astype(np.int8)
-        return self.file.array(weights.name, codes, weights.scales[:, 0], packed)
+        return self.file.array(weights.name, codes, np.abs(weights.scales[:, 0]), packed)
+
+    def _signs(self, weights: Coded | Dense) -> Value | None:
+        """Of the scales of rows, which the format wants positive; None where all are."""
+        if isinstance(weights, Dense) or (weights.scales > 0).all():
+            return None
+        return self.file.array(f"{weights.name}.signs", np.sign(weights.scales[:, 0]))
 
     def places(self, weights: Dense, padding: int | None) -> Value:
         other = -1 if padding is None else padding
@@ -89,17 +98,23 @@ class TfliteGraph(Graph[Value]):
         return found
 
     def multiply(self, x: Value, weights: Coded | Dense) -> Value:
-        matrix = self._matrix(weights)
-        inputs = [x, matrix]
-        if weights.bias is not None:
-            inputs.append(self.file.array(f"{weights.name}.bias", weights.bias))
+        found = self._linear(x, self._matrix(weights), isinstance(weights, Coded))
+        signs = self._signs(weights)
+        if signs is not None:
+            found = self.times(found, signs)
+        if weights.bias is None:
+            return found
+        return self.add(found, self.file.array(f"{weights.name}.bias", weights.bias))
+
+    def _linear(self, x: Value, matrix: Value, rounded: bool) -> Value:
+        shape = (*x.shape[:-1], matrix.shape[0])
         return self._op(
             "FULLY_CONNECTED",
-            *inputs,
-            shape=(*x.shape[:-1], matrix.shape[0]),
+            *(x, matrix),
+            shape=shape,
             options="FullyConnectedOptions",
             keepNumDims=True,
-            asymmetricQuantizeInputs=isinstance(weights, Coded),
+            asymmetricQuantizeInputs=rounded,
         )
 
     def add(self, x: Value, y: Value) -> Value:
@@ -227,8 +242,7 @@ class TfliteGraph(Graph[Value]):
         half = np.eye(size // 2, dtype=np.float32)
         none = np.zeros_like(half)
         turn = self.file.array(f"turn.{size}", np.block([[none, -half], [half, none]]))
-        kind = {"options": "FullyConnectedOptions", "keepNumDims": True}
-        turned = self._op("FULLY_CONNECTED", x, turn, shape=x.shape, **kind)
+        turned = self._linear(x, turn, rounded=False)
         return self.add(self.times(x, cosines), self.times(turned, sines))
 
     def _later(self, window: int | None) -> Value:
