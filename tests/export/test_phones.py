@@ -115,7 +115,11 @@ def test_all_floats_in_executorch(make: Any, tmp_path: Path) -> None:
     agrees("executorch", make(), tmp_path)
 
 
-GRIDS = [("int8-channel", "int8-channel"), ("int4-channel", "int4-channel"), ("int3-channel", "int3-channel")]
+GRIDS = [
+    ("int8-channel", "int8-channel"),
+    ("int4-channel", "int4-channel"),
+    ("int3-channel", "int3-channel"),
+]
 
 
 @pytest.mark.parametrize(("grid", "table"), GRIDS)

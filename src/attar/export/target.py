@@ -23,7 +23,17 @@ from attar.models import Model
 from attar.ops.rounding import Codes
 from attar.runtimes.torch import stored
 
-__all__ = ["TARGETS", "Inputs", "Quantized", "Target", "codes_of", "find", "quantized", "stored", "tied"]
+__all__ = [
+    "TARGETS",
+    "Inputs",
+    "Quantized",
+    "Target",
+    "codes_of",
+    "find",
+    "quantized",
+    "stored",
+    "tied",
+]
 
 TARGETS = Room(
     "export",

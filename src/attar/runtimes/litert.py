@@ -45,7 +45,9 @@ class LiteRt(Engine):
         model = schema.Model.GetRootAs((folder / FILE).read_bytes(), 0)
         graph = model.Subgraphs(0)
         tensors = [graph.Tensors(index) for index in range(graph.TensorsLength())]
-        data = {each.Name().decode(): model.Buffers(each.Buffer()).DataAsNumpy() for each in tensors}
+        data = {
+            each.Name().decode(): model.Buffers(each.Buffer()).DataAsNumpy() for each in tensors
+        }
         found: dict[str, StoredCodes] = {}
         for tensor in tensors:
             name, four = tensor.Name().decode(), tensor.Type() == schema.TensorType.INT4

@@ -65,9 +65,7 @@ class XnnpackGraph(TorchGraph):
     def _rounded(self, x: Node) -> Node:
         """Inputs in 8 bits, on scales that are found for each token as it comes."""
         quantized, eight = self._quantized, (-128, 127, torch.int8)
-        chosen = self.op(
-            quantized.choose_qparams_per_token_asymmetric.default, x, torch.int8
-        )
+        chosen = self.op(quantized.choose_qparams_per_token_asymmetric.default, x, torch.int8)
         scale, zero = (self.op(operator.getitem, chosen, index) for index in range(2))
         codes = self.op(quantized.quantize_per_token.default, x, scale, zero, *eight)
         back = quantized.dequantize_per_token.default
