@@ -74,7 +74,8 @@ class Executorch(Target):
         lowered = _lowered(graph.exported())
         with (folder / "model.pte").open("wb") as file:
             lowered.write_to_file(file)
-        described = {"task": model.task, "context": context, "codes": graph.notes}
+        described = {"task": model.task, "context": context, "at_once": graph.at_once}
+        described["codes"] = graph.notes
         (folder / "program.json").write_text(json.dumps(described, indent=1) + "\n", "utf-8")
 
 

@@ -1,4 +1,4 @@
-"""ONNX for browsers: a folder that a static page runs, with ONNX Runtime compiled to WebAssembly."""
+"""ONNX for browsers: a folder that a static page runs, ONNX Runtime there as WebAssembly."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ class ExecuTorch(Engine):
         method = _method(folder / FILE, threads)
         if described["task"] != "causal-lm":
             return EtEncoder(method)
-        return EtDecoder(method, int(described["context"]))
+        return EtDecoder(method, int(described["context"]), int(described["at_once"]))
 
     def read_back(self, folder: Path) -> Mapping[str, StoredCodes]:
         self.require()
@@ -94,8 +94,9 @@ class EtDecoder(OneText):
 
     engine = "executorch"
 
-    def __init__(self, program: Any, context: int) -> None:
+    def __init__(self, program: Any, context: int, at_once: int) -> None:
         super().__init__(context)
+        self.chunk = at_once
         self._program: Any = program
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""The operations in TensorFlow Lite's, as XNNPACK within LiteRT takes them: of one row of tokens."""
+"""The operations in LiteRT's own format, TensorFlow Lite's: of one row of tokens."""
 
 from __future__ import annotations
 

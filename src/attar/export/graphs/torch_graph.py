@@ -1,7 +1,8 @@
-"""The operations as ATen's, in a program that PyTorch's own exporters read: of one row of tokens."""
+"""The operations as ATen's, in a program that PyTorch exports: of one row of tokens."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from attar.models import Model
 
 Node = fx.Node
 _HIDDEN = -1e30  # added to the scores of keys that must not be seen
-CHUNK = 128  # tokens of a decoder's text that one call takes
+_AT_ONCE = 128  # tokens of a decoder's text
 
 
 class TorchGraph(Graph[Node]):
@@ -30,6 +31,8 @@ class TorchGraph(Graph[Node]):
     def __init__(self, model: Model, context: int) -> None:
         super().__init__(model)
         self.context = context
+        # tokens that one call takes
+        self.at_once = min(_AT_ONCE, context) if model.task == "causal-lm" else context
         self._root, self._graph = nn.Module(), fx.Graph()
         self._aten = torch.ops.aten
         self._ids = self._graph.placeholder("input_ids")
@@ -42,9 +45,8 @@ class TorchGraph(Graph[Node]):
     def exported(self) -> torch.export.ExportedProgram:
         """The program, whose length may vary."""
         module = fx.GraphModule(self._root, self._graph).eval()
-        longest = min(CHUNK, self.context) if self._decoder else self.context
-        length = torch.export.Dim("length", min=1, max=longest)
-        ids = torch.zeros(1, max(2, longest // 2), dtype=torch.long)
+        length = torch.export.Dim("length", min=1, max=self.at_once)
+        ids = torch.zeros(1, max(2, self.at_once // 2), dtype=torch.long)
         given = torch.arange(ids.shape[1]) if self._decoder else torch.ones_like(ids)
         shapes = ({1: length}, {0: length} if self._decoder else {1: length})
         with torch.no_grad():
@@ -75,13 +77,13 @@ class TorchGraph(Graph[Node]):
             return self.op(self._aten.embedding.default, table, ids)
         return self.embed_coded(ids, weights)
 
+    @abstractmethod
     def embed_coded(self, ids: Node, weights: Coded) -> Node:
         """Rows of a table on a grid."""
-        raise NotImplementedError
 
+    @abstractmethod
     def multiply_coded(self, x: Node, weights: Coded) -> Node:
         """A linear on a grid, its bias left out."""
-        raise NotImplementedError
 
     def places(self, weights: Dense, padding: int | None) -> Node:
         op, aten = self.op, self._aten

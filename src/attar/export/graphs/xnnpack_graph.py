@@ -24,8 +24,7 @@ class XnnpackGraph(TorchGraph):
     def __init__(self, model: Model, context: int) -> None:
         super().__init__(model, context)
         # what defines the operators of quantized programs
-        import executorch.exir.passes._quant_patterns_and_replacements
-        import torch.ao.quantization.fx._decomposed  # noqa: F401
+        import torch.ao.quantization.fx._decomposed
 
         self._quantized: Any = torch.ops.quantized_decomposed
 
