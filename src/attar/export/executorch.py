@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -92,9 +93,9 @@ def _context(model: Model) -> int:
 
 def _lowered(program: torch.export.ExportedProgram) -> Any:
     """The program with all that XNNPACK takes given to it."""
-    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-    from executorch.exir import ExecutorchBackendConfig, to_edge_transform_and_lower
-
+    exir: Any = import_module("executorch.exir")
+    xnnpack: Any = import_module("executorch.backends.xnnpack.partition.xnnpack_partitioner")
     logging.getLogger("executorch").setLevel(logging.ERROR)
-    lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
-    return lowered.to_executorch(ExecutorchBackendConfig(run_reinplace_pass=True))
+    partitioner = [xnnpack.XnnpackPartitioner()]
+    lowered = exir.to_edge_transform_and_lower(program, partitioner=partitioner)
+    return lowered.to_executorch(exir.ExecutorchBackendConfig(run_reinplace_pass=True))

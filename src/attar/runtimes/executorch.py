@@ -38,9 +38,8 @@ class ExecuTorch(Engine):
 
     def read_back(self, folder: Path) -> Mapping[str, StoredCodes]:
         self.require()
-        from executorch.exir._serialize._program import deserialize_pte_binary
-
-        file = deserialize_pte_binary((folder / FILE).read_bytes())
+        program: Any = import_module("executorch.exir._serialize._program")
+        file = program.deserialize_pte_binary((folder / FILE).read_bytes())
         found: dict[str, StoredCodes] = {}
         for note in _described(folder)["codes"]:
             codes = _looked_up(note, file) if note["kind"] == "look-up" else _linear(note, file)
@@ -64,12 +63,11 @@ def _described(folder: Path) -> dict[str, Any]:
 def _method(path: Path, threads: int | None) -> Any:
     import_module("executorch.kernels.quantized")  # registers kernels
     library: Any = import_module("executorch.extension.pybindings.portable_lib")
-    from executorch.runtime import Runtime
-
+    runtime: Any = import_module("executorch.runtime")
     if threads:
         library._unsafe_reset_threadpool(threads)
     try:
-        return _Program(Runtime.get().load_program(path))
+        return _Program(runtime.Runtime.get().load_program(path))
     except RuntimeError as error:
         said = str(error).strip().partition("\n")[0]
         raise ModelError(f"ExecuTorch cannot open {path}: {said}. Export it again") from None

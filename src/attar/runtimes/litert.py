@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -40,8 +41,7 @@ class LiteRt(Engine):
 
     def read_back(self, folder: Path) -> Mapping[str, StoredCodes]:
         self.require()
-        from ai_edge_litert import schema_py_generated as schema
-
+        schema: Any = import_module("ai_edge_litert.schema_py_generated")
         model = schema.Model.GetRootAs((folder / FILE).read_bytes(), 0)
         graph = model.Subgraphs(0)
         tensors = [graph.Tensors(index) for index in range(graph.TensorsLength())]
@@ -81,10 +81,9 @@ class _Graph:
     """An interpreter, told anew how long its row is where that changed."""
 
     def __init__(self, path: Path, threads: int | None) -> None:
-        from ai_edge_litert.interpreter import Interpreter
-
+        library: Any = import_module("ai_edge_litert.interpreter")
         try:
-            self._interpreter = Interpreter(str(path), num_threads=threads)
+            self._interpreter = library.Interpreter(str(path), num_threads=threads)
             inputs = self._interpreter.get_input_details()
             self.inputs = {each["name"]: each["index"] for each in inputs}
             outputs = self._interpreter.get_output_details()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,7 @@ class TfliteFile:
     """Tensors, operators, inputs and outputs, and at last one file."""
 
     def __init__(self) -> None:
-        from ai_edge_litert import schema_py_generated
-
-        self.schema: Any = schema_py_generated
+        self.schema: Any = import_module("ai_edge_litert.schema_py_generated")
         self._tensors: list[Any] = []
         self._buffers: list[Any] = [self.schema.BufferT()]  # the first is empty by agreement
         self._operators: list[Any] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import operator
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,11 @@ import torch
 from attar.export.graphs.torch_graph import Node, TorchGraph
 from attar.export.graphs.weights import Coded, Floats
 from attar.models import Model
+
+_DEFINED = (  # what defines the operators of quantized programs
+    "torch.ao.quantization.fx._decomposed",
+    "executorch.exir.passes._quant_patterns_and_replacements",
+)
 
 
 class XnnpackGraph(TorchGraph):
@@ -23,9 +29,8 @@ class XnnpackGraph(TorchGraph):
 
     def __init__(self, model: Model, context: int) -> None:
         super().__init__(model, context)
-        # what defines the operators of quantized programs
-        import torch.ao.quantization.fx._decomposed
-
+        for module in _DEFINED:
+            import_module(module)
         self._quantized: Any = torch.ops.quantized_decomposed
 
     def embed_coded(self, ids: Node, weights: Coded) -> Node:
