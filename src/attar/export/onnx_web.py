@@ -22,10 +22,11 @@ class OnnxWeb(Onnx):
     """What `onnx` writes, and index.html, its script, and page.json, which says how to feed it.
 
     ONNX Runtime and a reader of tokenizers are files of others, which the user puts beside it. The
-    file is verified and timed with ONNX Runtime itself.
+    file is verified with ONNX Runtime itself, whose speed says nothing of a browser's.
     """
 
     name = "onnx-web"
+    timed = False
 
     def problems(self, model: Model) -> Sequence[str]:
         found = [*super().problems(model)]

@@ -105,6 +105,7 @@ class Target(ABC):
     `name` is the file's name with hyphens, `extra` the extra of Attar that installs what it
     writes with, `modules` the Python modules that must be there, `engine` the name of the engine
     that reads it back and runs it. `grids` names the grids that it can hold, for refusals.
+    `timed`: whether that engine is where it will run, so that its speed here says something.
 
     A target never rounds: `export` has put what it cannot hold on a grid of `nearest` before, if
     the user allowed that; with `positive`, on scales that are not below zero.
@@ -116,6 +117,7 @@ class Target(ABC):
     engine: ClassVar[str]
     grids: ClassVar[tuple[str, ...]]
     positive: ClassVar[bool] = False
+    timed: ClassVar[bool] = True
 
     def require(self) -> None:
         """Raise MissingPackage, with the command that installs what it writes with."""
