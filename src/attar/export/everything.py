@@ -19,7 +19,7 @@ from attar.export.export import (
     exports_of,
     timed,
 )
-from attar.export.target import TARGETS
+from attar.export.target import TARGETS, find
 from attar.measure.machine import environment
 
 
@@ -76,6 +76,8 @@ def time_again(
     exports: list[Exported] = []
     skipped: dict[str, str] = {}
     for folder, record in exports_of(artifact, home).items():
+        if not find(record["target"]).timed:
+            continue
         record.setdefault("prompt", [list(range(10, 42))])
         say(f"timing {record['target']} in a fresh process")
         try:

@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from glob import escape
 from pathlib import Path
 from typing import Any
@@ -120,7 +120,8 @@ def write(
             record["not_run"] = str(absent)
         else:
             record["engine"] = engine.version()
-            _run(artifact, model, draft, wanted, record, say)
+            speed = wanted.speed and target.timed
+            _run(artifact, model, draft, replace(wanted, speed=speed), record, say)
         write_text(draft / RECORD, json.dumps(record, indent=1) + "\n")
         write_text(draft / "README.md", card(artifact, [record]))
     return Exported(target.name, folder, record)

@@ -66,7 +66,7 @@ class Onnx(Target):
 def _genai_config(model: Model) -> dict[str, Any]:
     """What onnxruntime-genai reads; it allots keys and values by it."""
     config, heads = model.config, decoder.heads_of_block(model, 0)
-    ends = _ends(model)
+    ends = ends_of(model)
     return {
         "model": {
             "type": "llama",  # how it is fed, whatever the family
@@ -104,7 +104,7 @@ def _genai_config(model: Model) -> dict[str, Any]:
     }
 
 
-def _ends(model: Model) -> list[int]:
+def ends_of(model: Model) -> list[int]:
     """The tokens that end an answer, by the generation config, the config and the tokenizer."""
     generation = getattr(model.module, "generation_config", None)
     found: list[int] = []

@@ -88,7 +88,7 @@ def round_again(model: Model, items: list[Quantized], target: Target) -> dict[st
             raise ExportError(_refusals([item], target, "is not held"))
         old: Any = model.module.get_submodule(item.name)
         weight = old.weight
-        codes = quantize(weight, fit_scales(weight, grid), grid)
+        codes = quantize(weight, fit_scales(weight, grid, positive=target.positive), grid)
         moved = dequantize(codes, grid) - weight
         if isinstance(old, QuantizedEmbedding):
             new = QuantizedEmbedding(item.rows, item.width, grid, old.dtype, old.factor)

@@ -12,12 +12,28 @@ from typing import ClassVar, Literal, cast
 from attar.core.grid import Grid
 from attar.core.rooms import Room
 from attar.errors import MissingPackage
-from attar.layers import DynamicLinear, QuantizedEmbedding, QuantizedLinear, StaticLinear
+from attar.layers import (
+    DynamicLinear,
+    QuantizedEmbedding,
+    QuantizedLinear,
+    StaticLinear,
+    TiedHead,
+)
 from attar.models import Model
 from attar.ops.rounding import Codes
 from attar.runtimes.torch import stored
 
-__all__ = ["TARGETS", "Inputs", "Quantized", "Target", "codes_of", "find", "quantized", "stored"]
+__all__ = [
+    "TARGETS",
+    "Inputs",
+    "Quantized",
+    "Target",
+    "codes_of",
+    "find",
+    "quantized",
+    "stored",
+    "tied",
+]
 
 TARGETS = Room(
     "export",
@@ -78,15 +94,22 @@ def codes_of(model: Model, name: str) -> Codes:
     return cast("QuantizedLinear", model.module.get_submodule(name)).unpacked()
 
 
+def tied(name: str, model: Model) -> bool:
+    """Whether a head multiplies with this table."""
+    heads = (module for module in model.module.modules() if isinstance(module, TiedHead))
+    return any(head.table_name == name for head in heads)
+
+
 class Target(ABC):
     """A container that artifacts are exported to. One file under `export/`.
 
     `name` is the file's name with hyphens, `extra` the extra of Attar that installs what it
     writes with, `modules` the Python modules that must be there, `engine` the name of the engine
     that reads it back and runs it. `grids` names the grids that it can hold, for refusals.
+    `timed`: whether that engine is where it will run, so that its speed here says something.
 
     A target never rounds: `export` has put what it cannot hold on a grid of `nearest` before, if
-    the user allowed that.
+    the user allowed that; with `positive`, on scales that are not below zero.
     """
 
     name: ClassVar[str]
@@ -94,6 +117,8 @@ class Target(ABC):
     modules: ClassVar[tuple[str, ...]] = ()
     engine: ClassVar[str]
     grids: ClassVar[tuple[str, ...]]
+    positive: ClassVar[bool] = False
+    timed: ClassVar[bool] = True
 
     def require(self) -> None:
         """Raise MissingPackage, with the command that installs what it writes with."""

@@ -92,14 +92,17 @@ def spread(values: Tensor, group: int, width: int) -> Tensor:
     return values.float().repeat_interleave(group, 1)[:, :width]
 
 
-def fit_scales(weight: Tensor, grid: Grid, importance: Tensor | None = None) -> Scales:
+def fit_scales(
+    weight: Tensor, grid: Grid, importance: Tensor | None = None, positive: bool = False
+) -> Scales:
     """Scales that make the rounded weights nearest to `weight`, group by group.
 
     Minimizes sum(importance * (weight - rounded)^2) over a fixed set of shrunken ranges (both
     signs of the scale where the levels are not the same on both sides of zero), then refits each
     scale, and minimum, to the codes by least squares.
 
-    weight: [rows, width], any float; importance: [width], not negative, or None for all alike.
+    weight: [rows, width], any float; importance: [width], not negative, or None for all alike;
+    positive: no scale is below zero, for engines that know none.
     """
     group = grid.group_for(weight.shape[1])
     if importance is None:
@@ -109,7 +112,8 @@ def fit_scales(weight: Tensor, grid: Grid, importance: Tensor | None = None) -> 
         weights[..., -1, weight.shape[1] % group :] = 0
     rows = max(1, _ELEMENTS // weight.shape[1])
     parts = [
-        _fit(_filled(part.float(), group), weights, grid) for part in weight.detach().split(rows)
+        _fit(_filled(part.float(), group), weights, grid, positive)
+        for part in weight.detach().split(rows)
     ]
     return Scales(
         torch.cat([part.scales for part in parts]),
@@ -126,7 +130,7 @@ def _filled(weight: Tensor, group: int) -> Tensor:
     return parts
 
 
-def _fit(weight: Tensor, importance: Tensor, grid: Grid) -> Scales:
+def _fit(weight: Tensor, importance: Tensor, grid: Grid, positive: bool) -> Scales:
     best = torch.full_like(weight[..., 0], torch.inf)
     none = torch.zeros_like(best)
     found = Scales(
@@ -135,6 +139,8 @@ def _fit(weight: Tensor, importance: Tensor, grid: Grid) -> Scales:
         none if grid.minimum else None,
     )
     for tried in _candidates(weight, grid):
+        if positive:
+            tried = Scales(tried.scales.abs(), tried.zeros, tried.minima)
         error = _error(weight, importance, tried, grid)
         better = error < best
         best, found = torch.where(better, error, best), _where(better, tried, found)

@@ -38,6 +38,40 @@ class LogitsDecoder(Decoder):
         return until(written, length - len(prompt), stop)
 
 
+class OneText(LogitsDecoder):
+    """A language model whose engine keeps the keys and values of one text at a time."""
+
+    chunk = 128  # tokens that are computed at once
+
+    def __init__(self, context: int) -> None:
+        self.context = context
+        self._text: object = None  # whose keys and values are there
+
+    @abstractmethod
+    def run(self, ids: Sequence[int], start: int) -> Floats:
+        """Logits after each of these tokens, the first of them at place `start` of its text."""
+
+    def logprobs(self, ids: Sequence[int]) -> Floats:
+        self._text = None
+        return np.concatenate([log_softmax(part) for part in self._parts(ids, 0)])
+
+    def begin(self, length: int) -> Following:
+        text, written = object(), list[int]()
+
+        def following(ids: Sequence[int]) -> Floats:
+            start = len(written)
+            written.extend(ids)
+            if self._text is not text:  # another was computed since
+                self._text, start = text, 0
+            return list(self._parts(written[start:], start))[-1][-1]
+
+        return following
+
+    def _parts(self, ids: Sequence[int], start: int) -> Iterator[Floats]:
+        for first in range(0, len(ids), self.chunk):
+            yield self.run(ids[first : first + self.chunk], start + first)
+
+
 def _written(
     following: Following, prompt: Sequence[int], sampling: Sampling, top: int
 ) -> Iterator[Token]:

@@ -53,6 +53,14 @@ def problems(model: Model) -> list[str]:
     return found
 
 
+def context_of(model: Model) -> int:
+    """How many tokens fit."""
+    most = int(model.config.max_position_embeddings)
+    if model.config.model_type != "roberta":
+        return most
+    return most - model.config.pad_token_id - 1  # positions begin after padding's
+
+
 def write_encoder(graph: Graph[V], model: Model) -> None:
     """Write an encoder with its head: token ids and their mask to answers."""
     x = _embedded(graph, model)

@@ -1,0 +1,53 @@
+"""LiteRT: one .tflite file for phones and browsers, run by TensorFlow's own runtime."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from attar.core.grid import Grid
+from attar.export.graphs import decoder, encoder
+from attar.export.target import Quantized, Target
+from attar.models import Model
+
+LONGEST = 1024  # tokens that a decoder keeps keys and values of
+
+
+class Litert(Target):
+    """`model.tflite`, one row of tokens at a time, and `program.json`, which says how to feed it.
+
+    Written as its format says, operator by operator, so no converter is needed. Linears on a grid
+    multiply inputs that the runtime rounds to 8 bits, token by token.
+    """
+
+    name = "litert"
+    extra = "litert"
+    modules = ("ai_edge_litert",)
+    engine = "litert"
+    grids = ("int2, int3, int4 and int8 with one scale a row",)
+
+    def problems(self, model: Model) -> Sequence[str]:
+        return (decoder if model.task == "causal-lm" else encoder).problems(model)
+
+    def holds(self, item: Quantized, model: Model) -> bool:
+        grid = item.grid
+        whole = grid.levels is None and grid.offset == "none" and item.inputs != "static"
+        return whole and grid.group_for(item.width) == item.width
+
+    def nearest(self, item: Quantized) -> Grid:
+        return Grid(bits=item.grid.bits)
+
+    def write(self, model: Model, folder: Path) -> None:
+        from attar.export.graphs.tflite_file import TfliteFile
+        from attar.export.graphs.tflite_graph import TfliteGraph
+
+        decodes = model.task == "causal-lm"
+        most = int(model.config.max_position_embeddings)
+        context = min(most, LONGEST) if decodes else encoder.context_of(model)
+        file = TfliteFile()
+        graph = TfliteGraph(model, file, context)
+        (decoder.write_decoder if decodes else encoder.write_encoder)(graph, model)
+        file.save(folder / "model.tflite")
+        described = {"task": model.task, "context": context}
+        (folder / "program.json").write_text(json.dumps(described, indent=1) + "\n", "utf-8")
