@@ -41,7 +41,7 @@ def test_it_runs_goes_on_and_is_reported(
     publish = making.publish
 
     def killed(store: Any, key: str, write: Any, facts: dict[str, Any], made: Any) -> None:
-        if facts["kind"] == "heal/lora":
+        if facts["kind"] == "heal/scales":
             raise KeyboardInterrupt
         publish(store, key, write, facts, made)
 
@@ -53,7 +53,7 @@ def test_it_runs_goes_on_and_is_reported(
     stages = {stage.id: stage for stage in run.report.stages}
     assert list(stages) == ["original", "written", "sparse", "logits", "rtn", "auto"]
     assert [stage.cached for stage in stages.values()][1:] == [True, True, True, True, False]
-    assert stages["auto"].kind == "heal/lora"
+    assert stages["auto"].kind == "heal/scales"
     assert stages["logits"].notes["teacher"]["rows asked"] > 0
     assert stages["written"].figures.keys() <= {"rows", "kept"}
     for name in ("sparse", "logits", "rtn", "auto"):

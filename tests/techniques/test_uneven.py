@@ -69,7 +69,7 @@ def refusals(*steps: dict[str, Any], model: Model) -> list[str]:
     )
 
     class Inputs:
-        task = model.task
+        task, config = model.task, model.config
 
     facts = model.facts()
     traits = traits_of(model.module, facts)
