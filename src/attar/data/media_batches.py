@@ -158,7 +158,8 @@ def read_sound(path: Path, rate: int, look: bool = False) -> NDArray[np.float32]
 def _samples(raw: bytes, width: int) -> NDArray[np.float32]:
     """Integers of 1 (unsigned), 2, 3 or 4 bytes as numbers between -1 and 1."""
     if width == 1:
-        return (np.frombuffer(raw, np.uint8).astype(np.float32) - 128) / np.float32(128)
+        unsigned = np.frombuffer(raw, np.uint8).astype(np.float32)
+        return ((unsigned - 128) / 128).astype(np.float32)
     if width == 3:  # beneath the sign's byte an empty one, as four bytes
         wide = np.zeros((len(raw) // 3, 4), np.uint8)
         wide[:, 1:] = np.frombuffer(raw, np.uint8).reshape(-1, 3)
