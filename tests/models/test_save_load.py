@@ -14,7 +14,8 @@ from attar.core.keys import FileHashes
 from attar.core.recipe import ModelSource
 from attar.layers import QuantizedEmbedding, TiedHead
 from attar.models import load, resolve, save, skeleton
-from attar.models.load import config_of
+from attar.models.load import config_of, load_tokenizer
+from attar.models.source import Files
 from tiny_models import LABELS, PAIRS, batch, logits, press, tiny
 
 every = pytest.mark.parametrize(("family", "task"), PAIRS)
@@ -162,3 +163,11 @@ def test_all_that_changes_what_is_read_is_in_a_models_key(tmp_path: Path) -> Non
             (folder / name).write_text(text)
             seen.append(resolve(ModelSource(path=str(folder))).content(hashes))
     assert len(set(seen)) == 7
+
+
+def test_a_tokenizer_is_read_where_no_config_is(tmp_path) -> None:
+    model = tiny("llama")
+    model.tokenizer.save_pretrained(tmp_path)  # as an export for another engine lies there
+    assert not (tmp_path / "config.json").exists()
+    found = load_tokenizer(Files(tmp_path))
+    assert found.get_vocab() == model.tokenizer.get_vocab()

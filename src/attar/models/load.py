@@ -173,7 +173,9 @@ def load(
 
 def load_tokenizer(files: Files, trust: bool = False) -> Any:
     """The tokenizer of a model's files, or the processor where the model sees or hears."""
-    family = None if files.gguf else FAMILIES.get(read_config(files)["model_type"])
+    family = None
+    if files.gguf is None and (files.folder / "config.json").is_file():  # exports may have none
+        family = FAMILIES.get(read_config(files)["model_type"])
     if family is not None and family.media:
         with quiet(files):
             return load_processor(files, family)
