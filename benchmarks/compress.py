@@ -156,10 +156,8 @@ def compare(case: str, kept: Kept) -> None:
     What no peer has, and what was healed, is held against the best of all; what was healed also
     against what it was before: the share of the divergence that is gone.
     """
-    methods, judge = (
-        CASES[case].methods,
-        "kl" if CASES[case].subject.task == DECODER.task else "distance",
-    )
+    methods = CASES[case].methods
+    judge = "kl" if CASES[case].subject.task == DECODER.task else "distance"
     rows = {name: row for (where, name), row in kept.rows.items() if where == case}
     own = {name: row for name, row in rows.items() if methods[name].package == SELF}
     peers = sorted(rows.keys() - own.keys(), key=lambda name: rows[name][judge])

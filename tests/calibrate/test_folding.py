@@ -9,7 +9,8 @@ import torch
 
 from attar.calibrate.folding import Fold, Folds
 from attar.calibrate.rows import calibration
-from attar.calibrate.walk import BlockView, walk
+from attar.calibrate.view import BlockView
+from attar.calibrate.walk import walk
 from attar.core import registry
 from attar.core.context import Context
 from attar.core.scope import Scope

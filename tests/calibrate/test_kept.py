@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from attar.calibrate.kept import KeptBlocks
-from attar.calibrate.walk import BlockView
+from attar.calibrate.view import BlockView
 from attar.core import registry
 from attar.core.context import Context
 from attar.data.example import Dataset, Example

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from attar.calibrate.rows import calibration
-from attar.calibrate.walk import BlockView, walk
+from attar.calibrate.view import BlockView
+from attar.calibrate.walk import walk
 from attar.core.context import Context
 from attar.core.registry import find
 from attar.core.scope import Scope

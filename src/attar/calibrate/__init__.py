@@ -1,5 +1,6 @@
 """Visiting the blocks of a model in order, with the inputs that each one gets."""
 
-from attar.calibrate.walk import BlockView, walk
+from attar.calibrate.view import BlockView
+from attar.calibrate.walk import walk
 
 __all__ = ["BlockView", "walk"]

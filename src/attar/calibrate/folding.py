@@ -14,7 +14,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from attar.calibrate.walk import BlockView
+from attar.calibrate.view import BlockView
 from attar.core.scope import Heads, ModuleFact
 from attar.layers import QuantizedLinear
 from attar.models.model import inference, set_weight, weight_of

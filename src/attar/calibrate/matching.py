@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_map
 
 from attar.calibrate.calls import Call
 from attar.calibrate.rows import Calibrated, calibration
-from attar.calibrate.walk import BlockView
+from attar.calibrate.view import BlockView
 from attar.core.context import Context
 from attar.core.keys import seed_of
 from attar.data.batches import Batch

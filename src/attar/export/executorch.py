@@ -16,6 +16,7 @@ from attar.export.graphs import decoder, encoder
 from attar.export.target import Quantized, Target, tied
 from attar.models import Model
 from attar.ops.rounding import Codes
+from attar.runtimes._program import DESCRIBED
 
 LONGEST = 1024  # tokens that a decoder keeps keys and values of
 
@@ -77,7 +78,7 @@ class Executorch(Target):
             lowered.write_to_file(file)
         described = {"task": model.task, "context": context, "at_once": graph.at_once}
         described["codes"] = graph.notes
-        (folder / "program.json").write_text(json.dumps(described, indent=1) + "\n", "utf-8")
+        (folder / DESCRIBED).write_text(json.dumps(described, indent=1) + "\n", "utf-8")
 
 
 def _per_row(item: Quantized) -> bool:

@@ -10,6 +10,7 @@ from attar.core.grid import Grid
 from attar.export.graphs import decoder, encoder
 from attar.export.target import Quantized, Target
 from attar.models import Model
+from attar.runtimes._program import DESCRIBED
 
 LONGEST = 1024  # tokens that a decoder keeps keys and values of
 
@@ -50,4 +51,4 @@ class Litert(Target):
         (decoder.write_decoder if decodes else encoder.write_encoder)(graph, model)
         file.save(folder / "model.tflite")
         described = {"task": model.task, "context": context}
-        (folder / "program.json").write_text(json.dumps(described, indent=1) + "\n", "utf-8")
+        (folder / DESCRIBED).write_text(json.dumps(described, indent=1) + "\n", "utf-8")

@@ -113,7 +113,8 @@ class _Work:
             device=self.labels.device,
         )
         head = self.student.head
-        through = _Linear(head) if isinstance(head, nn.Linear) else _Any(head)
+        given = weights, grads[1:]
+        through = _Linear(head, *given) if isinstance(head, nn.Linear) else _Any(head, *given)
         for start in range(0, len(self.labels), self.chunk):
             part = slice(start, start + self.chunk)
             hidden = self.student.hidden[part].detach()
@@ -123,7 +124,7 @@ class _Work:
             sums += _over_rows(own, theirs, self.labels[part], self.mix, bool(grads))
             del theirs
             if grads:
-                grads[0][part] = through.back(logits, hidden, own, weights, grads[1:])
+                grads[0][part] = through.back(logits, hidden, own)
             del logits, own
         return sums
 
@@ -131,8 +132,10 @@ class _Work:
 class _Any:
     """A head of which nothing is known, through autograd."""
 
-    def __init__(self, head: Callable[[Tensor], Tensor]) -> None:
-        self.head = head
+    def __init__(
+        self, head: Callable[[Tensor], Tensor], weights: Sequence[Tensor], sums: Sequence[Tensor]
+    ) -> None:
+        self.head, self.weights, self.sums = head, weights, sums
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[n, width] -> [n, classes]."""
@@ -144,17 +147,10 @@ class _Any:
         # The head may have kept them, or given the states back.
         return logits.detach().clone() if logits.requires_grad else logits
 
-    def back(
-        self,
-        logits: Tensor,
-        hidden: Tensor,
-        slope: Tensor,
-        weights: Sequence[Tensor],
-        sums: Sequence[Tensor],
-    ) -> Tensor:
-        """The slope in `hidden` from that in the logits; those in the weights go into `sums`."""
-        found = torch.autograd.grad(logits, (hidden, *weights), slope, materialize_grads=True)
-        for total, more in zip(sums, found[1:], strict=True):
+    def back(self, logits: Tensor, hidden: Tensor, slope: Tensor) -> Tensor:
+        """The slope in `hidden` from that in the logits; those in the weights are summed."""
+        found = torch.autograd.grad(logits, (hidden, *self.weights), slope, materialize_grads=True)
+        for total, more in zip(self.sums, found[1:], strict=True):
             total += more
         return found[0]
 
@@ -162,9 +158,13 @@ class _Any:
 class _Linear:
     """A linear head, some of its classes at a time: nothing of its size is cast, or made to add."""
 
-    def __init__(self, head: nn.Linear) -> None:
+    def __init__(self, head: nn.Linear, weights: Sequence[Tensor], sums: Sequence[Tensor]) -> None:
         self.head = head
         self.bias: Tensor | None = head.bias
+        into = {
+            id(weight): total for weight, total in zip(weights, sums, strict=False)
+        }  # no sums: no slopes
+        self.by_weight, self.by_bias = into.get(id(head.weight)), into.get(id(self.bias))
         classes, width = head.weight.shape
         step = max(1, _SLICE // width) if head.weight.device.type == "cpu" else classes
         self.slices = [slice(start, start + step) for start in range(0, classes, step)]
@@ -182,25 +182,16 @@ class _Linear:
         """The same, free to be written over."""
         return logits
 
-    def back(
-        self,
-        logits: Tensor,
-        hidden: Tensor,
-        slope: Tensor,
-        weights: Sequence[Tensor],
-        sums: Sequence[Tensor],
-    ) -> Tensor:
-        """The slope in `hidden` from that in the logits; those in the weights go into `sums`."""
-        into = {id(weight): total for weight, total in zip(weights, sums, strict=True)}
-        by_weight, by_bias = into.get(id(self.head.weight)), into.get(id(self.bias))
+    def back(self, logits: Tensor, hidden: Tensor, slope: Tensor) -> Tensor:
+        """The slope in `hidden` from that in the logits; those in the weights are summed."""
         pulled = torch.zeros_like(hidden, dtype=torch.promote_types(hidden.dtype, torch.float32))
         states = hidden.detach().to(slope.dtype)
         for part in self.slices:
             pulled += slope[:, part] @ self.head.weight.detach()[part].to(slope.dtype)
-            if by_weight is not None:
-                by_weight[part] += slope[:, part].t() @ states
-        if by_bias is not None:
-            by_bias += slope.sum(0, dtype=by_bias.dtype)
+            if self.by_weight is not None:
+                self.by_weight[part] += slope[:, part].t() @ states
+        if self.by_bias is not None:
+            self.by_bias += slope.sum(0, dtype=self.by_bias.dtype)
         return pulled
 
 

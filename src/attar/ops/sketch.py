@@ -18,14 +18,12 @@ import torch
 from torch import Tensor
 
 from attar.ops.divergence import Divergence, Found, log_probabilities, measured
+from attar.ops.words import STEP, coded, entries_of, levels_of, words_of
 
 KNOTS = (0.5, 1.0, 2.0)  # powers of the probabilities at which the odds of the rest are kept
 COLDEST = 1 / KNOTS[-1]  # temperature, below which nothing is known of the rest
-_STEP = 1 / 512  # of 16-bit numbers, which so reach from -64 to 64
 _LEAST = -60.0  # log odds of a rest that is not there
 _RAREST = 1e-12  # the least probability: no rarer class is told from another
-_SHORT, _LONG = 3, 4  # bytes of a word
-_WIDEST = 18  # bits of a class in a short word: 6 are left for the code
 
 Packed = dict[str, Tensor]  # words: uint8 [positions, bytes]; numbers: int16 [positions, some]
 
@@ -121,20 +119,20 @@ class Top:
         four times that with 2^18.
         """
         below = (self.logs[:, :1] - self.logs).clamp(0, -_LEAST)
-        spread = _coded(below[:, -1:])
-        unit = spread.double().mul(_STEP).clamp_min(_STEP)
-        levels = _levels(self.ids.shape[-1] + self.others)
+        spread = coded(below[:, -1:])
+        unit = spread.double().mul(STEP).clamp_min(STEP)
+        levels = levels_of(self.ids.shape[-1] + self.others)
         codes = (below.double() / unit).clamp(0, 1).sqrt().mul(levels).round().long()
-        words = _words(self.ids, codes, self.ids.shape[-1] + self.others)
-        return {"words": words, "numbers": torch.cat([spread, _coded(self.odds)], -1)}
+        words = words_of(self.ids, codes, self.ids.shape[-1] + self.others)
+        return {"words": words, "numbers": torch.cat([spread, coded(self.odds)], -1)}
 
     @classmethod
     def unpacked(cls, packed: Packed, classes: int) -> Top:
         """The sketch of so many classes that was packed."""
-        ids, codes = _entries(packed["words"], classes)
-        numbers = packed["numbers"].float() * _STEP
-        shares = codes.float() / _levels(classes)
-        logs = -numbers[:, :1].clamp_min(_STEP) * shares.square()
+        ids, codes = entries_of(packed["words"], classes)
+        numbers = packed["numbers"].float() * STEP
+        shares = codes.float() / levels_of(classes)
+        logs = -numbers[:, :1].clamp_min(STEP) * shares.square()
         return cls(ids, logs, numbers[:, 1:], classes - ids.shape[-1])
 
 
@@ -181,14 +179,14 @@ class Sample:
         ids = torch.searchsorted(chances, places, right=True).clamp_(max=own.shape[-1] - 1)
         weights = mass.gather(-1, ids).double().maximum(threshold)
         least, most = weights.aminmax(dim=-1, keepdim=True)
-        spread = _coded((most / least).log())
-        codes = _by_chance(weights / most, _least(spread), _levels(own.shape[-1]), starts)
+        spread = coded((most / least).log())
+        codes = _by_chance(weights / most, _least(spread), levels_of(own.shape[-1]), starts)
         return cls(ids, codes, spread, entropy, own.shape[-1])
 
     @property
     def weights(self) -> Tensor:
         """What each entry stands for, in sum 1: [positions, entries]."""
-        share, least = self.codes.double() / _levels(self.classes), _least(self.spread)
+        share, least = self.codes.double() / levels_of(self.classes), _least(self.spread)
         weights = least + (1 - least) * share.square()
         return (weights / weights.sum(-1, keepdim=True)).float()
 
@@ -214,15 +212,15 @@ class Sample:
 
     def packed(self) -> Packed:
         """As bytes."""
-        numbers = torch.cat([_coded(self.entropy.unsqueeze(-1)), self.spread], -1)
-        return {"words": _words(self.ids, self.codes, self.classes), "numbers": numbers}
+        numbers = torch.cat([coded(self.entropy.unsqueeze(-1)), self.spread], -1)
+        return {"words": words_of(self.ids, self.codes, self.classes), "numbers": numbers}
 
     @classmethod
     def unpacked(cls, packed: Packed, classes: int) -> Sample:
         """The sample of so many classes that was packed."""
-        ids, codes = _entries(packed["words"], classes)
+        ids, codes = entries_of(packed["words"], classes)
         numbers = packed["numbers"]
-        return cls(ids, codes, numbers[:, 1:], numbers[:, 0].float() * _STEP, classes)
+        return cls(ids, codes, numbers[:, 1:], numbers[:, 0].float() * STEP, classes)
 
 
 def _threshold(mass: Tensor, entries: int) -> Tensor:
@@ -239,7 +237,7 @@ def _threshold(mass: Tensor, entries: int) -> Tensor:
 
 def _least(spread: Tensor) -> Tensor:
     """The least weight over the highest: float64."""
-    return spread.double().mul(-_STEP).exp()
+    return spread.double().mul(-STEP).exp()
 
 
 def _by_chance(weights: Tensor, least: Tensor, levels: int, starts: Tensor) -> Tensor:
@@ -279,32 +277,3 @@ def _toward_best(student: Tensor, best: Tensor, slope: bool) -> Found:
     if not slope:
         return Found(each, None)
     return Found(each, own.exp_().scatter_add_(-1, where, -torch.ones_like(where, dtype=own.dtype)))
-
-
-def _coded(values: Tensor) -> Tensor:
-    return (values / _STEP).round().clamp(-(2**15) + 1, 2**15 - 1).to(torch.int16)
-
-
-def _bits(classes: int) -> tuple[int, int]:
-    """Bits of a class, and bytes of a word."""
-    bits = max(1, (classes - 1).bit_length())
-    return bits, _SHORT if bits <= _WIDEST else _LONG
-
-
-def _levels(classes: int) -> int:
-    bits, size = _bits(classes)
-    return 2 ** (8 * size - bits) - 1
-
-
-def _words(ids: Tensor, codes: Tensor, classes: int) -> Tensor:
-    bits, size = _bits(classes)
-    word = codes << bits | ids
-    parts = [(word >> (8 * place)) & 255 for place in range(size)]
-    return torch.stack(parts, -1).flatten(1).to(torch.uint8)
-
-
-def _entries(words: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-    bits, size = _bits(classes)
-    parts = words.view(len(words), -1, size).long()
-    word = sum((parts[..., place] << (8 * place) for place in range(size)), parts.new_zeros(()))
-    return word & ((1 << bits) - 1), word >> bits

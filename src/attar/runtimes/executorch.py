@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from importlib.metadata import version
@@ -13,9 +12,10 @@ import numpy as np
 
 from attar.errors import ModelError
 from attar.runtimes._drawing import OneText
+from attar.runtimes._program import DESCRIBED, described
 from attar.runtimes.runtime import Decoder, Encoder, Engine, Floats, Ids, StoredCodes
 
-FILE, DESCRIBED = "model.pte", "program.json"
+FILE = "model.pte"
 
 
 class ExecuTorch(Engine):
@@ -30,18 +30,18 @@ class ExecuTorch(Engine):
 
     def open(self, folder: Path, threads: int | None = None) -> Decoder | Encoder:
         self.require()
-        described = _described(folder)
+        known = described(folder)
         method = _method(folder / FILE, threads)
-        if described["task"] != "causal-lm":
+        if known["task"] != "causal-lm":
             return EtEncoder(method)
-        return EtDecoder(method, int(described["context"]), int(described["at_once"]))
+        return EtDecoder(method, int(known["context"]), int(known["at_once"]))
 
     def read_back(self, folder: Path) -> Mapping[str, StoredCodes]:
         self.require()
         program: Any = import_module("executorch.exir._serialize._program")
         file = program.deserialize_pte_binary((folder / FILE).read_bytes())
         found: dict[str, StoredCodes] = {}
-        for note in _described(folder)["codes"]:
+        for note in described(folder)["codes"]:
             codes = _looked_up(note, file) if note["kind"] == "look-up" else _linear(note, file)
             name = note["name"]
             if name in found and codes.difference(found[name]):
@@ -51,13 +51,6 @@ class ExecuTorch(Engine):
 
     def version(self) -> str:
         return f"executorch {version('executorch')}"
-
-
-def _described(folder: Path) -> dict[str, Any]:
-    try:
-        return json.loads((folder / DESCRIBED).read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{folder / DESCRIBED} cannot be read ({error}). Export again") from None
 
 
 def _method(path: Path, threads: int | None) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from importlib.metadata import version
@@ -13,9 +12,10 @@ import numpy as np
 
 from attar.errors import ModelError
 from attar.runtimes._drawing import OneText
+from attar.runtimes._program import DESCRIBED, described
 from attar.runtimes.runtime import Decoder, Encoder, Engine, Floats, Ids, StoredCodes
 
-FILE, DESCRIBED = "model.tflite", "program.json"
+FILE = "model.tflite"
 
 
 class LiteRt(Engine):
@@ -30,14 +30,11 @@ class LiteRt(Engine):
 
     def open(self, folder: Path, threads: int | None = None) -> Decoder | Encoder:
         self.require()
-        try:
-            described = json.loads((folder / DESCRIBED).read_text("utf-8"))
-        except (OSError, ValueError) as error:
-            raise ModelError(f"{folder / DESCRIBED} cannot be read ({error})") from None
+        known = described(folder)
         graph = _Graph(folder / FILE, threads)
-        if described["task"] != "causal-lm":
+        if known["task"] != "causal-lm":
             return LiteRtEncoder(graph)
-        return LiteRtDecoder(graph, int(described["context"]))
+        return LiteRtDecoder(graph, int(known["context"]))
 
     def read_back(self, folder: Path) -> Mapping[str, StoredCodes]:
         self.require()

@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from attar.calibrate.install import install_factors
-from attar.calibrate.walk import BlockView, tell_errors, walk
+from attar.calibrate.view import BlockView
+from attar.calibrate.walk import tell_errors, walk
 from attar.core.context import Context
 from attar.core.scope import ModuleFact, Scope
 from attar.data.batches import Batch

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from attar.calibrate.gradients import answer_sensitivity
 from attar.calibrate.rows import Calibrated, calibration
-from attar.calibrate.walk import BlockView, walk
+from attar.calibrate.view import BlockView
+from attar.calibrate.walk import walk
 from attar.core.context import Context
 from attar.core.scope import ModuleFact
 from attar.core.step import Step

@@ -9,7 +9,8 @@ from pydantic import Field
 
 from attar.calibrate.install import install_parts
 from attar.calibrate.rows import Calibrated, calibration
-from attar.calibrate.walk import BlockView, tell_errors, walk
+from attar.calibrate.view import BlockView
+from attar.calibrate.walk import tell_errors, walk
 from attar.core.context import Context
 from attar.core.grid import Grid, GridName
 from attar.core.scope import ModuleFact, Scope

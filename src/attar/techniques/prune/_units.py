@@ -11,7 +11,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from attar.calibrate.rows import Calibrated, calibration
-from attar.calibrate.walk import BlockView, tell_errors, walk
+from attar.calibrate.view import BlockView
+from attar.calibrate.walk import tell_errors, walk
 from attar.core.context import Context
 from attar.core.scope import ModuleFact, Scope
 from attar.core.step import Step

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pydantic import Field
 
 from attar.calibrate.rows import Calibrated, calibration
-from attar.calibrate.walk import BlockView, walk
+from attar.calibrate.view import BlockView
+from attar.calibrate.walk import walk
 from attar.core.context import Context
 from attar.core.scope import Scope
 from attar.core.step import Step

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from attar.calibrate.install import install_linear, quantize_embeddings
-from attar.calibrate.walk import BlockView
+from attar.calibrate.view import BlockView
 from attar.core.context import Context
 from attar.core.grid import Grid, GridName
 from attar.core.scope import Scope

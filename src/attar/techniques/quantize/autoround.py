@@ -15,7 +15,8 @@ from attar.calibrate.matching import (
     match,
     tell_matched,
 )
-from attar.calibrate.walk import BlockView, walk
+from attar.calibrate.view import BlockView
+from attar.calibrate.walk import walk
 from attar.core.context import Context
 from attar.core.grid import Grid, GridName
 from attar.core.scope import Scope

@@ -8,7 +8,8 @@ from torch import Tensor
 from attar.calibrate.folding import Folds, fold_all
 from attar.calibrate.install import install_linear
 from attar.calibrate.rows import Calibrated, calibration
-from attar.calibrate.walk import BlockView, tell_errors, walk
+from attar.calibrate.view import BlockView
+from attar.calibrate.walk import tell_errors, walk
 from attar.core.context import Context
 from attar.core.grid import Grid, GridName
 from attar.core.scope import Scope

@@ -6,7 +6,8 @@ from pydantic import Field
 
 from attar.calibrate.folding import Folds, fold_all
 from attar.calibrate.rows import Calibrated, calibration
-from attar.calibrate.walk import BlockView, walk
+from attar.calibrate.view import BlockView
+from attar.calibrate.walk import walk
 from attar.core.context import Context
 from attar.core.grid import Grid, IntegerGridName
 from attar.core.scope import Scope
