@@ -51,6 +51,12 @@ def test_generated_pages_are_fresh(generate: dict[str, Any]):
     assert generate["stale"](generate["pages"]()) == [], "run `make docs`"
 
 
+def test_tables_say_what_was_measured():
+    tables = runpy.run_path(str(ROOT / "docs" / "tables.py"))
+    page = tables["PAGE"].read_text("utf-8")
+    assert tables["written"](page) == page, "run `make docs`"
+
+
 @pytest.mark.parametrize(
     ("default", "written"),
     [
