@@ -12,8 +12,8 @@ import torch
 from attar.export.target import stored
 from attar.models import save
 from attar.runtimes import engine_of, find
-from attar.runtimes._drawing import until
 from attar.runtimes._sampling import likeliest, log_softmax
+from attar.runtimes._writing import until
 from attar.runtimes.runtime import Sampling, StoredCodes, Token
 from attar.runtimes.torch import TorchDecoder
 from tiny_models import press, tiny

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from attar.errors import ModelError
-from attar.runtimes._drawing import Following, LogitsDecoder
 from attar.runtimes._sampling import log_softmax
+from attar.runtimes._writing import Following, LogitsDecoder
 from attar.runtimes.onnxruntime import OnnxRuntime, context_of
 from attar.runtimes.runtime import Decoder, Engine, Floats, StoredCodes
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from attar.errors import ModelError
-from attar.runtimes._drawing import OneText
 from attar.runtimes._program import DESCRIBED, described
+from attar.runtimes._writing import OneText
 from attar.runtimes.runtime import Decoder, Encoder, Engine, Floats, Ids, StoredCodes
 
 FILE = "model.tflite"

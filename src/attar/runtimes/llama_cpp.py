@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from attar.errors import AttarError, ModelError
-from attar.runtimes._drawing import until
 from attar.runtimes._gguf import gguf_of, header_numbers, read_gguf
+from attar.runtimes._writing import until
 from attar.runtimes.runtime import GREEDY, Decoder, Engine, Floats, Sampling, StoredCodes, Token
 
 CONTEXT = 4096  # tokens that the cache has places for, where the model itself has more

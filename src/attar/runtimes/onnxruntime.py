@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from attar.errors import ModelError
-from attar.runtimes._drawing import Following, LogitsDecoder, logprobs_of
 from attar.runtimes._lengths import by_length
+from attar.runtimes._writing import Following, LogitsDecoder, logprobs_of
 from attar.runtimes.runtime import Decoder, Encoder, Engine, Floats, Ids, StoredCodes
 
 FILE = "model.onnx"

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from attar.runtimes._drawing import Following, LogitsDecoder
 from attar.runtimes._lengths import by_length
 from attar.runtimes._sampling import log_softmax
+from attar.runtimes._writing import Following, LogitsDecoder
 from attar.runtimes.runtime import Decoder, Encoder, Engine, Floats, Ids, StoredCodes
 
 if TYPE_CHECKING:
