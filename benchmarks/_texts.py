@@ -38,6 +38,16 @@ def speeches() -> Path:
     return _join([f for f in files if int(f.name[:4]) > 1950], HOME / "speeches.txt")
 
 
+def passages(text: Path, words: int = 80) -> Path:
+    """A text cut into passages of so many words, one a row."""
+    target = text.with_suffix(f".{words}.jsonl")
+    if not target.exists():
+        found = text.read_text("utf-8").split()
+        parts = [" ".join(found[at : at + words]) for at in range(0, len(found), words)]
+        target.write_text("".join(json.dumps({"text": part}) + "\n" for part in parts), "utf-8")
+    return target
+
+
 def mails(folder: Path) -> Path:
     """Mails without headers as TSV: 1 200 to test on, 300 of dev, the others of train."""
     rows = _shuffled()

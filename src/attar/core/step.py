@@ -101,10 +101,11 @@ class Step(BaseModel):
         """Do the work and return the model; it may be the same object, changed."""
         raise NotImplementedError
 
-    def chosen(self, room: float, traits: Collection[Trait]) -> Step:
+    def chosen(self, room: float, traits: Collection[Trait], task: Task) -> Step:
         """The step that this one stands for: itself, unless it leaves the choice to the plan.
 
-        room: bytes of memory for each weight; traits: those that every linear in scope has.
+        room: bytes of memory for each weight; traits: those that every linear in scope has; task:
+        the model's.
         """
         return self
 

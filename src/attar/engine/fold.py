@@ -9,7 +9,7 @@ from attar.core.grid import Grid
 from attar.core.recipe import Recipe
 from attar.core.registry import nearest
 from attar.core.scope import ROLES, ModuleFact, Scope
-from attar.core.step import DataStep, Step
+from attar.core.step import DataStep, Step, Task
 from attar.core.traits import ADAPTER, FLOAT, MASKED, QUANTIZED, SHARED, UNEVEN, Trait
 from attar.engine.inputs import Inputs
 from attar.models.families import family_of
@@ -38,7 +38,7 @@ def fold(
     blame: dict[str, str] = {}
     media = family_of(inputs.config.model_type).media
     for number, (step, name) in enumerate(zip(recipe.steps, recipe.stage_ids(), strict=True), 1):
-        step = _settled(step, name, room, facts, traits)
+        step = _settled(step, name, room, facts, traits, inputs.task)
         steps.append(step)
         where = f"step {number} ({step.kind})"
         if inputs.task not in step.tasks:
@@ -85,11 +85,12 @@ def _settled(
     room: float,
     facts: Sequence[ModuleFact],
     traits: Mapping[str, set[Trait]],
+    task: Task,
 ) -> Step:
     """The step, or the one that it stands for here, which keeps its name."""
     linears = set(step.scope.select(facts)) & set(Scope.linears().select(facts))
     each = [traits.get(name, {FLOAT}) for name in linears]
-    found = step.chosen(room, set[Trait].intersection(*each) if each else ())
+    found = step.chosen(room, set[Trait].intersection(*each) if each else (), task)
     return step if found is step else found.model_copy(update={"id": name})
 
 

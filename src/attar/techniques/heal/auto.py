@@ -9,7 +9,7 @@ from pydantic import Field
 
 from attar.core.context import Context
 from attar.core.scope import Scope
-from attar.core.step import DataRef, ModelRef, Step
+from attar.core.step import DataRef, ModelRef, Step, Task
 from attar.core.traits import QUANTIZED, Trait
 from attar.layers import QuantizedLinear
 from attar.models.model import Model
@@ -39,7 +39,7 @@ class Auto(Step, kind="heal/auto"):
     tokens: int = Field(250_000, ge=1024, description="how much to learn on, in tokens")
     length: int = Field(256, ge=8, description="tokens in a sequence, at most")
 
-    def chosen(self, room: float, traits: Collection[Trait]) -> Step:
+    def chosen(self, room: float, traits: Collection[Trait], task: Task) -> Step:
         """The step that this one stands for; each has its own idea of what to touch."""
         given = {"id", "scope"} & self.model_fields_set
         shared: dict[str, Any] = {name: getattr(self, name) for name in given}
@@ -55,4 +55,5 @@ class Auto(Step, kind="heal/auto"):
         names = set(model.select(self.scope))
         linears = [part for name, part in model.linears(Scope.linears()).items() if name in names]
         every = bool(linears) and all(isinstance(part, QuantizedLinear) for part in linears)
-        return self.chosen(float("inf"), (QUANTIZED,) if every else ()).apply(model, ctx)
+        traits = (QUANTIZED,) if every else ()
+        return self.chosen(float("inf"), traits, model.task).apply(model, ctx)
