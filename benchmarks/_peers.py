@@ -6,6 +6,7 @@ returns it changed, with the seconds that the method itself took.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -90,6 +91,7 @@ def gptqmodel(bits: int, group: int) -> Runner:
     """
 
     def run(folder: str, ids: Ids) -> tuple[Any, float]:
+        os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")  # one of two processors, else
         import torch
         from gptqmodel import BACKEND, GPTQModel, QuantizeConfig
         from gptqmodel.nn_modules.qlinear import BaseQuantLinear

@@ -69,6 +69,10 @@ def prepare(technique: str) -> dict[str, Path]:
     floats = HOME / "original"
     if not (floats / "config.json").exists():
         attar.save(attar.load(MODEL), floats)
+    if not (HOME / "bf16" / "config.json").exists():
+        half = attar.load(floats)
+        half.module.bfloat16()
+        attar.save(half, HOME / "bf16")
     if not (HOME / "own" / "tokenizer_config.json").exists():  # which is written last
         pressed(floats, technique, "q4", "int8-g32", "gguf")
         pressed(floats, technique, "pruned", "int8-g32", "gguf", PRUNED)
@@ -87,6 +91,7 @@ def prepare(technique: str) -> dict[str, Path]:
         "attar int4 in onnxruntime-genai": HOME / "onnx",
         "onnxruntime-genai's own int4": HOME / "built",
         "PyTorch float32": floats,
+        "PyTorch bf16": HOME / "bf16",
     }
 
 
