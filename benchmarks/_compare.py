@@ -89,8 +89,11 @@ def _context(subject: Subject, scratch: Path) -> Any:
     from attar.data import load
     from attar.measure.machine import fast_bf16
 
+    whole = subject.task == "causal-lm"
+    path = str(_texts.novel() if whole else _texts.passages(_texts.novel(), 160))
+
     def data(name: Any) -> Any:
-        return load(DataSource(path=str(_texts.novel()), split=name), subject.task, name)
+        return load(DataSource(path=path, split=name, labeled=whole), subject.task, name)
 
     precision = "bf16" if fast_bf16("cpu") else "float32"
     return Context(
