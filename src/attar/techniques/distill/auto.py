@@ -1,4 +1,4 @@
-"""Distill by the signal that did best in our measurements for the model's task."""
+"""Distill by the signal that fits the model's task and the memory there is."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Auto(Step, kind="distill/auto"):
     Language models and classifiers learn the teacher's answers (`distill/logits`), models of
     vectors its vectors (`distill/embedding`), towers how it matches (`distill/contrastive`). Where
     the memory is too small to train every weight, an adapter is trained and merged.
-    What it follows is measured in docs/choosing.md.
+    The order of merit of all signals is not measured yet (`benchmarks/signals.py`).
     """
 
     needs = frozenset({FLOAT})
