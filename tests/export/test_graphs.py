@@ -17,6 +17,7 @@ from attar.models.model import Model, weight_of
 from attar.models.uneven import keep_groups, keep_neurons
 from attar.ops.activations import InputGrid
 from attar.runtimes import find
+from export.answers import alike, expected
 from tiny_models import batch, press, tiny
 
 pytest.importorskip("onnxruntime")
@@ -57,26 +58,10 @@ def exported(name: str, model: Model, folder: Path, monkeypatch: pytest.MonkeyPa
     return opened(found.engine, folder, monkeypatch)
 
 
-def expected(model: Model, given: Any) -> Any:
-    with torch.no_grad():
-        found = model.module(input_ids=given.input_ids, attention_mask=given.attention_mask)
-    return found.logits.float().numpy()
-
-
 def agrees(name: str, model: Model, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its answers are PyTorch's."""
-    given = batch(model, length=20)
-    wanted = expected(model, given)
     with exported(name, model, folder, monkeypatch) as engine:
-        if model.task == "causal-lm":
-            found = engine.logprobs(given.input_ids[0].tolist())
-            wanted = torch.from_numpy(wanted[0]).log_softmax(-1).numpy()
-        else:
-            found = engine.run(given.input_ids.numpy(), given.attention_mask.numpy())
-            if model.task == "masked-lm":
-                shown = given.attention_mask.numpy().astype(bool)
-                found, wanted = found[shown], wanted[shown]
-    np.testing.assert_allclose(found, wanted, atol=2e-4 * np.abs(wanted).max())
+        alike(engine, model, batch(model, length=20))
 
 
 @pytest.mark.parametrize("family", decoder.FAMILIES)

@@ -6,7 +6,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -20,6 +19,7 @@ from attar.models.model import Model, weight_of
 from attar.models.uneven import keep_groups, keep_neurons
 from attar.ops.rounding import dequantize, fit_scales, quantize
 from attar.runtimes import find
+from export.answers import alike
 from tiny_models import batch, press, tiny
 
 PHONES = ("litert", "executorch")
@@ -61,23 +61,11 @@ def agrees(name: str, model: Model, folder: Path, near: float = 2e-4) -> None:
     read, wanted_codes = engine.read_back(folder), target.stored(model)
     assert read.keys() == wanted_codes.keys()
     assert all(codes.difference(read[each]) is None for each, codes in wanted_codes.items())
-    given = batch(model, length=20)
     for module in model.module.modules():
         if isinstance(module, QuantizedLinear | TiedHead):
             module.register_forward_pre_hook(in_eight_bits)
-    with torch.no_grad():
-        found = model.module(input_ids=given.input_ids, attention_mask=given.attention_mask)
-    wanted = found.logits.float().numpy()
     with engine.open(folder, threads=1) as opened:
-        if model.task == "causal-lm":
-            found = opened.logprobs(given.input_ids[0].tolist())
-            wanted = torch.from_numpy(wanted[0]).log_softmax(-1).numpy()
-        else:
-            found = opened.run(given.input_ids.numpy(), given.attention_mask.numpy())
-            if model.task == "masked-lm":
-                shown = given.attention_mask.numpy().astype(bool)
-                found, wanted = found[shown], wanted[shown]
-    np.testing.assert_allclose(found, wanted, atol=near * np.abs(wanted).max())
+        alike(opened, model, batch(model, length=20), near)
 
 
 def uneven() -> Model:
