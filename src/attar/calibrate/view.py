@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from attar.calibrate.calls import Call
 from attar.calibrate.paused import Paused, halt
 from attar.calibrate.states import States
+from attar.models.mapped import trim
 from attar.models.model import Model, inference
 from attar.ops.activations import Peaks, Range
 from attar.ops.gram import Energy, Gram
@@ -79,6 +80,7 @@ class BlockView:
             batches = None if self.frugal else [self._enter(stack, i) for i in self._indices]
             while (found := self._next(batches, statistic)) is not None:
                 done.add(found[0])
+                trim()  # batches left holes on their way here, of which a solver has no use
                 yield together[found[0]], found[1]
         if batches is not None:
             self.outputs = [cast("Tensor", batch.output) for batch in batches]

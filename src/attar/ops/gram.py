@@ -11,7 +11,7 @@ from torch import Tensor
 
 Device = torch.device | str
 _TOKENS = 4096
-_PANEL = 384
+_PANEL = 256
 _DAMPING = (0.01, 0.03, 0.1, 0.3, 1.0)
 
 
