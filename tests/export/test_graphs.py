@@ -117,9 +117,9 @@ def test_static_inputs_are_on_their_own_grid(
     name: str, family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = press(tiny(family, "classification"), "int8-channel")
-    for linear_name, linear in model.linears(Scope.linears()).items():
+    for place, (linear_name, linear) in enumerate(model.linears(Scope.linears()).items()):
         new = StaticLinear(linear.rows, linear.width, linear.grid, linear.bias)
-        new.fill(linear.unpacked()).on(InputGrid(0.05, 121))
+        new.fill(linear.unpacked()).on(InputGrid(0.05 + place / 1000, 121 + place))
         swap(model.module, linear_name, new)
     given = batch(model)
     with exported(name, model, tmp_path, monkeypatch) as engine:

@@ -14,7 +14,7 @@ from attar.models import save
 from attar.runtimes import engine_of, find
 from attar.runtimes._sampling import likeliest, log_softmax
 from attar.runtimes._writing import until
-from attar.runtimes.runtime import Sampling, StoredCodes, Token
+from attar.runtimes.runtime import Sampling, StoredCodes, Token, ends_of
 from attar.runtimes.torch import TorchDecoder
 from tiny_models import press, tiny
 
@@ -98,3 +98,6 @@ def test_differences_are_named() -> None:
     assert one.difference(StoredCodes(codes, scales + 1, 4, zeros)) == "2 of 2 scales"
     assert one.difference(StoredCodes(codes, scales, 4, zeros + 1)) == "2 of 2 zero points"
     assert "zero points" in str(one.difference(StoredCodes(codes, scales, 4)))
+    static = StoredCodes(codes, scales, 4, zeros, inputs=ends_of(0.5, 127))
+    assert static.difference(StoredCodes(codes, scales, 4, zeros, inputs=(-63.5, 64.0))) is None
+    assert "(-63.5, 64.0)" in str(static.difference(one))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from attar.errors import MissingPackage, ModelError
-from attar.runtimes.runtime import StoredCodes
+from attar.runtimes.runtime import StoredCodes, ends_of
 
 _SCALE = ".weight_scale"
 
@@ -58,11 +58,16 @@ def _codes(name: str, tensors: Mapping[str, Any], weights: Mapping[str, Any]) ->
             codes.view(_bytes()).short().numpy(), scales.numpy(), _group(codes, weights)
         )
     shift = 0 if symmetric else 2 ** (bits - 1)
+    inputs = None
+    if f"{name}.input_scale" in tensors:  # codes of inputs are kept from -128
+        zero = int(tensors[f"{name}.input_zero_point"]) + 128
+        inputs = ends_of(float(tensors[f"{name}.input_scale"]), zero)
     return StoredCodes(
         codes.short().numpy() + np.int16(shift),
         scales.numpy(),
         _group(codes, weights),
         None if zeros is None else zeros.short().numpy() + np.int16(shift),
+        inputs=inputs,
     )
 
 

@@ -12,10 +12,20 @@ import numpy as np
 from attar.errors import ModelError
 from attar.runtimes._lengths import by_length
 from attar.runtimes._writing import Following, LogitsDecoder, logprobs_of
-from attar.runtimes.runtime import Decoder, Encoder, Engine, Floats, Ids, StoredCodes
+from attar.runtimes.runtime import (
+    Decoder,
+    Encoder,
+    Ends,
+    Engine,
+    Floats,
+    Ids,
+    StoredCodes,
+    ends_of,
+)
 
 FILE = "model.onnx"
 _TABLES = "attar.tables"
+_MULTIPLIES = ("MatMul", "MatMulNBits")
 
 
 class OnnxRuntime(Engine):
@@ -42,8 +52,9 @@ class OnnxRuntime(Engine):
         properties = {item.key: item.value for item in model.metadata_props}
         arrays = {tensor.name: tensor for tensor in model.graph.initializer}
         found: dict[str, StoredCodes] = {}
+        inputs = _inputs(model.graph, arrays)
         for table in json.loads(properties.get(_TABLES, "[]")):
-            found |= _unpacked(table, arrays)
+            found |= _unpacked(table, arrays, inputs.get(f"{table['array']}.codes"))
         return found
 
     def version(self) -> str:
@@ -137,7 +148,24 @@ class OrtEncoder(Encoder):
         return self._session.run(None, {"input_ids": ids, "attention_mask": mask})[0]
 
 
-def _unpacked(table: Mapping[str, Any], arrays: Mapping[str, Any]) -> dict[str, StoredCodes]:
+def _inputs(graph: Any, arrays: Mapping[str, Any]) -> dict[str, Ends]:
+    """The ends of what matrices multiply with where that is rounded beforehand, by their codes."""
+    from onnx.numpy_helper import to_array
+
+    made = {name: node for node in graph.node for name in node.output}
+    found: dict[str, Ends] = {}
+    for node in graph.node:
+        grid = made.get(node.input[0]) if node.op_type in _MULTIPLIES else None
+        if grid is not None and grid.op_type == "DequantizeLinear":
+            codes = made[node.input[1]].input[0] if node.input[1] in made else node.input[1]
+            scale, zero = (to_array(arrays[name]).item() for name in grid.input[1:])
+            found[codes] = ends_of(scale, zero)
+    return found
+
+
+def _unpacked(
+    table: Mapping[str, Any], arrays: Mapping[str, Any], inputs: Ends | None
+) -> dict[str, StoredCodes]:
     """The codes of the linears that share one array."""
     from onnx.numpy_helper import to_array
 
@@ -156,7 +184,8 @@ def _unpacked(table: Mapping[str, Any], arrays: Mapping[str, Any]) -> dict[str, 
     for linear, rows, end in zip(table["names"], table["rows"], ends, strict=True):
         part = slice(end - rows, end)
         kept = None if zeros is None else zeros[part].astype(np.int16)
-        found[linear] = StoredCodes(codes[part], scales[part], table["group"], kept)
+        group = table["group"]
+        found[linear] = StoredCodes(codes[part], scales[part], group, kept, inputs=inputs)
     return found
 
 

@@ -12,11 +12,12 @@ import numpy as np
 from attar.errors import ModelError
 from attar.runtimes._lengths import by_length
 from attar.runtimes._writing import Following, LogitsDecoder, logprobs_of
-from attar.runtimes.runtime import Decoder, Encoder, Engine, Floats, Ids, StoredCodes
+from attar.runtimes.runtime import Decoder, Encoder, Ends, Engine, Floats, Ids, StoredCodes
 
 FILE = "openvino_model.xml"
 SETTINGS: dict[str, str] = {}  # of the plugin, where its own are not wanted
 _CODES = ("i4", "u4", "i8", "u8")
+_MOVING = ("Reshape", "Transpose")
 
 
 class OpenVino(Engine):
@@ -38,9 +39,10 @@ class OpenVino(Engine):
 
     def read_back(self, folder: Path) -> Mapping[str, StoredCodes]:
         self.require()
+        model = _read(folder)  # nodes forget who reads them when it is gone
         constants = {
             node.get_friendly_name(): node
-            for node in _read(folder).get_ops()
+            for node in model.get_ops()
             if node.get_type_name() == "Constant"
         }
         found: dict[str, StoredCodes] = {}
@@ -154,7 +156,26 @@ def _stored(name: str, node: Any, constants: Mapping[str, Any]) -> StoredCodes:
     width = codes.size // rows
     kept = None if zeros is None else _values(zeros).reshape(rows, -1)
     group = width // (scales.size // rows)
-    return StoredCodes(codes.reshape(rows, width), scales.reshape(rows, -1), group, kept)
+    return StoredCodes(
+        codes.reshape(rows, width), scales.reshape(rows, -1), group, kept, inputs=_inputs(node)
+    )
+
+
+def _inputs(codes: Any) -> Ends | None:
+    """The ends of what a matrix multiplies with, where that is rounded beforehand."""
+    node = codes
+    while node.get_type_name() != "MatMul":
+        nexts = list(node.output(0).get_target_inputs())
+        if len(nexts) != 1 or node.get_type_name() == "Gather":
+            return None
+        node = nexts[0].get_node()
+    node = node.input_value(0).get_node()
+    while node.get_type_name() in _MOVING:
+        node = node.input_value(0).get_node()
+    if node.get_type_name() != "FakeQuantize":
+        return None
+    low, high = (float(node.input_value(place).get_node().data.item()) for place in (3, 4))
+    return low, high
 
 
 def _values(node: Any) -> Any:

@@ -16,6 +16,7 @@ from attar.errors import MissingPackage
 
 Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]
+Ends = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -134,6 +135,8 @@ class StoredCodes:
     a zero point or a minimum, the bits of their own format where levels are a table's.
     scales: float32 [rows, groups]; zeros (whole numbers) and minima (float32): the same shape,
     or None. group: inputs that share a scale; the last group of a row may be shorter.
+    inputs: the least and the largest of the 256 numbers that a linear's inputs are rounded to,
+    None where that is not fixed beforehand.
     """
 
     codes: NDArray[np.integer]
@@ -141,6 +144,7 @@ class StoredCodes:
     group: int
     zeros: NDArray[np.integer] | None = None
     minima: Floats | None = None
+    inputs: Ends | None = None
 
     def difference(self, other: StoredCodes) -> str | None:
         """What is not exactly equal, in words; None where all is.
@@ -170,12 +174,20 @@ class StoredCodes:
             differ = int((ours[:, where // self.group] != theirs[:, where // other.group]).sum())
             if differ:
                 return f"{differ} of {ours.shape[0] * len(starts)} {name}"
+        if self.inputs != other.inputs:
+            return f"ends of the inputs' range, {self.inputs} and {other.inputs},"
         return None
 
     def _minima(self) -> Floats | None:
         if self.minima is not None or self.zeros is None:
             return self.minima
         return -self.scales * self.zeros.astype(np.float32)
+
+
+def ends_of(scale: float, zero: int) -> Ends:
+    """The ends of the numbers that codes from 0 to 255 stand for; exact for 8-bit scales."""
+    low, high = np.float32(-zero) * np.float32(scale), np.float32(255 - zero) * np.float32(scale)
+    return float(low), float(high)
 
 
 class Engine(ABC):

@@ -15,7 +15,7 @@ import numpy as np
 from attar.runtimes._lengths import by_length
 from attar.runtimes._sampling import log_softmax
 from attar.runtimes._writing import Following, LogitsDecoder
-from attar.runtimes.runtime import Decoder, Encoder, Engine, Floats, Ids, StoredCodes
+from attar.runtimes.runtime import Decoder, Encoder, Engine, Floats, Ids, StoredCodes, ends_of
 
 if TYPE_CHECKING:
     from attar.models import Model
@@ -62,18 +62,21 @@ class Torch(Engine):
 
 def stored(model: Model) -> dict[str, StoredCodes]:
     """The codes of every linear and table on a grid, as a model in memory has them."""
-    from attar.layers import QuantizedEmbedding, QuantizedLinear
+    from attar.layers import QuantizedEmbedding, QuantizedLinear, StaticLinear
 
     found: dict[str, StoredCodes] = {}
     for name, module in model.module.named_modules():
         if isinstance(module, QuantizedLinear | QuantizedEmbedding):
-            codes = module.unpacked()
+            codes, inputs = module.unpacked(), None
+            if isinstance(module, StaticLinear):
+                inputs = ends_of(float(module.input_scale), int(module.input_zero))
             found[name] = StoredCodes(
                 codes.codes.numpy(),
                 codes.scales.float().numpy(),
                 module.group,
                 None if codes.zeros is None else codes.zeros.numpy().astype(np.int16),
                 None if codes.minima is None else codes.minima.float().numpy(),
+                inputs,
             )
     return found
 
