@@ -87,6 +87,23 @@ def lowrank(keep: float, subject: Subject) -> dict[str, Method]:
     return {**found, f"{best}{HEALED}": own((f"lowrank/{best}", {"keep": keep}), HEAL[subject])}
 
 
+def together(subject: Subject) -> dict[str, dict[str, Method]]:
+    """One way after another: fewer weights, or zeros, and what is left at 4 bits."""
+    coded = ("quantize/gptq", {"grid": "int4-g64"})
+    thin = "balanced" if subject is DECODER else "whitened"
+    firsts = {
+        "lowrank-80": (thin, (f"lowrank/{thin}", {"keep": 0.8})),
+        "sparse-50": ("sparsegpt", ("prune/sparsegpt", {"sparsity": 0.5})),
+    }
+    return {
+        f"{case}, int4-g64": {
+            f"{way}, gptq": own(first, coded),
+            f"{way}, gptq{HEALED}": own(first, coded, HEAL[subject]),
+        }
+        for case, (way, first) in firsts.items()
+    }
+
+
 @dataclass(frozen=True)
 class Case:
     """What is compressed, and in which ways."""
@@ -106,6 +123,7 @@ CASES: dict[str, Case] = {
         "sparse-2:4": pruning({"pattern": "2:4"}, "2:4", subject),
         "lowrank-80": lowrank(0.8, subject),
         "lowrank-60": lowrank(0.6, subject),
+        **together(subject),
     }.items()
 }
 CASES |= {  # whether the order of the ways hangs on what they are calibrated on
@@ -114,7 +132,7 @@ CASES |= {  # whether the order of the ways hangs on what they are calibrated on
         {way: method for way, method in CASES[name].methods.items() if not way.endswith(HEALED)},
     )
     for name in CASES
-    if "lowrank" in name
+    if name.endswith(("lowrank-80", "lowrank-60"))
     for part in (1, 2)
 }
 
