@@ -161,14 +161,16 @@ def _stored(name: str, node: Any, constants: Mapping[str, Any]) -> StoredCodes:
     )
 
 
-def _inputs(codes: Any) -> Ends | None:
-    """The ends of what a matrix multiplies with, where that is rounded beforehand."""
-    node = codes
-    while node.get_type_name() != "MatMul":
-        nexts = list(node.output(0).get_target_inputs())
-        if len(nexts) != 1 or node.get_type_name() == "Gather":
-            return None
-        node = nexts[0].get_node()
+def _inputs(node: Any) -> Ends | None:
+    """The ends of what a matrix multiplies with, where that is rounded beforehand.
+
+    A matrix may be read by several blocks, always on one grid.
+    """
+    if node.get_type_name() == "Gather":  # a table's look-up
+        return None
+    if node.get_type_name() != "MatMul":
+        found = {_inputs(reader.get_node()) for reader in node.output(0).get_target_inputs()}
+        return found.pop() if len(found) == 1 else None
     node = node.input_value(0).get_node()
     while node.get_type_name() in _MOVING:
         node = node.input_value(0).get_node()
