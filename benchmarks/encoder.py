@@ -78,9 +78,8 @@ def base() -> tuple[Path, Path]:
         config = BertConfig(id2label={0: "ham", 1: "spam"}, label2id={"ham": 0, "spam": 1})
         BertForSequenceClassification(config).save_pretrained(floats)
         tokenizer.save_pretrained(floats)
-    sources = {"train": {"path": str(int8.mails_of(0) / "labelled.tsv")}}
     steps = [{"quantize/static": {"sequences": 64, "length": LENGTH}}]
-    done = mails.run("base", sources, steps, model=str(floats), tested=10)
+    done = mails.run("base", int8.sources(0), steps, model=str(floats), tested=10)
     return done.path, floats
 
 

@@ -162,10 +162,7 @@ def _stored(name: str, node: Any, constants: Mapping[str, Any]) -> StoredCodes:
 
 
 def _inputs(node: Any) -> Ends | None:
-    """The ends of what a matrix multiplies with, where that is rounded beforehand.
-
-    A matrix may be read by several blocks, always on one grid.
-    """
+    """The ends of what a matrix multiplies with, where that is rounded beforehand."""
     if node.get_type_name() == "Gather":  # a table's look-up
         return None
     if node.get_type_name() != "MatMul":
