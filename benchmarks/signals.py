@@ -1,6 +1,7 @@
 """The order of merit of the signals: the same student, the same tokens, the same teacher.
 
     python benchmarks/signals.py [--subject decoder | encoder] [--signal NAME]
+        [--device cpu]
 
 1. `decoder`: SmolLM2-135M-Instruct less 6 of its 30 blocks, by divergence, learns from the original
    on the same batches of a novel, and is judged on political speeches by its divergence from the
@@ -33,7 +34,7 @@ RESULT = HERE / "results" / "signals.json"
 LOGITS, EMBEDDING = "distill/logits", "distill/embedding"
 Signal = tuple[str, dict[str, Any]]
 STUDENT = {"prune/depth": {"keep": 24, "id": "student"}}
-TRAINED = {"tokens": 32_000, "batch": 4, "length": 256}
+TRAINED = {"tokens": 256_000, "batch": 4, "length": 256}
 OF_DECODERS: dict[str, Signal] = {
     "the task's own loss": ("adapt/full", {}),
     "hard targets": (LOGITS, {"targets": "hard"}),
@@ -82,7 +83,7 @@ class Subject:
     figures: tuple[str, ...]
     signals: dict[str, Signal]
 
-    def run(self, name: str, steps: list[Any], home: Path) -> Run:
+    def run(self, name: str, steps: list[Any], home: Path, device: str) -> Run:
         """One recipe: learns from a novel, is judged on speeches; the guard is off."""
         novel, speeches = _texts.novel(), _texts.speeches()
         if self.task == "embedding":
@@ -102,14 +103,15 @@ class Subject:
                 "guard": {"enabled": False},
             },
             home=home,
+            device=device,
         )
 
-    def measured(self, name: str) -> dict[str, Any]:
+    def measured(self, name: str, device: str) -> dict[str, Any]:
         """What became of the student under a signal."""
         kind, settings = self.signals[name]
         training = {**self.trained, "id": "taught"}
         run = f"{self.task}-{name}".replace(" ", "-").replace(",", "").replace("'", "")
-        done = self.run(run, [self.student, {kind: training | settings}], HOME)
+        done = self.run(run, [self.student, {kind: training | settings}], HOME, device)
         row: dict[str, Any] = {"kind": kind, "settings": settings, **self.trained}
         for stage in done.report.stages[1:]:
             for figure in self.figures:
@@ -146,6 +148,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--subject", action="append", choices=SUBJECTS)
     parser.add_argument("--signal", action="append")
+    parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
     kept = json.loads(RESULT.read_text())["rows"] if RESULT.exists() else []
     rows = {(row["subject"], row["signal"]): row for row in kept}
@@ -153,8 +156,9 @@ def main() -> None:
         for name in SUBJECTS[subject].signals:
             if name not in (args.signal or [name]):
                 continue
-            found = SUBJECTS[subject].measured(name)
-            rows[subject, name] = {"subject": subject, "signal": name, **found}
+            found = SUBJECTS[subject].measured(name, args.device)
+            where = {"subject": subject, "signal": name, "device": args.device}
+            rows[subject, name] = where | found
             print(json.dumps(rows[subject, name]), flush=True)
             result = {"environment": environment(), "rows": list(rows.values())}
             RESULT.write_text(json.dumps(result, indent=1) + "\n")

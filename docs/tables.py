@@ -45,16 +45,18 @@ def table(name: str) -> str:
 
 
 def ordered(rows: list[Row], subject: str) -> str:
-    """What a student became by each signal, the best first."""
+    """What a student became by each signal, the best first; what it was before comes last."""
     rows = [row for row in rows if row["subject"] == subject]
     judge, most = ("cosine", True) if subject == "encoder" else ("kl", False)
-    lines = ["| signal | step | " + ("cosine" if most else "divergence") + " | seconds |"]
-    lines.append("|---|---|---|---|")
+    lines = ["| signal | step | " + ("cosine" if most else "divergence") + " |", "|---|---|---|"]
     for row in sorted(rows, key=lambda row: row[judge], reverse=most):
-        low, high = row[f"{judge}_low"], row[f"{judge}_high"]
-        value = f"{row[judge]:.3f} [{low:.3f}, {high:.3f}]"
-        lines.append(f"| {row['signal']} | `{row['kind']}` | {value} | {row['seconds']:.0f} |")
+        lines.append(f"| {row['signal']} | `{row['kind']}` | {_value(row, judge)} |")
+    lines += [f"| none | | {_value(row, f'student_{judge}')} |" for row in rows[:1]]
     return "\n".join(lines) + "\n"
+
+
+def _value(row: Row, figure: str) -> str:
+    return f"{row[figure]:.3f} [{row[f'{figure}_low']:.3f}, {row[f'{figure}_high']:.3f}]"
 
 
 def sized(rows: list[Row], subject: str) -> str:

@@ -180,6 +180,8 @@ def test_a_signal_left_to_the_plan_is_settled_by_task_and_memory(
     whole, short = made(16.0), made(8.0)
     assert (whole.kind, whole.id, whole.settings()["tokens"]) == (kind, "taught", 2048)
     assert whole.settings()["update"]["lora"] is None
+    if task == "embedding":
+        assert whole.settings()["also"]["hidden"] is not None
     assert short.kind == kind
     assert short.settings()["update"]["lora"] is not None
     sparse = made(8.0, {"prune/magnitude": {}})  # whose zeros an adapter would fill

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from attar.errors import UserError
+from attar.models import save
 from attar.models.resize import narrow
 from tiny_models import ENCODERS, PAIRS, assert_ordinary, logits, press, shuffled, tiny
 
@@ -195,6 +197,13 @@ def test_what_cannot_be_kept(settings, words) -> None:
 def test_a_quantized_model_is_not_narrowed() -> None:
     with pytest.raises(UserError, match=r"model\.embed_tokens is no plain module"):
         narrow(press(tiny("llama")), channels=list(range(16)))
+
+
+def test_a_tied_head_stays_tied(tmp_path) -> None:
+    small = narrow(tiny("llama"), channels=list(range(16)))
+    assert small.module.lm_head.weight is small.module.model.embed_tokens.weight
+    save(small, tmp_path)
+    assert "lm_head.weight" not in load_file(tmp_path / "model.safetensors")
 
 
 def test_dtype_and_generation_settings_stay() -> None:

@@ -166,6 +166,7 @@ def _empty(model: Model, new: Sizes) -> Any:
         module = auto_of(config, model.task).from_config(
             config, dtype=model.module.dtype, attn_implementation=config._attn_implementation
         )
+    module.tie_weights()  # which it does as it draws weights
     if hasattr(model.module, "generation_config"):
         module.generation_config = model.module.generation_config
     return module.to(model.device).eval()

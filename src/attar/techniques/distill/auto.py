@@ -11,6 +11,8 @@ from attar.core.context import Context
 from attar.core.step import TASKS, DataRef, ModelRef, Step, Task
 from attar.core.traits import FLOAT, Trait
 from attar.models.model import Model
+from attar.techniques.distill._guided import Also
+from attar.techniques.distill._hidden import HiddenSignal
 from attar.techniques.distill.contrastive import Contrastive
 from attar.techniques.distill.embedding import Embedding
 from attar.techniques.distill.logits import Logits
@@ -21,9 +23,10 @@ class Auto(Step, kind="distill/auto"):
     """Stands for one of the others here, which the plan shows and the key is made of.
 
     Language models and classifiers learn the teacher's answers (`distill/logits`), models of
-    vectors its vectors (`distill/embedding`), towers how it matches (`distill/contrastive`). Where
-    the memory is too small to train every weight, an adapter is trained and merged.
-    The order of merit of all signals is not measured yet (`benchmarks/signals.py`).
+    vectors its vectors and hidden states (`distill/embedding`), towers how it matches
+    (`distill/contrastive`). Where the memory is too small to train every weight, an adapter is
+    trained and merged. Of the signals measured (`benchmarks/signals.py`) none is better than
+    these by more than their intervals.
     """
 
     needs = frozenset({FLOAT})
@@ -59,7 +62,8 @@ class Auto(Step, kind="distill/auto"):
         if room < Logits.training_bytes and not adapter.forbids & set(traits):
             given["update"] = Few(lora=adapter)
         if task == "embedding":
-            return Embedding(**given)
+            alone = {"cosine": 1.0, "similarities": 0.0}
+            return Embedding(**alone, also=Also(hidden=HiddenSignal.model_validate({})), **given)
         return Logits(**given)
 
     def apply(self, model: Model, ctx: Context) -> Model:
