@@ -22,10 +22,13 @@ def llm_compressor(modifier: Callable[[], Any], block: str) -> Runner:
     """llm-compressor's `oneshot` with a modifier, over blocks of a class."""
 
     def run(folder: str, ids: Ids) -> tuple[Any, float]:
+        import torch
         from datasets import Dataset
         from llmcompressor import oneshot
 
         model, tokenizer = _loaded(folder)
+        if not torch.accelerator.is_available():  # AWQ pins what it caches, which needs one
+            torch.Tensor.pin_memory = lambda self: self
         data = Dataset.from_dict(
             {"input_ids": ids, "attention_mask": [[1] * len(ids[0])] * len(ids)}
         )

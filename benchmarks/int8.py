@@ -21,6 +21,7 @@ from attar.measure.machine import environment
 TEACHER = {"adapt/full": {"epochs": 8, "id": "teacher", **BLIND}}
 WAYS: dict[str, dict[str, Any]] = {
     "static": {"quantize/static": {}},
+    "static-scores": {"quantize/static": {"scores": True}},
     "dynamic": {"quantize/dynamic": {}},
     "smoothquant": {"quantize/smoothquant": {"length": 128}},
 }

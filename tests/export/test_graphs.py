@@ -12,7 +12,7 @@ import torch
 from attar.core.scope import Scope
 from attar.export import target
 from attar.export.graphs import decoder, encoder
-from attar.layers import LowRank, StaticLinear, swap
+from attar.layers import LowRank, RoundedLinear, StaticLinear, swap
 from attar.models.model import Model, weight_of
 from attar.models.uneven import keep_groups, keep_neurons
 from attar.ops.activations import InputGrid
@@ -118,8 +118,11 @@ def test_static_inputs_are_on_their_own_grid(
 ) -> None:
     model = press(tiny(family, "classification"), "int8-channel")
     for place, (linear_name, linear) in enumerate(model.linears(Scope.linears()).items()):
-        new = StaticLinear(linear.rows, linear.width, linear.grid, linear.bias)
+        kind = RoundedLinear if place % 3 == 0 else StaticLinear
+        new = kind(linear.rows, linear.width, linear.grid, linear.bias)
         new.fill(linear.unpacked()).on(InputGrid(0.05 + place / 1000, 121 + place))
+        if isinstance(new, RoundedLinear):
+            new.onto(InputGrid(0.07 + place / 1000, 120 + place))
         swap(model.module, linear_name, new)
     given = batch(model)
     with exported(name, model, tmp_path, monkeypatch) as engine:

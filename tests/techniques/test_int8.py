@@ -12,7 +12,10 @@ import attar
 from attar.core.context import Context
 from attar.core.registry import find
 from attar.data.example import Dataset, Example
-from attar.layers import DynamicLinear, StaticLinear
+from attar.errors import ExportError
+from attar.export.prepare import refuse
+from attar.export.target import find as find_target
+from attar.layers import DynamicLinear, RoundedLinear, StaticLinear
 from attar.models import Model, save
 from tiny_models import PAIRS, logits, texts, tiny
 
@@ -71,3 +74,31 @@ def test_smoothing_helps_where_inputs_are_uneven() -> None:
         return float((logits(applied(uneven(), kind)) - before).norm())
 
     assert lost("quantize/smoothquant") < 0.3 * lost("quantize/dynamic")
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert", "llama"])
+def test_queries_and_keys_are_rounded_where_asked_for(family: str, tmp_path: Path) -> None:
+    model = tiny(family)
+    before, heads = logits(model), ("q_lin", "k_lin", "query", "key", "q_proj", "k_proj")
+    alone = logits(applied(tiny(family), "quantize/static"))
+    pressed = applied(model, "quantize/static", scores=True)
+    rounded = [n for n, part in pressed.module.named_modules() if isinstance(part, RoundedLinear)]
+    assert len(rounded) == 2 * len(pressed.blocks)
+    assert all(name.endswith(heads) for name in rounded)
+    after = logits(pressed)
+    assert 0 < (after - alone).norm() < 0.2 * before.norm()
+    for name in rounded:
+        part = pressed.module.get_submodule(name)
+        codes = part(torch.randn(50, part.width)) / part.output_scale + part.output_zero
+        torch.testing.assert_close(codes, codes.round(), atol=1e-3, rtol=0)
+        assert part.output_zero == 128
+    save(pressed, tmp_path / "saved")
+    assert torch.equal(logits(attar.load(tmp_path / "saved")), after)
+    with pytest.raises(ExportError, match="int8-channel with static 8-bit inputs and outputs"):
+        refuse(pressed, find_target("hf"), allow_rounding=False)
+
+
+def test_queries_that_are_in_one_with_keys_are_not_rounded() -> None:
+    step = find("quantize/static").model_validate({"scores": True})
+    assert "names none that are apart" in next(iter(step.check(tiny("gpt2").facts())))
+    assert not list(step.check(tiny("bert").facts()))

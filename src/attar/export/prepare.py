@@ -61,17 +61,16 @@ def refuse_codes(model: Model, target: Target, allow_rounding: bool) -> list[Qua
 
 def _refusals(items: list[Quantized], target: Target, what: str) -> list[Problem]:
     """One line for each grid, with the grids that are held."""
-    by_grid: dict[tuple[str, str], list[str]] = {}
+    by_grid: dict[str, list[str]] = {}
     for item in items:
-        by_grid.setdefault((item.grid.name, item.inputs), []).append(item.name)
+        by_grid.setdefault(item.told, []).append(item.name)
     held = "; ".join(target.grids)
     found: list[Problem] = []
-    for (grid, inputs), names in by_grid.items():
+    for grid, names in by_grid.items():
         more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-        given = "" if inputs == "float" else f" with {inputs} 8-bit inputs"
         found.append(
             Problem(
-                f"the grid {grid}{given} of {', '.join(names[:_SHOWN])}{more} {what} by "
+                f"the grid {grid} of {', '.join(names[:_SHOWN])}{more} {what} by "
                 f"{target.name} without loss. It holds {held}. Quantize to one of these, or give "
                 "--allow-rounding to round a second time"
             )

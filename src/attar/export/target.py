@@ -16,6 +16,7 @@ from attar.layers import (
     DynamicLinear,
     QuantizedEmbedding,
     QuantizedLinear,
+    RoundedLinear,
     StaticLinear,
     TiedHead,
 )
@@ -60,7 +61,7 @@ class Quantized:
 
     `inputs` says what it multiplies with: floats, or 8-bit numbers on scales that are found for
     each token (dynamic) or beforehand (static). `table`: embeddings, which a tied head may
-    multiply with too.
+    multiply with too. `outputs`: whether what it puts out is rounded as well.
     """
 
     name: str
@@ -69,12 +70,13 @@ class Quantized:
     width: int
     table: bool = False
     inputs: Inputs = "float"
+    outputs: bool = False
 
     @property
     def told(self) -> str:
-        """The grid's name, and how inputs are rounded where they are."""
-        rounded = "" if self.inputs == "float" else f", {self.inputs} inputs"
-        return self.grid.name + rounded
+        """The grid's name, and what is rounded beside the weights."""
+        rounded = "" if self.inputs == "float" else f" with {self.inputs} 8-bit inputs"
+        return self.grid.name + rounded + (" and outputs" if self.outputs else "")
 
 
 def quantized(model: Model) -> Iterator[Quantized]:
@@ -86,7 +88,8 @@ def quantized(model: Model) -> Iterator[Quantized]:
         if isinstance(module, DynamicLinear | StaticLinear):
             inputs = "dynamic" if isinstance(module, DynamicLinear) else "static"
         table = isinstance(module, QuantizedEmbedding)
-        yield Quantized(name, module.grid, module.rows, module.width, table, inputs)
+        outputs = isinstance(module, RoundedLinear)
+        yield Quantized(name, module.grid, module.rows, module.width, table, inputs, outputs)
 
 
 def codes_of(model: Model, name: str) -> Codes:

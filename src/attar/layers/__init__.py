@@ -3,7 +3,7 @@
 from attar.layers.cache import CACHED, Cached, CacheGrid
 from attar.layers.exits import Exits, all_blocks
 from attar.layers.heads import Heads
-from attar.layers.int8 import DynamicLinear, StaticLinear
+from attar.layers.int8 import DynamicLinear, RoundedLinear, StaticLinear
 from attar.layers.lowrank import LowRank, LowRankResidual
 from attar.layers.quantized import QuantizedEmbedding, QuantizedLinear, TiedHead
 from attar.layers.resized import Resized
@@ -22,6 +22,7 @@ __all__ = [
     "QuantizedEmbedding",
     "QuantizedLinear",
     "Resized",
+    "RoundedLinear",
     "SharedBlocks",
     "StaticLinear",
     "Swap",

@@ -41,3 +41,25 @@ class StaticLinear(QuantizedLinear):
 
     def arriving(self, inputs: Tensor) -> Tensor:
         return rounded(inputs, self.input_scale, self.input_zero.float())
+
+
+@swappable
+class RoundedLinear(StaticLinear):
+    """Its outputs are rounded too, on a grid found beforehand: queries, or keys."""
+
+    output_scale: Tensor
+    output_zero: Tensor
+
+    def __init__(self, rows: int, width: int, grid: Grid, bias: Tensor | None = None) -> None:
+        super().__init__(rows, width, grid, bias)
+        self.register_buffer("output_scale", torch.ones((), dtype=torch.float32))
+        self.register_buffer("output_zero", torch.zeros((), dtype=torch.uint8))
+
+    def onto(self, grid: InputGrid) -> Self:
+        """Take this grid for the outputs."""
+        self.output_scale = torch.tensor(grid.scale, dtype=torch.float32, device=self.codes.device)
+        self.output_zero = torch.tensor(grid.zero, dtype=torch.uint8, device=self.codes.device)
+        return self
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return rounded(super().forward(inputs), self.output_scale, self.output_zero.float())

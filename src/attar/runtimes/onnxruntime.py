@@ -52,9 +52,10 @@ class OnnxRuntime(Engine):
         properties = {item.key: item.value for item in model.metadata_props}
         arrays = {tensor.name: tensor for tensor in model.graph.initializer}
         found: dict[str, StoredCodes] = {}
-        inputs = _inputs(model.graph, arrays)
+        rounded = _rounded(model.graph, arrays)
         for table in json.loads(properties.get(_TABLES, "[]")):
-            found |= _unpacked(table, arrays, inputs.get(f"{table['array']}.codes"))
+            inputs, outputs = rounded.get(f"{table['array']}.codes", (None, {}))
+            found |= _unpacked(table, arrays, inputs, outputs)
         return found
 
     def version(self) -> str:
@@ -148,23 +149,51 @@ class OrtEncoder(Encoder):
         return self._session.run(None, {"input_ids": ids, "attention_mask": mask})[0]
 
 
-def _inputs(graph: Any, arrays: Mapping[str, Any]) -> dict[str, Ends]:
-    """The ends of what matrices multiply with where that is rounded beforehand, by their codes."""
+def _rounded(
+    graph: Any, arrays: Mapping[str, Any]
+) -> dict[str, tuple[Ends | None, dict[int, Ends]]]:
+    """What products are given and put out rounded, by the codes of their matrices.
+
+    Of linears that are one product, outputs by their place.
+    """
     from onnx.numpy_helper import to_array
 
     made = {name: node for node in graph.node for name in node.output}
-    found: dict[str, Ends] = {}
+    readers: dict[str, list[Any]] = {}
     for node in graph.node:
-        grid = made.get(node.input[0]) if node.op_type in _MULTIPLIES else None
-        if grid is not None and grid.op_type == "DequantizeLinear":
-            codes = made[node.input[1]].input[0] if node.input[1] in made else node.input[1]
-            scale, zero = (to_array(arrays[name]).item() for name in grid.input[1:])
-            found[codes] = ends_of(scale, zero)
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+
+    def only(name: str, kind: str) -> Any:
+        found = readers.get(name, [])
+        return found[0] if len(found) == 1 and found[0].op_type == kind else None
+
+    def ends(node: Any) -> Ends:
+        scale, zero = (to_array(arrays[name]).item() for name in node.input[1:])
+        return ends_of(scale, zero)
+
+    found: dict[str, tuple[Ends | None, dict[int, Ends]]] = {}
+    for node in graph.node:
+        if node.op_type not in _MULTIPLIES:
+            continue
+        grid = made.get(node.input[0])
+        static = grid is not None and grid.op_type == "DequantizeLinear"
+        codes = made[node.input[1]].input[0] if node.input[1] in made else node.input[1]
+        biased = only(node.output[0], "Add")
+        whole = node.output[0] if biased is None else biased.output[0]
+        parts = only(whole, "Split")
+        places = enumerate([whole] if parts is None else parts.output)
+        kept = {at: only(name, "QuantizeLinear") for at, name in places}
+        outputs = {at: ends(each) for at, each in kept.items() if each is not None}
+        found[codes] = (ends(grid) if static else None, outputs)
     return found
 
 
 def _unpacked(
-    table: Mapping[str, Any], arrays: Mapping[str, Any], inputs: Ends | None
+    table: Mapping[str, Any],
+    arrays: Mapping[str, Any],
+    inputs: Ends | None,
+    outputs: Mapping[int, Ends],
 ) -> dict[str, StoredCodes]:
     """The codes of the linears that share one array."""
     from onnx.numpy_helper import to_array
@@ -181,11 +210,13 @@ def _unpacked(
             zeros = _opened(to_array(arrays[f"{name}.zeros"]), bits)[:, : scales.shape[1]]
     found: dict[str, StoredCodes] = {}
     ends = np.cumsum(table["rows"])
-    for linear, rows, end in zip(table["names"], table["rows"], ends, strict=True):
+    for at, (linear, rows, end) in enumerate(zip(table["names"], table["rows"], ends, strict=True)):
         part = slice(end - rows, end)
         kept = None if zeros is None else zeros[part].astype(np.int16)
         group = table["group"]
-        found[linear] = StoredCodes(codes[part], scales[part], group, kept, inputs=inputs)
+        found[linear] = StoredCodes(
+            codes[part], scales[part], group, kept, None, inputs, outputs.get(at)
+        )
     return found
 
 

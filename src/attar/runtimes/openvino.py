@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -156,25 +156,52 @@ def _stored(name: str, node: Any, constants: Mapping[str, Any]) -> StoredCodes:
     width = codes.size // rows
     kept = None if zeros is None else _values(zeros).reshape(rows, -1)
     group = width // (scales.size // rows)
+    products = _products(node)
+    inputs = _common(_ends(_before(product.input_value(0))) for product in products)
+    outputs = _common(_ends(_after(product)) for product in products)
     return StoredCodes(
-        codes.reshape(rows, width), scales.reshape(rows, -1), group, kept, inputs=_inputs(node)
+        codes.reshape(rows, width), scales.reshape(rows, -1), group, kept, None, inputs, outputs
     )
 
 
-def _inputs(node: Any) -> Ends | None:
-    """The ends of what a matrix multiplies with, where that is rounded beforehand."""
-    if node.get_type_name() == "Gather":  # a table's look-up
-        return None
-    if node.get_type_name() != "MatMul":
-        found = {_inputs(reader.get_node()) for reader in node.output(0).get_target_inputs()}
-        return found.pop() if len(found) == 1 else None
-    node = node.input_value(0).get_node()
+def _products(node: Any) -> list[Any]:
+    """The products of matrices that a constant goes into; a table's look-up is none."""
+    if node.get_type_name() in ("MatMul", "Gather"):
+        return [node] if node.get_type_name() == "MatMul" else []
+    return [product for reader in _readers(node) for product in _products(reader)]
+
+
+def _readers(node: Any) -> list[Any]:
+    return [reader.get_node() for reader in node.output(0).get_target_inputs()]
+
+
+def _before(value: Any) -> Any:
+    """What a product is given, before it was moved about."""
+    node = value.get_node()
     while node.get_type_name() in _MOVING:
         node = node.input_value(0).get_node()
-    if node.get_type_name() != "FakeQuantize":
+    return node
+
+
+def _after(product: Any) -> Any:
+    """What becomes of a product and its bias, if that is one thing."""
+    readers = _readers(product)
+    if len(readers) == 1 and readers[0].get_type_name() == "Add":
+        readers = _readers(readers[0])
+    return readers[0] if len(readers) == 1 else None
+
+
+def _ends(node: Any) -> Ends | None:
+    """The ends of the numbers that something is rounded to, where it is."""
+    if node is None or node.get_type_name() != "FakeQuantize":
         return None
     low, high = (float(node.input_value(place).get_node().data.item()) for place in (3, 4))
     return low, high
+
+
+def _common(found: Iterable[Ends | None]) -> Ends | None:
+    each = set(found)
+    return each.pop() if len(each) == 1 else None
 
 
 def _values(node: Any) -> Any:

@@ -135,8 +135,8 @@ class StoredCodes:
     a zero point or a minimum, the bits of their own format where levels are a table's.
     scales: float32 [rows, groups]; zeros (whole numbers) and minima (float32): the same shape,
     or None. group: inputs that share a scale; the last group of a row may be shorter.
-    inputs: the least and the largest of the 256 numbers that a linear's inputs are rounded to,
-    None where that is not fixed beforehand.
+    inputs, outputs: the least and the largest of the 256 numbers that what a linear is given, or
+    puts out, is rounded to; None where that is not fixed beforehand.
     """
 
     codes: NDArray[np.integer]
@@ -145,12 +145,14 @@ class StoredCodes:
     zeros: NDArray[np.integer] | None = None
     minima: Floats | None = None
     inputs: Ends | None = None
+    outputs: Ends | None = None
 
     def difference(self, other: StoredCodes) -> str | None:
         """What is not exactly equal, in words; None where all is.
 
         Groups may differ where a container repeats scales, and a minimum may stand for the
-        product of the scale and a zero point.
+        product of the scale and a zero point. What this one puts out rounded, the other must:
+        a file does not tell outputs from inputs of what comes next.
         """
         if self.codes.shape != other.codes.shape:
             return f"shapes {list(self.codes.shape)} and {list(other.codes.shape)}"
@@ -176,6 +178,8 @@ class StoredCodes:
                 return f"{differ} of {ours.shape[0] * len(starts)} {name}"
         if self.inputs != other.inputs:
             return f"ends of the inputs' range, {self.inputs} and {other.inputs},"
+        if self.outputs is not None and self.outputs != other.outputs:
+            return f"ends of the outputs' range, {self.outputs} and {other.outputs},"
         return None
 
     def _minima(self) -> Floats | None:

@@ -62,14 +62,16 @@ class Torch(Engine):
 
 def stored(model: Model) -> dict[str, StoredCodes]:
     """The codes of every linear and table on a grid, as a model in memory has them."""
-    from attar.layers import QuantizedEmbedding, QuantizedLinear, StaticLinear
+    from attar.layers import QuantizedEmbedding, QuantizedLinear, RoundedLinear, StaticLinear
 
     found: dict[str, StoredCodes] = {}
     for name, module in model.module.named_modules():
         if isinstance(module, QuantizedLinear | QuantizedEmbedding):
-            codes, inputs = module.unpacked(), None
+            codes, inputs, outputs = module.unpacked(), None, None
             if isinstance(module, StaticLinear):
                 inputs = ends_of(float(module.input_scale), int(module.input_zero))
+            if isinstance(module, RoundedLinear):
+                outputs = ends_of(float(module.output_scale), int(module.output_zero))
             found[name] = StoredCodes(
                 codes.codes.numpy(),
                 codes.scales.float().numpy(),
@@ -77,6 +79,7 @@ def stored(model: Model) -> dict[str, StoredCodes]:
                 None if codes.zeros is None else codes.zeros.numpy().astype(np.int16),
                 None if codes.minima is None else codes.minima.float().numpy(),
                 inputs,
+                outputs,
             )
     return found
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
-from attar.export.graphs.weights import Coded, Dense, Floats, weights_of
+from attar.export.graphs.weights import Coded, Dense, Floats, outputs_of, weights_of
 from attar.layers import (
     LowRank,
     LowRankResidual,
@@ -18,6 +18,7 @@ from attar.layers import (
     TiedHead,
 )
 from attar.models import Model
+from attar.ops.activations import InputGrid
 
 # Modules of Attar's own that graphs are written of: blocks that share weights have a copy each.
 HELD = (QuantizedLinear, QuantizedEmbedding, TiedHead, LowRank, Resized, SharedBlocks)
@@ -74,7 +75,7 @@ class Graph(ABC, Generic[V]):
         """The outputs of the linear called `name`, in factors or not."""
         module: Any = self.model.module.get_submodule(name)
         if not isinstance(module, LowRank):
-            return self.multiply(x, weights_of(self.model, name))
+            return self.put_out(name, self.multiply(x, weights_of(self.model, name)))
         found = self.linear(self.linear(x, f"{name}.down"), f"{name}.up")
         if isinstance(module, LowRankResidual):
             found = self.add(found, self.linear(x, f"{name}.rest"))
@@ -83,6 +84,15 @@ class Graph(ABC, Generic[V]):
     def linears(self, x: V, names: Sequence[str]) -> list[V]:
         """The outputs of several that share their inputs."""
         return [self.linear(x, name) for name in names]
+
+    def put_out(self, name: str, x: V) -> V:
+        """What a linear makes, on the grid that it has for that, if any."""
+        grid = outputs_of(self.model, name)
+        return x if grid is None else self.rounded(x, grid)
+
+    def rounded(self, x: V, grid: InputGrid) -> V:
+        """The nearest of a grid's 256 numbers."""
+        raise NotImplementedError
 
     def split(self, x: V, sizes: Sequence[int]) -> list[V]:
         """Runs of the last axis, of these sizes."""

@@ -13,6 +13,7 @@ from attar.export.graphs.onnx_file import MICROSOFT, OnnxFile
 from attar.export.graphs.weights import Coded, Dense, weights_of
 from attar.layers import LowRank
 from attar.models import Model
+from attar.ops.activations import InputGrid
 
 _INT32, _INT64 = 6, 7  # numbers of ONNX's types
 ACCURACY = 4  # of MatMulNBits: inputs are rounded to 8 bits, block by block, within the kernel
@@ -125,11 +126,12 @@ class OnnxGraph(Graph[str]):
         parts = [weights_of(self.model, name) for name in names]
         coded = [part for part in parts if isinstance(part, Coded)]
         if len(coded) < len(parts) or len({part.layout() for part in coded}) > 1:
-            return [self.multiply(x, part) for part in parts]
+            found = [self.multiply(x, part) for part in parts]
+            return [self.put_out(*made) for made in zip(names, found, strict=True)]
         whole = self._together(x, coded)
         found = self.split(whole, [part.rows for part in coded])
         self._whole[tuple(found)] = whole
-        return found
+        return [self.put_out(*made) for made in zip(names, found, strict=True)]
 
     def _together(self, x: str, parts: Sequence[Coded]) -> str:
         """Linears on one grid, as one: their outputs one after another."""
@@ -140,8 +142,8 @@ class OnnxGraph(Graph[str]):
                 for part in parts
             ]
             bias = self.file.array(f"{name}.bias", np.concatenate(biases))
-        if parts[0].inputs == "static":
-            x = self._on_grid(x, parts[0])
+        if parts[0].given is not None:
+            x = self.rounded(x, parts[0].given)
         if parts[0].integers:
             found = self._integers(x, name, parts)
             return self._op("Add", found, bias) if bias else found
@@ -170,14 +172,14 @@ class OnnxGraph(Graph[str]):
         weight = op("DequantizeLinear", codes, scales, axis=1)
         return op("MatMul", x, weight)
 
-    def _on_grid(self, x: str, coded: Coded) -> str:
-        """Inputs on the 256 numbers of a static grid, quantized once for all that read them."""
-        key = (x, coded.input_scale, coded.input_zero)
+    def rounded(self, x: str, grid: InputGrid) -> str:
+        """The nearest of a grid's 256 numbers, quantized once for all that read them."""
+        key = (x, grid)
         if key not in self._rounded:
             constant = self.file.constant
-            grid = [constant(key[1], np.float32), constant(key[2], np.uint8)]
-            codes = self._op("QuantizeLinear", x, *grid)
-            self._rounded[key] = self._op("DequantizeLinear", codes, *grid)
+            told = [constant(grid.scale, np.float32), constant(grid.zero, np.uint8)]
+            codes = self._op("QuantizeLinear", x, *told)
+            self._rounded[key] = self._op("DequantizeLinear", codes, *told)
         return self._rounded[key]
 
     def split(self, x: str, sizes: Sequence[int]) -> list[str]:

@@ -13,6 +13,7 @@ from attar.export.graphs.graph import Function, Graph, Heads, Norm, Rotary
 from attar.export.graphs.openvino_weights import Node, OpenvinoWeights
 from attar.export.graphs.weights import Coded, Dense
 from attar.models import Model
+from attar.ops.activations import InputGrid
 
 Rounding = Callable[..., Node]  # of a value, or of it and what it was multiplied by
 _HIDDEN = float(np.finfo(np.float32).min)  # a score that softmax makes 0
@@ -72,8 +73,8 @@ class OpenvinoGraph(Graph[Node]):
         return self._ops.gather(x, self._number(0), self._number(1))
 
     def multiply(self, x: Node, weights: Coded | Dense) -> Node:
-        if isinstance(weights, Coded) and weights.inputs == "static":
-            x = self._rounded(x, weights)
+        if isinstance(weights, Coded) and weights.given is not None:
+            x = self.rounded(x, weights.given)
         found = self._ops.matmul(x, self._weights.matrix(weights), False, True)
         if weights.bias is not None:
             rank = found.get_output_partial_shape(0).rank.get_length()
@@ -81,11 +82,11 @@ class OpenvinoGraph(Graph[Node]):
             found = self._ops.add(found, self._ops.constant(bias))
         return found
 
-    def _rounded(self, x: Node, weights: Coded) -> Node:
-        """Inputs on a static grid, made where the plugin joins that with what comes before."""
-        key = (x.get_friendly_name(), weights.input_scale, weights.input_zero)
+    def rounded(self, x: Node, grid: InputGrid) -> Node:
+        """The nearest of a grid's numbers, found where the plugin joins it with what was before."""
+        key = (x.get_friendly_name(), grid)
         if key not in self._kept:
-            round_ = partial(self._weights.rounded, coded=weights)
+            round_ = partial(self._weights.rounded, grid=grid)
             again = self._again.get(key[0])
             self._kept[key] = round_(x) if again is None else again(round_)
         return self._kept[key]
@@ -141,9 +142,7 @@ class OpenvinoGraph(Graph[Node]):
     def _joined(self, x: Node, width: int) -> Node:
         ops, number = self._ops, self._number
         swapped = ops.transpose(x, number([0, 2, 1, 3]))
-        found = ops.reshape(swapped, number([0, 0, width]), special_zero=True)
-        self._again[found.get_friendly_name()] = lambda do: self._joined(do(x), width)
-        return found
+        return ops.reshape(swapped, number([0, 0, width]), special_zero=True)
 
     def attend(self, qkv: Sequence[Node], heads: Heads) -> Node:
         q, k, v = (self._heads(x, heads.queries, heads.size) for x in qkv)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from attar.export.graphs.weights import Coded, Dense, Floats
+from attar.ops.activations import InputGrid
 
 Node = Any  # openvino's own types come without stubs that tell nodes from outputs
 SCALES, ZEROS = "/scales", "/zeros"  # after the name of what they belong to
@@ -85,10 +86,10 @@ class OpenvinoWeights:
         found.set_friendly_name(name)
         return found
 
-    def rounded(self, x: Node, factor: float = 1.0, *, coded: Coded) -> Node:
-        """Inputs, multiplied by a power of two before, on the 256 numbers of a static grid."""
-        scale = np.float32(coded.input_scale)
-        ends = [np.float32(end - coded.input_zero) * scale for end in (0, 255)]
+    def rounded(self, x: Node, factor: float = 1.0, *, grid: InputGrid) -> Node:
+        """Numbers, multiplied by a power of two before, on the 256 of a grid."""
+        scale = np.float32(grid.scale)
+        ends = [np.float32(end - grid.zero) * scale for end in (0, 255)]
         taken = [end * np.float32(factor) for end in ends]
         return self._ops.fake_quantize(x, *taken, *ends, 256)
 

@@ -8,9 +8,17 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from attar.layers import DynamicLinear, QuantizedEmbedding, QuantizedLinear, StaticLinear, TiedHead
+from attar.layers import (
+    DynamicLinear,
+    QuantizedEmbedding,
+    QuantizedLinear,
+    RoundedLinear,
+    StaticLinear,
+    TiedHead,
+)
 from attar.models import Model
 from attar.models.model import weight_of
+from attar.ops.activations import InputGrid
 
 Floats = NDArray[np.float32]
 Inputs = Literal["float", "dynamic", "static"]
@@ -22,8 +30,7 @@ class Coded:
 
     codes: int16 [rows, width], signed where `signed`, from 0 elsewhere; scales: [rows, groups];
     zeros: int16 [rows, groups] or None. `bits` is what a container needs for a code: 4 or 8.
-    `inputs` says what it multiplies with, static inputs on the grid of `input_scale` and
-    `input_zero`.
+    `inputs` says what it multiplies with, static inputs on the grid `given`.
     """
 
     name: str
@@ -35,8 +42,7 @@ class Coded:
     signed: bool
     bias: Floats | None = None
     inputs: Inputs = "float"
-    input_scale: float = 1.0
-    input_zero: int = 0
+    given: InputGrid | None = None
 
     @property
     def rows(self) -> int:
@@ -61,7 +67,7 @@ class Coded:
     def layout(self) -> tuple[Any, ...]:
         """What must be equal of two linears that are to be one."""
         grid = self.group, self.bits, self.signed, self.zeros is None
-        return *grid, self.inputs, self.input_scale, self.input_zero
+        return *grid, self.inputs, self.given
 
 
 @dataclass(frozen=True)
@@ -92,6 +98,14 @@ def weights_of(model: Model, name: str) -> Coded | Dense:
     return Dense(name if tied is None else tied, floats(weight_of(module)), bias, tied is not None)
 
 
+def outputs_of(model: Model, name: str) -> InputGrid | None:
+    """The grid that a linear's outputs are rounded to."""
+    module: Any = model.module.get_submodule(name)
+    if not isinstance(module, RoundedLinear):
+        return None
+    return InputGrid(float(module.output_scale), int(module.output_zero))
+
+
 def floats(tensor: Any) -> Floats:
     """A tensor as a float32 array."""
     return np.ascontiguousarray(tensor.detach().float().numpy())
@@ -103,8 +117,8 @@ def _coded(name: str, module: Any, bias: Floats | None) -> Coded:
     if isinstance(module, DynamicLinear):
         inputs = {"inputs": "dynamic"}
     elif isinstance(module, StaticLinear):
-        scale, zero = float(module.input_scale), int(module.input_zero)
-        inputs = {"inputs": "static", "input_scale": scale, "input_zero": zero}
+        given = InputGrid(float(module.input_scale), int(module.input_zero))
+        inputs = {"inputs": "static", "given": given}
     return Coded(
         name,
         found.codes.numpy(),

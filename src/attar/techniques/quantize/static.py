@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+
 from pydantic import Field
 
 from attar.calibrate.install import install_linear
@@ -10,20 +13,26 @@ from attar.calibrate.view import BlockView
 from attar.calibrate.walk import walk
 from attar.core.context import Context
 from attar.core.grid import Grid, IntegerGridName
-from attar.core.scope import Scope
+from attar.core.scope import ModuleFact, Scope
 from attar.core.step import Step
 from attar.core.traits import FLOAT, QUANTIZED
-from attar.layers import StaticLinear
+from attar.layers import RoundedLinear, StaticLinear
 from attar.models.model import Model, weight_of
-from attar.ops.activations import Range
+from attar.ops.activations import InputGrid, Range
 from attar.ops.gptq import nearest
+from attar.ops.rounding import Codes
+
+
+_SIGNED, _MIDDLE = Grid(bits=8), 128  # engines multiply outputs whose code for zero is the middle
 
 
 class Static(Calibrated, Step, kind="quantize/static"):
     """W8A8 with one grid for all inputs of a linear (Jacob et al. 2018, arXiv 1712.05877).
 
     The grid is the one of least squared error on the inputs seen, block by block, each fed by
-    the blocks already rounded.
+    the blocks already rounded. With `scores` the queries and keys of a block are rounded as well,
+    to what they are before any rotary positions: that speeds up models without those (BERT and
+    kin), whose engines then multiply whole numbers there too.
     """
 
     needs = frozenset({FLOAT})
@@ -35,17 +44,50 @@ class Static(Calibrated, Step, kind="quantize/static"):
     sequences: int = Field(128, ge=1, description="calibration sequences")
     length: int = Field(128, ge=8, description="tokens in a sequence")
     scope: Scope = Field(Scope.linears(), description="the linears to quantize")
+    scores: bool = Field(False, description="round queries and keys to 8 bits too")
+
+    def check(self, modules: Sequence[ModuleFact]) -> Iterable[str]:
+        """Whether there are queries and keys to round."""
+        if self.scores and not _compared(modules, self.scope.select(modules)):
+            yield (
+                "scores: yes rounds what linears of queries and of keys put out, and the scope "
+                f"{list(self.scope.patterns)} names none that are apart. Leave scores out"
+            )
 
     def apply(self, model: Model, ctx: Context) -> Model:
         """Walk the blocks; round the linears of each once their inputs are known."""
         grid = Grid.parse(self.grid)
+        facts = model.facts()
+        compared = _compared(facts, self.scope.select(facts)) if self.scores else set[str]()
 
         def visit(view: BlockView) -> None:
+            again: dict[str, Callable[[InputGrid], object]] = {}
             for names, inputs in view.groups(Range):
                 found = inputs.fit()
                 for name in names:
                     codes = nearest(weight_of(view.linears[name]), grid)
                     install_linear(model, name, codes, grid, StaticLinear).on(found)
+                    if name in compared:
+                        again[name] = partial(_round, model, name, codes, grid, found)
+            for name, seen in view.results(again, Range).items():
+                again[name](InputGrid(float(seen.scale(_SIGNED)), _MIDDLE))
 
         walk(model, calibration(self, model, ctx), self.scope, ctx, visit, "static")
         return model
+
+
+def _round(
+    model: Model, name: str, codes: Codes, grid: Grid, inputs: InputGrid, outputs: InputGrid
+) -> None:
+    install_linear(model, name, codes, grid, RoundedLinear).on(inputs).onto(outputs)
+
+
+def _compared(modules: Sequence[ModuleFact], chosen: Iterable[str]) -> set[str]:
+    """The chosen linears of queries and of keys, in blocks where these are apart."""
+    names, found = set(chosen), set[str]()
+    for block in {module.block for module in modules if module.block is not None}:
+        made = [m for m in modules if m.block == block and m.role == "attention" and m.linear]
+        queries = [m.name for m in made if m.axes[:1] == ("query",)]
+        keys = [m.name for m in made if m.axes[:1] == ("keys",)]  # those of values come after
+        found |= {*queries[:1], *keys[:1]} & names
+    return found
