@@ -15,6 +15,7 @@ from attar.ops.sparse import (
     regrowing,
     scored,
     sparsegpt,
+    sparsegpt_each,
     wanda_scores,
 )
 
@@ -197,3 +198,15 @@ def test_scores_learn_what_their_weights_would_be_worth() -> None:
     loss(seen).backward()
     torch.testing.assert_close(scores.grad, mask.grad, rtol=1e-12, atol=1e-12)
     assert torch.equal(given.grad != 0, keep)
+
+
+@pytest.mark.parametrize("pattern", [HALF, TWO_OF_FOUR])
+def test_linears_that_share_inputs_are_pruned_as_each_alone(pattern: Pattern) -> None:
+    gram = correlated(160, 3)
+    gram[5] = gram[:, 5] = 0
+    weights = [drawn(rows, 160, rows) * rows for rows in (12, 40, 7)]
+    together = list(sparsegpt_each(weights, gram, pattern, refits=4))
+    for weight, found in zip(weights, together, strict=True):
+        alone = sparsegpt(weight, gram, pattern, refits=4)
+        assert torch.equal(found == 0, alone == 0)
+        torch.testing.assert_close(found, alone, rtol=1e-4, atol=1e-4)

@@ -8,6 +8,7 @@ where a weight stays.
 # pyright: reportUnknownVariableType=false
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -109,17 +110,31 @@ def sparsegpt(weight: Tensor, gram: Tensor, pattern: Pattern, refits: int = 0) -
     gram: [width, width], the sum or mean of x xT over calibration tokens. Weights of inputs
     that were never active go, whatever the pattern says.
     """
-    weight, gram = weight.detach().float(), gram.float()
-    weight, gram = weight.masked_fill(gram.diagonal() <= 0, 0.0), without_dead(gram)
+    return next(sparsegpt_each([weight], gram, pattern, refits))
+
+
+def sparsegpt_each(
+    weights: Sequence[Tensor], gram: Tensor, pattern: Pattern, refits: int = 0
+) -> Iterator[Tensor]:
+    """The same for linears that are given the same inputs, their rows in one loop."""
+    dead, gram = gram.diagonal() <= 0, without_dead(gram.float())
+    weights = [weight.detach().float().masked_fill(dead, 0.0) for weight in weights]
     upper = inverse_factor(gram, torch.arange(len(gram), device=gram.device))
-    pruned, keep = _column_by_column(weight, upper, pattern)
+    rows = [len(weight) for weight in weights]
+    found = _column_by_column(torch.cat(weights), rows, upper, pattern)
     damped = gram.clone()
     damped.diagonal().add_(0.01 * gram.diagonal().mean())
-    return refit(weight, pruned, keep, damped, refits)
+    for weight, pruned, keep in zip(weights, *(part.split(rows) for part in found), strict=True):
+        yield refit(weight, pruned, keep, damped, refits)
 
 
-def _column_by_column(weight: Tensor, upper: Tensor, pattern: Pattern) -> tuple[Tensor, Tensor]:
-    """SparseGPT's loop; everything is kept transposed, so that a column is contiguous."""
+def _column_by_column(
+    weight: Tensor, rows: Sequence[int], upper: Tensor, pattern: Pattern
+) -> tuple[Tensor, Tensor]:
+    """SparseGPT's loop; everything is kept transposed, so that a column is contiguous.
+
+    Of so many `rows` each, masks are chosen apart.
+    """
     rest = weight.t().contiguous()
     keep = torch.ones_like(rest, dtype=torch.bool)
     diagonal = upper.diagonal()[:, None]
@@ -131,7 +146,8 @@ def _column_by_column(weight: Tensor, upper: Tensor, pattern: Pattern) -> tuple[
             if (column - start) % run == 0:
                 span = slice(column, min(column + run, stop))
                 scores = (rest[span] / diagonal[span]).square()
-                keep[span] = pattern.together(scores.t()).t()
+                chosen = [pattern.together(part.t()).t() for part in scores.split(rows, 1)]
+                keep[span] = torch.cat(chosen, 1)
             value = rest[column].clone()
             rest[column] *= keep[column]
             error = (value - rest[column]) / upper[column, column]

@@ -12,7 +12,7 @@ from attar.core.scope import Scope
 from attar.core.step import Step
 from attar.core.traits import FLOAT, MASKED
 from attar.models.model import Model, weight_of
-from attar.ops.sparse import sparsegpt
+from attar.ops.sparse import sparsegpt_each
 from attar.techniques.prune._sparsity import Sparsity, Zeros, put, tell
 
 
@@ -37,10 +37,9 @@ class SparseGpt(Sparsity, Calibrated, Step, kind="prune/sparsegpt"):
         def visit(view: BlockView) -> list[Zeros]:
             counts: list[Zeros] = []
             for names, gram in view.groups():
-                mean = gram.mean
-                for name in names:
-                    weight = weight_of(view.linears[name])
-                    counts.append(put(model, name, sparsegpt(weight, mean, pattern, self.refits)))
+                weights = [weight_of(view.linears[name]) for name in names]
+                found = sparsegpt_each(weights, gram.mean, pattern, self.refits)
+                counts += [put(model, *made) for made in zip(names, found, strict=True)]
             return counts
 
         batches = calibration(self, model, ctx)

@@ -22,7 +22,6 @@ from attar.ops.activations import InputGrid, Range
 from attar.ops.gptq import nearest
 from attar.ops.rounding import Codes
 
-
 _SIGNED, _MIDDLE = Grid(bits=8), 128  # engines multiply outputs whose code for zero is the middle
 
 
