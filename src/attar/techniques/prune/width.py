@@ -37,6 +37,7 @@ class Width(Calibrated, Step, kind="prune/width"):
     goes with all the query heads that share it, or some of each group's go.
     """
 
+    version = 2
     needs = frozenset({FLOAT})
     forbids = frozenset({UNEVEN})
     tasks = TASKS
