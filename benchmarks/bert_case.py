@@ -166,12 +166,12 @@ class Case:
         }
         return attar.run(recipe, home=self.home, device=self.device)
 
-    def right(self, folder: Path, part: str = "test") -> list[int]:
-        """For every review of a part, 1 where the model at `folder` tells its label."""
+    def right(self, folder: Path) -> list[int]:
+        """For every review of the test, 1 where the model at `folder` tells its label."""
         model = attar.load(folder)
         model.module.to(self.device)
         tests = load(
-            DataSource(path=str(self.data / "told" / f"{part}.tsv")), "classification", part
+            DataSource(path=str(self.data / "told" / "test.tsv")), "classification", "test"
         )
         batches = held_out(
             tests, model.tokenizer, "classification", LENGTH, 32, None, labels=model.labels

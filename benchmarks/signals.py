@@ -157,10 +157,10 @@ def main() -> None:
             if name not in (args.signal or [name]):
                 continue
             found = SUBJECTS[subject].measured(name, args.device)
-            where = {"subject": subject, "signal": name, "device": args.device}
-            rows[subject, name] = where | found
+            where = {"device": args.device, "environment": environment()}
+            rows[subject, name] = {"subject": subject, "signal": name, **where, **found}
             print(json.dumps(rows[subject, name]), flush=True)
-            result = {"environment": environment(), "rows": list(rows.values())}
+            result = {"rows": list(rows.values())}
             RESULT.write_text(json.dumps(result, indent=1) + "\n")
 
 

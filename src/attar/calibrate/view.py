@@ -88,20 +88,7 @@ class BlockView:
     def watched(self, statistic: type[S]) -> Iterator[Tensor]:
         """The block's outputs as it is, batch by batch, on the way to `statistics`."""
         together, found = self._together(), dict[str, S]()
-        arrived: list[tuple[str, Tensor]] = []
-
-        def noting(name: str) -> Callable[..., None]:
-            return lambda _, inputs: arrived.append((name, inputs[0]))
-
-        with ExitStack() as stack:
-            for name in together:
-                handle = self.linears[name].register_forward_pre_hook(noting(name))
-                stack.callback(handle.remove)
-            for output, mask in zip(self.run(), self.masks, strict=True):
-                for name, inputs in arrived:
-                    found[name] = _with(found.get(name), statistic, inputs, mask)
-                arrived.clear()
-                yield output
+        yield from self._counting(together, statistic, found, lambda inputs, _: inputs[0])
         self.statistics = [(together[name], each) for name, each in found.items()]
 
     def results(self, names: Collection[str], statistic: type[S]) -> dict[str, S]:
@@ -109,23 +96,34 @@ class BlockView:
 
         Nothing is run where no module is named. What the block puts out is found anew after it.
         """
-        found, arrived = dict[str, S](), list[tuple[str, Tensor]]()
-        if not names:
-            return found
+        found = dict[str, S]()
+        if names:
+            for _ in self._counting(names, statistic, found, lambda _, outputs: outputs):
+                self.outputs = None
+        return found
+
+    def _counting(
+        self,
+        names: Collection[str],
+        statistic: type[S],
+        found: dict[str, S],
+        taken: Callable[[tuple[Tensor, ...], Tensor], Tensor],
+    ) -> Iterator[Tensor]:
+        """The block's outputs, while `found` counts what is `taken` of inputs and outputs."""
+        arrived: list[tuple[str, Tensor]] = []
 
         def noting(name: str) -> Callable[..., None]:
-            return lambda _, __, outputs: arrived.append((name, outputs))
+            return lambda _, inputs, outputs: arrived.append((name, taken(inputs, outputs)))
 
         with ExitStack() as stack:
             for name in names:
                 module = self.model.module.get_submodule(name)
                 stack.callback(module.register_forward_hook(noting(name)).remove)
-            for _, mask in zip(self.run(), self.masks, strict=True):
-                for name, outputs in arrived:
-                    found[name] = _with(found.get(name), statistic, outputs, mask)
+            for output, mask in zip(self.run(), self.masks, strict=True):
+                for name, tensor in arrived:
+                    found[name] = _with(found.get(name), statistic, tensor, mask)
                 arrived.clear()
-        self.outputs = None
-        return found
+                yield output
 
     @property
     def _indices(self) -> range:

@@ -60,8 +60,10 @@ class Hf(Target):
         return item.table
 
     def holds(self, item: Quantized, model: Model) -> bool:
-        if item.table or item.outputs:
-            return item.table
+        if item.table:
+            return True
+        if item.outputs:
+            return False
         grid, group = item.grid, item.grid.group_for(item.width)
         if grid.group is not None and item.width % group:
             return False

@@ -35,9 +35,13 @@ class StaticLinear(QuantizedLinear):
 
     def on(self, grid: InputGrid) -> Self:
         """Take this grid for the inputs."""
-        self.input_scale = torch.tensor(grid.scale, dtype=torch.float32, device=self.codes.device)
-        self.input_zero = torch.tensor(grid.zero, dtype=torch.uint8, device=self.codes.device)
+        self.input_scale, self.input_zero = _scalars(grid, self.codes.device)
         return self
+
+    @property
+    def input_grid(self) -> InputGrid:
+        """The grid of the inputs."""
+        return InputGrid(float(self.input_scale), int(self.input_zero))
 
     def arriving(self, inputs: Tensor) -> Tensor:
         return rounded(inputs, self.input_scale, self.input_zero.float())
@@ -57,9 +61,19 @@ class RoundedLinear(StaticLinear):
 
     def onto(self, grid: InputGrid) -> Self:
         """Take this grid for the outputs."""
-        self.output_scale = torch.tensor(grid.scale, dtype=torch.float32, device=self.codes.device)
-        self.output_zero = torch.tensor(grid.zero, dtype=torch.uint8, device=self.codes.device)
+        self.output_scale, self.output_zero = _scalars(grid, self.codes.device)
         return self
+
+    @property
+    def output_grid(self) -> InputGrid:
+        """The grid of the outputs."""
+        return InputGrid(float(self.output_scale), int(self.output_zero))
 
     def forward(self, inputs: Tensor) -> Tensor:
         return rounded(super().forward(inputs), self.output_scale, self.output_zero.float())
+
+
+def _scalars(grid: InputGrid, device: torch.device) -> tuple[Tensor, Tensor]:
+    """A grid's scale, and its code for zero."""
+    scale = torch.tensor(grid.scale, dtype=torch.float32, device=device)
+    return scale, torch.tensor(grid.zero, dtype=torch.uint8, device=device)

@@ -120,22 +120,22 @@ def sparsegpt_each(
     dead, gram = gram.diagonal() <= 0, without_dead(gram.float())
     weights = [weight.detach().float().masked_fill(dead, 0.0) for weight in weights]
     upper = inverse_factor(gram, torch.arange(len(gram), device=gram.device))
-    rows = [len(weight) for weight in weights]
-    found = _column_by_column(torch.cat(weights), rows, upper, pattern)
+    found = _column_by_column(weights, upper, pattern)
     damped = gram.clone()
     damped.diagonal().add_(0.01 * gram.diagonal().mean())
-    for weight, pruned, keep in zip(weights, *(part.split(rows) for part in found), strict=True):
+    for weight, (pruned, keep) in zip(weights, found, strict=True):
         yield refit(weight, pruned, keep, damped, refits)
 
 
 def _column_by_column(
-    weight: Tensor, rows: Sequence[int], upper: Tensor, pattern: Pattern
-) -> tuple[Tensor, Tensor]:
-    """SparseGPT's loop; everything is kept transposed, so that a column is contiguous.
+    weights: Sequence[Tensor], upper: Tensor, pattern: Pattern
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """SparseGPT's loop over all rows; what it leaves of each weight, and the mask.
 
-    Of so many `rows` each, masks are chosen apart.
+    Everything is kept transposed, so that a column is contiguous. Masks are chosen apart.
     """
-    rest = weight.t().contiguous()
+    rows = [len(weight) for weight in weights]
+    rest = torch.cat([weight.t() for weight in weights], 1)
     keep = torch.ones_like(rest, dtype=torch.bool)
     diagonal = upper.diagonal()[:, None]
     width, run = len(rest), pattern.run or _BLOCK
@@ -156,7 +156,8 @@ def _column_by_column(
                 rest[column + 1 : stop].addr_(upper[column, column + 1 : stop], error, alpha=-1)
         if stop < width:
             rest[stop:].addmm_(upper[start:stop, stop:].t(), errors, alpha=-1)
-    return rest.t().contiguous(), keep.t().contiguous()
+    for part, kept in zip(rest.split(rows, 1), keep.split(rows, 1), strict=True):
+        yield part.t().contiguous(), kept.t().contiguous()
 
 
 def refit(weight: Tensor, pruned: Tensor, keep: Tensor, gram: Tensor, steps: int) -> Tensor:

@@ -166,8 +166,10 @@ def _stored(name: str, node: Any, constants: Mapping[str, Any]) -> StoredCodes:
 
 def _products(node: Any) -> list[Any]:
     """The products of matrices that a constant goes into; a table's look-up is none."""
-    if node.get_type_name() in ("MatMul", "Gather"):
-        return [node] if node.get_type_name() == "MatMul" else []
+    if node.get_type_name() == "MatMul":
+        return [node]
+    if node.get_type_name() == "Gather":
+        return []
     return [product for reader in _readers(node) for product in _products(reader)]
 
 

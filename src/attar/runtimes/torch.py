@@ -69,9 +69,9 @@ def stored(model: Model) -> dict[str, StoredCodes]:
         if isinstance(module, QuantizedLinear | QuantizedEmbedding):
             codes, inputs, outputs = module.unpacked(), None, None
             if isinstance(module, StaticLinear):
-                inputs = ends_of(float(module.input_scale), int(module.input_zero))
+                inputs = ends_of(module.input_grid.scale, module.input_grid.zero)
             if isinstance(module, RoundedLinear):
-                outputs = ends_of(float(module.output_scale), int(module.output_zero))
+                outputs = ends_of(module.output_grid.scale, module.output_grid.zero)
             found[name] = StoredCodes(
                 codes.codes.numpy(),
                 codes.scales.float().numpy(),

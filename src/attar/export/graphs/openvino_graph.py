@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,6 @@ from attar.export.graphs.weights import Coded, Dense
 from attar.models import Model
 from attar.ops.activations import InputGrid
 
-Rounding = Callable[..., Node]  # of a value, or of it and what it was multiplied by
 _HIDDEN = float(np.finfo(np.float32).min)  # a score that softmax makes 0
 
 
@@ -38,7 +36,7 @@ class OpenvinoGraph(Graph[Node]):
         self._results: list[Node] = []
         self._written: list[Node] = []  # to states
         self._kept: dict[Any, Any] = {}  # what several operations share
-        self._again: dict[str, Callable[[Rounding], Node]] = {}
+        self._halves: dict[str, Callable[[], Node]] = {}  # of what norms put out
 
     def _input(self, name: str, shape: list[int], dtype: Any = np.int64) -> Node:
         found = self._ops.parameter(shape, dtype, name=name)
@@ -86,9 +84,8 @@ class OpenvinoGraph(Graph[Node]):
         """The nearest of a grid's numbers, found where the plugin joins it with what was before."""
         key = (x.get_friendly_name(), grid)
         if key not in self._kept:
-            round_ = partial(self._weights.rounded, grid=grid)
-            again = self._again.get(key[0])
-            self._kept[key] = round_(x) if again is None else again(round_)
+            half, rounded = self._halves.get(key[0]), self._weights.rounded
+            self._kept[key] = rounded(x, grid) if half is None else rounded(half(), grid, 0.5)
         return self._kept[key]
 
     def split(self, x: Node, sizes: Sequence[int]) -> list[Node]:
@@ -116,7 +113,7 @@ class OpenvinoGraph(Graph[Node]):
             found, bias = self._affine(plain, norm), norm.bias
             # halved, which is exact: the plugin would make one of two that are equal
             half = replace(norm, gain=norm.gain / 2, bias=None if bias is None else bias / 2)
-            self._again[found.get_friendly_name()] = lambda do: do(self._affine(plain, half), 0.5)
+            self._halves[found.get_friendly_name()] = lambda: self._affine(plain, half)
             return found
         gain = ops.constant(norm.gain)
         squares = ops.power(x, number(2, np.float32))

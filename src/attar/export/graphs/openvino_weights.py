@@ -86,7 +86,7 @@ class OpenvinoWeights:
         found.set_friendly_name(name)
         return found
 
-    def rounded(self, x: Node, factor: float = 1.0, *, grid: InputGrid) -> Node:
+    def rounded(self, x: Node, grid: InputGrid, factor: float = 1.0) -> Node:
         """Numbers, multiplied by a power of two before, on the 256 of a grid."""
         scale = np.float32(grid.scale)
         ends = [np.float32(end - grid.zero) * scale for end in (0, 255)]

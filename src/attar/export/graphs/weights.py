@@ -101,9 +101,7 @@ def weights_of(model: Model, name: str) -> Coded | Dense:
 def outputs_of(model: Model, name: str) -> InputGrid | None:
     """The grid that a linear's outputs are rounded to."""
     module: Any = model.module.get_submodule(name)
-    if not isinstance(module, RoundedLinear):
-        return None
-    return InputGrid(float(module.output_scale), int(module.output_zero))
+    return module.output_grid if isinstance(module, RoundedLinear) else None
 
 
 def floats(tensor: Any) -> Floats:
@@ -117,8 +115,7 @@ def _coded(name: str, module: Any, bias: Floats | None) -> Coded:
     if isinstance(module, DynamicLinear):
         inputs = {"inputs": "dynamic"}
     elif isinstance(module, StaticLinear):
-        given = InputGrid(float(module.input_scale), int(module.input_zero))
-        inputs = {"inputs": "static", "given": given}
+        inputs = {"inputs": "static", "given": module.input_grid}
     return Coded(
         name,
         found.codes.numpy(),

@@ -62,8 +62,8 @@ class Auto(Step, kind="distill/auto"):
         if room < Logits.training_bytes and not adapter.forbids & set(traits):
             given["update"] = Few(lora=adapter)
         if task == "embedding":
-            alone = {"cosine": 1.0, "similarities": 0.0}
-            return Embedding(**alone, also=Also(hidden=HiddenSignal.model_validate({})), **given)
+            beside = Also(hidden=HiddenSignal.model_validate({}))
+            return Embedding(cosine=1.0, similarities=0.0, also=beside, **given)
         return Logits(**given)
 
     def apply(self, model: Model, ctx: Context) -> Model:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Iterable, Sequence
 
 from pydantic import Field
 
@@ -60,25 +59,21 @@ class Static(Calibrated, Step, kind="quantize/static"):
         compared = _compared(facts, self.scope.select(facts)) if self.scores else set[str]()
 
         def visit(view: BlockView) -> None:
-            again: dict[str, Callable[[InputGrid], object]] = {}
+            kept: dict[str, tuple[Codes, InputGrid]] = {}
             for names, inputs in view.groups(Range):
                 found = inputs.fit()
                 for name in names:
                     codes = nearest(weight_of(view.linears[name]), grid)
                     install_linear(model, name, codes, grid, StaticLinear).on(found)
                     if name in compared:
-                        again[name] = partial(_round, model, name, codes, grid, found)
-            for name, seen in view.results(again, Range).items():
-                again[name](InputGrid(float(seen.scale(_SIGNED)), _MIDDLE))
+                        kept[name] = codes, found
+            for name, seen in view.results(kept, Range).items():
+                codes, found = kept[name]
+                outputs = InputGrid(float(seen.scale(_SIGNED)), _MIDDLE)
+                install_linear(model, name, codes, grid, RoundedLinear).on(found).onto(outputs)
 
         walk(model, calibration(self, model, ctx), self.scope, ctx, visit, "static")
         return model
-
-
-def _round(
-    model: Model, name: str, codes: Codes, grid: Grid, inputs: InputGrid, outputs: InputGrid
-) -> None:
-    install_linear(model, name, codes, grid, RoundedLinear).on(inputs).onto(outputs)
 
 
 def _compared(modules: Sequence[ModuleFact], chosen: Iterable[str]) -> set[str]:
