@@ -61,8 +61,12 @@ def rounding(bits: int, subject: Subject) -> dict[str, Method]:
         **found,
         **llm_compressor,
         "gptq of gptqmodel": peer("gptqmodel", _peers.gptqmodel(bits, 64)),
-        "auto-round, 60 iterations": peer("auto-round", _peers.auto_round(bits, 64, 60)),
-        "auto-round, 200 iterations": peer("auto-round", _peers.auto_round(bits, 64, 200)),
+        **{
+            f"auto-round, {iterations} iterations": peer(
+                "auto-round", _peers.auto_round(bits, 64, iterations)
+            )
+            for iterations in (60, 90, 200)  # 90 take the 20 minutes that healing may take
+        },
     }
 
 

@@ -19,6 +19,7 @@ from attar.ops.activations import Peaks, Range
 from attar.ops.gram import Energy, Gram
 
 S = TypeVar("S", Gram, Energy, Peaks, Range)
+_HELD = 1 << 24  # bytes that wait in batches, after which the holes between them are given back
 
 
 @dataclass
@@ -80,7 +81,7 @@ class BlockView:
             batches = None if self.frugal else [self._enter(stack, i) for i in self._indices]
             while (found := self._next(batches, statistic)) is not None:
                 done.add(found[0])
-                trim()  # batches left holes on their way here, of which a solver has no use
+                trim()
                 yield together[found[0]], found[1]
         if batches is not None:
             self.outputs = [cast("Tensor", batch.output) for batch in batches]
@@ -137,7 +138,7 @@ class BlockView:
 
     def _next(self, batches: list[Paused] | None, statistic: type[S]) -> tuple[str, S] | None:
         """Send every batch to its next halt; where that is, and the statistic of what arrived."""
-        reached, found = "", None
+        reached, found, held = "", None, 0
         for index, mask in enumerate(self.masks):
             with ExitStack() as stack:
                 batch = self._enter(stack, index) if batches is None else batches[index]
@@ -146,6 +147,9 @@ class BlockView:
                 if at is not None:
                     reached, inputs = at
                     found = _with(found, statistic, inputs, mask)
+                    if (held := held + inputs.nbytes) > _HELD:
+                        held = 0
+                        trim()
         return None if found is None else (reached, found)
 
     @contextmanager

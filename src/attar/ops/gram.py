@@ -4,14 +4,16 @@
 # pyright: reportUnknownVariableType=false
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import cast
 
 import torch
 from torch import Tensor
 
 Device = torch.device | str
-_TOKENS = 4096
-_PANEL = 256
+_TOKENS = 2048
+_PANEL = 192
 _DAMPING = (0.01, 0.03, 0.1, 0.3, 1.0)
 
 
@@ -32,9 +34,10 @@ class Gram:
         self.count += len(rows)
         for part in rows.split(_TOKENS):
             values = part.float()
-            for start in range(0, len(self._upper), _PANEL):
-                panel = values[:, start : start + _PANEL]
-                self._upper[start : start + _PANEL, start:].addmm_(panel.t(), values[:, start:])
+            with _products_of(part.dtype):
+                for start in range(0, len(self._upper), _PANEL):
+                    panel = values[:, start : start + _PANEL]
+                    self._upper[start : start + _PANEL, start:].addmm_(panel.t(), values[:, start:])
 
     @property
     def mean(self) -> Tensor:
@@ -67,6 +70,22 @@ class Energy:
     def mean(self) -> Tensor:
         """The average square of each input."""
         return self._sum / max(1, self.count)
+
+
+@contextmanager
+def _products_of(dtype: torch.dtype) -> Iterator[None]:
+    """Let a processor multiply float32 as bfloat16 where that is what the values were.
+
+    Their products fit float32, in which they are summed, so nothing is lost.
+    """
+    matmul = torch.backends.mkldnn.matmul
+    before = matmul.fp32_precision
+    if dtype == torch.bfloat16:
+        matmul.fp32_precision = "bf16"
+    try:
+        yield
+    finally:
+        matmul.fp32_precision = before
 
 
 def inverse_factor(gram: Tensor, order: Tensor) -> Tensor:

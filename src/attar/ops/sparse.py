@@ -119,45 +119,44 @@ def sparsegpt_each(
     """The same for linears that are given the same inputs, their rows in one loop."""
     dead, gram = gram.diagonal() <= 0, without_dead(gram.float())
     weights = [weight.detach().float().masked_fill(dead, 0.0) for weight in weights]
-    upper = inverse_factor(gram, torch.arange(len(gram), device=gram.device))
-    found = _column_by_column(weights, upper, pattern)
+    order = torch.arange(len(gram), device=gram.device)
+    rest, keep = _column_by_column(weights, inverse_factor(gram, order), pattern)
     damped = gram.clone()
     damped.diagonal().add_(0.01 * gram.diagonal().mean())
-    for weight, (pruned, keep) in zip(weights, found, strict=True):
-        yield refit(weight, pruned, keep, damped, refits)
+    rows = [len(weight) for weight in weights]
+    for weight, part, kept in zip(weights, rest.split(rows, 1), keep.split(rows, 1), strict=True):
+        yield refit(weight, part.t().contiguous(), kept.t().contiguous(), damped, refits)
 
 
 def _column_by_column(
     weights: Sequence[Tensor], upper: Tensor, pattern: Pattern
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """SparseGPT's loop over all rows; what it leaves of each weight, and the mask.
+) -> tuple[Tensor, Tensor]:
+    """SparseGPT's loop over all rows; what it leaves of the weights, and the mask.
 
-    Everything is kept transposed, so that a column is contiguous. Masks are chosen apart.
+    Both are transposed, so that a column is contiguous: [width, rows of all]. Masks are chosen
+    for each weight apart.
     """
     rows = [len(weight) for weight in weights]
     rest = torch.cat([weight.t() for weight in weights], 1)
     keep = torch.ones_like(rest, dtype=torch.bool)
     diagonal = upper.diagonal()[:, None]
     width, run = len(rest), pattern.run or _BLOCK
+    errors, gone = (torch.empty(min(_BLOCK, width), sum(rows), device=rest.device) for _ in "eg")
     for start in range(0, width, _BLOCK):
         stop = min(start + _BLOCK, width)
-        errors = torch.empty(stop - start, rest.shape[1], device=rest.device)
-        for column in range(start, stop):
-            if (column - start) % run == 0:
-                span = slice(column, min(column + run, stop))
+        block, moves = rest[start:stop], upper[start:stop, start:stop]
+        for index, value in enumerate(block):
+            if index % run == 0:
+                span = slice(start + index, min(start + index + run, stop))
                 scores = (rest[span] / diagonal[span]).square()
-                chosen = [pattern.together(part.t()).t() for part in scores.split(rows, 1)]
-                keep[span] = torch.cat(chosen, 1)
-            value = rest[column].clone()
-            rest[column] *= keep[column]
-            error = (value - rest[column]) / upper[column, column]
-            errors[column - start] = error
-            if column + 1 < stop:
-                rest[column + 1 : stop].addr_(upper[column, column + 1 : stop], error, alpha=-1)
-        if stop < width:
-            rest[stop:].addmm_(upper[start:stop, stop:].t(), errors, alpha=-1)
-    for part, kept in zip(rest.split(rows, 1), keep.split(rows, 1), strict=True):
-        yield part.t().contiguous(), kept.t().contiguous()
+                parts = [scores] if pattern.run else scores.split(rows, 1)  # runs are of one row
+                keep[span] = torch.cat([pattern.together(part.t()).t() for part in parts], 1)
+                torch.div(~keep[span], diagonal[span], out=gone[index : span.stop - start])
+            error = torch.mul(value, gone[index], out=errors[index])
+            block[index + 1 :].addr_(moves[index, index + 1 :], error, alpha=-1)
+        rest[stop:].addmm_(upper[start:stop, stop:].t(), errors[: stop - start], alpha=-1)
+    rest *= keep
+    return rest, keep
 
 
 def refit(weight: Tensor, pruned: Tensor, keep: Tensor, gram: Tensor, steps: int) -> Tensor:
@@ -167,17 +166,18 @@ def refit(weight: Tensor, pruned: Tensor, keep: Tensor, gram: Tensor, steps: int
     pruned: [rows, width]; keep: the mask; gram: [width, width], definite.
     """
     found, scale = pruned * keep, gram.diagonal()
-    residual = ((weight - found) @ gram) * keep
+    residual = ((weight - found) @ gram).mul_(keep)
     step = residual / scale
     size = (residual * step).sum(1, keepdim=True)
+    moved, scaled = torch.empty_like(step), torch.empty_like(step)
     for _ in range(steps):
-        moved = (step @ gram) * keep
-        length = size / (step * moved).sum(1, keepdim=True).clamp_min(1e-30)
-        found += length * step
-        residual -= length * moved
-        scaled = residual / scale
-        before, size = size, (residual * scaled).sum(1, keepdim=True)
-        step = scaled + (size / before.clamp_min(1e-30)) * step
+        torch.mm(step, gram, out=moved).mul_(keep)
+        length = size / torch.mul(step, moved, out=scaled).sum(1, keepdim=True).clamp_min(1e-30)
+        found.addcmul_(length, step)
+        residual.addcmul_(length, moved, value=-1)
+        torch.div(residual, scale, out=scaled)
+        before, size = size, torch.mul(residual, scaled, out=moved).sum(1, keepdim=True)
+        step.mul_(size / before.clamp_min(1e-30)).add_(scaled)
     return found
 
 
