@@ -13,8 +13,8 @@ import _texts
 
 WORK = Path(".attar/bench/compare")
 RESULT = "linears.safetensors"  # what a method leaves in its folder
-ITEMS = "judged.json"  # a number and a weight for each sequence, for paired intervals
-Judged = tuple[list[float], list[int]]
+ITEMS = "items.json"  # of each figure, a number and a weight for each sequence
+Judged = dict[str, tuple[list[float], list[int]]]
 
 
 @dataclass(frozen=True)
@@ -99,13 +99,16 @@ class Subject:
         return found | {"zeros": zeros / sum(weight.numel() for weight in linears)}
 
 
-def less(folder: Path, other: Path) -> tuple[float, float, float]:
-    """What one has less than the other of what they were judged by, with its paired interval."""
+def less(folder: Path, other: Path) -> dict[str, float]:
+    """What one has less than the other of what they were judged by, with paired intervals."""
     from attar.ops.bootstrap import Sums, paired
 
-    own, theirs = (Sums(*json.loads((each / ITEMS).read_text())) for each in (folder, other))
-    found = paired(own, theirs, 0)
-    return found.value, found.low, found.high
+    own, theirs = (json.loads((each / ITEMS).read_text()) for each in (folder, other))
+    plain: dict[str, float] = {}
+    for name, sums in own.items():
+        found = paired(Sums(*sums), Sums(*theirs[name]), 0)
+        plain |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
+    return plain
 
 
 def expected(model: Any) -> list[str]:
@@ -137,7 +140,7 @@ def _by_answers(subject: Subject, original: Any, model: Any) -> tuple[dict[str, 
         each = figure[name]
         plain |= {name: each.value, f"{name}_low": each.low, f"{name}_high": each.high}
     plain["original_perplexity"] = figures(base, None, "causal-lm")["perplexity"].value
-    return plain, (items.kl or [], items.compared)
+    return plain, {"less": (items.kl or [], items.compared), "nats": (items.nll, items.tokens)}
 
 
 def _by_vectors(subject: Subject, original: Any, model: Any) -> tuple[dict[str, float], Judged]:
@@ -157,7 +160,7 @@ def _by_vectors(subject: Subject, original: Any, model: Any) -> tuple[dict[str, 
     ones = [1] * len(found)
     span = interval(found, ones, 0)
     plain = {"distance": span.value, "distance_low": span.low, "distance_high": span.high}
-    return plain, (found, ones)
+    return plain, {"less": (found, ones)}
 
 
 DECODER = Subject(

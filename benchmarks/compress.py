@@ -70,6 +70,20 @@ def rounding(bits: int, subject: Subject) -> dict[str, Method]:
     }
 
 
+def sizes() -> dict[str, dict[str, Method]]:
+    """Other sizes on disk than those of groups of 64, which no peer's results are held against."""
+    finer = ("quantize/gptq", {"grid": "int4-g32"})
+    return {
+        "int8-channel": {"rtn": own(("quantize/rtn", {"grid": "int8-channel"}))},
+        "int4-g32": {
+            "gptq": own(finer),
+            "autoround": own(("quantize/autoround", {"grid": "int4-g32", "batch": 4})),
+        },
+        "3.5 bits": {"mixed": own(("quantize/mixed", {"bits": 3.5}))},
+        "6 bits": {"mixed": own(("quantize/mixed", {"bits": 6.0}))},
+    }
+
+
 def pruning(settings: dict[str, Any], structure: str, subject: Subject) -> dict[str, Method]:
     """Zeros in half of the weights."""
     found = {name: own((f"prune/{name}", settings)) for name in ("magnitude", "wanda", "sparsegpt")}
@@ -128,6 +142,7 @@ CASES: dict[str, Case] = {
         "lowrank-80": lowrank(0.8, subject),
         "lowrank-60": lowrank(0.6, subject),
         **together(subject),
+        **sizes(),
     }.items()
 }
 CASES |= {  # whether the order of the ways hangs on what they are calibrated on
@@ -175,6 +190,7 @@ def judged(case: str, method: str) -> dict[str, float]:
 def compare(case: str, kept: Kept) -> None:
     """Hold every method of Attar's against the best peer that has it, on the same sequences.
 
+    `less`: of what both are judged by; `nats`: of what a token costs, the logarithm of perplexity.
     What no peer has, and what was healed, is held against the best of all; what was healed also
     against what it was before: the share of the divergence that is gone.
     """
@@ -192,8 +208,7 @@ def compare(case: str, kept: Kept) -> None:
             for each in (name, best):
                 if not (folder(case, each) / ITEMS).exists():
                     judged(case, each)
-            value, low, high = less(folder(case, name), folder(case, best))
-            found = {"best_peer": best, "less": value, "less_low": low, "less_high": high}
+            found = {"best_peer": best, **less(folder(case, name), folder(case, best))}
         before = rows.get(name.removesuffix(HEALED))
         if name.endswith(HEALED) and before is not None:
             found["healed_share"] = 1 - row[judge] / before[judge]

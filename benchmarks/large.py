@@ -164,6 +164,7 @@ def press(blocks: int) -> None:
 
     started = time.monotonic()
     model = load(ModelSource(path=str(FOLDER / "model")))
+    parameters = sum(p.numel() for p in model.module.parameters())
     loaded = time.monotonic() - started
     data = load_data(DataSource(path=str(_texts.novel())), "causal-lm", "novel")
     progress = Counting(blocks)
@@ -184,7 +185,7 @@ def press(blocks: int) -> None:
     each = [after - before for before, after in pairwise(marks[1:])]
     first = marks[1] - began  # the tokens and the embedding with it
     done = {
-        "parameters": sum(p.numel() for p in model.module.parameters()),
+        "parameters": parameters,
         "precision": precision,
         "seconds_to_load": loaded,
         "seconds_of_blocks": [first, *each],

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from attar.calibrate.sensitivity import EVERY, divergences, parts_of
+from attar.calibrate.sensitivity import EVERY, divergences, label_of, parts_of, to_table
 from attar.core.context import Context
 from attar.core.registry import find
 from attar.core.scope import Scope
@@ -77,6 +78,46 @@ def test_mixed_keeps_to_its_average(family: str, bits: float) -> None:
     assert bits - 0.7 < spent <= bits
     assert ctx.notes["average bits"] == pytest.approx(spent, abs=1e-3)
     assert len([curve for curve in ctx.curves if curve.startswith("block divergence")]) == 2 * 4
+
+
+def test_mixed_chooses_by_a_table(tmp_path: Path) -> None:
+    """One that says that all depends on the last block's MLP."""
+    model, table = tiny("llama"), tmp_path / "sensitivity.tsv"
+    data = Dataset("train", [Example(text, None) for text in texts(count=40, length=16)], "", ())
+    ctx = Context(model.task, lambda _: data, lambda _: model)
+    parts, grids = parts_of(model, Scope.linears()), ("int2-g32", "int8-g32")
+    last = [part.block == 2 and part.role == "mlp" for part in parts]
+    labels = [label_of("quantize/rtn", {"grid": grid}) for grid in grids]
+    columns = [9.0 * it for it in last], [0.0] * len(parts)
+    table.write_text(to_table(parts, dict(zip(labels, columns, strict=True))))
+    settings = {"sequences": 4, "length": 16, "bits": 4, "grids": grids, "sensitivity": str(table)}
+    step = find("quantize/mixed").model_validate(settings)
+    assert list(step.check(model.facts())) == []
+    pressed = step.apply(model, ctx)
+    bits = {part.names[0]: pressed.module.get_submodule(part.names[0]).grid.bits for part in parts}
+    assert [bits[part.names[0]] for part, it in zip(parts, last, strict=True) if it] == [8]
+    assert 2 in bits.values()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "cannot be read: No such file"),
+        ("", "is no table that"),
+        ("block\trole\tweights\n0\tattention\n", "was measured on a model of other"),
+        ("block\trole\tweights\n0\tattention\t1\n", "was measured on a model of other"),
+        ("right", "has no column 'quantize/rtn grid=int3-g64'"),
+    ],
+)
+def test_a_table_that_does_not_fit_is_refused(text: str | None, said: str, tmp_path: Path) -> None:
+    model, table = tiny("llama"), tmp_path / "sensitivity.tsv"
+    parts = parts_of(model, Scope.linears())
+    right = to_table(parts, {"quantize/rtn grid=int2-g64": [0.0] * len(parts)})
+    if text is not None:
+        table.write_text(right if text == "right" else text)
+    step = find("quantize/mixed").model_validate({"sensitivity": str(table)})
+    (problem,) = step.check(model.facts())
+    assert said in problem
 
 
 def test_mixed_below_its_smallest_grid_is_refused() -> None:

@@ -81,6 +81,28 @@ def test_fitted_scales_beat_the_plain_range(name: str):
     assert objective(weight, fitted, eye, grid) <= objective(weight, naive, eye, grid) * 1.0001
 
 
+@pytest.mark.parametrize("name", ["int4-g32", "int4-g32-zp", "nf4-g32"])
+def test_the_columns_are_those_of_eliminations_in_float64(name: str):
+    """The paper's equations 2 and 3, each column eliminated from the inverse after its error."""
+    grid, gram = Grid.parse(name), correlated(96)
+    weight = torch.randn(8, 96, generator=torch.Generator().manual_seed(4))
+    damped = gram.double() + 0.01 * gram.diagonal().double().mean() * torch.eye(96)
+    inverse = torch.linalg.inv(damped)
+    fitted = fit_scales(weight, grid, gram.diagonal())
+    rest, expected = weight.double(), torch.empty(8, 96)
+    scales = spread(fitted.scales, grid.group_for(96), 96)
+    zeros = None if fitted.zeros is None else spread(fitted.zeros, grid.group_for(96), 96)
+    for column in torch.argsort(gram.diagonal(), descending=True, stable=True).tolist():
+        value, scale = rest[:, column].float(), scales[:, column]
+        zero = None if zeros is None else zeros[:, column]
+        expected[:, column] = level = snap(value / scale, grid, zero) * scale
+        error = (rest[:, column] - level) / inverse[column, column]
+        rest = rest - error[:, None] * inverse[column]
+        inverse = inverse - inverse[:, [column]] @ inverse[[column]] / inverse[column, column]
+    found = dequantize(gptq.solve(weight, gram, grid, sweeps=0), grid)
+    assert ((found - expected).abs() < 1e-4).float().mean() > 0.995
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_between_the_exact_optimum_and_round_to_nearest(seed: int):
     """All 4^6 codes of a row of six weights, at two bits."""

@@ -134,6 +134,7 @@ def test_strangers_write_text_and_nothing_else(report: Report) -> None:
         stage.verdict = Verdict(status="outside", reasons=[evil])
         stage.curves[f"block {evil}"] = [(0, 1), (1, 2)]
         stage.curves[f"loss/{evil}"] = [(0, 1), (1, 2)]
+        stage.curves[f"{evil} by {evil}"] = [(0, 1), (1, 2)]
         stage.figures[evil] = Figure(value=1, unit=evil, note=evil)
     source = page(report)
     parsed = _read(source)
@@ -158,6 +159,13 @@ def test_lonely_broken_and_empty_reports(report: Report, language: str) -> None:
     _read(source)
     assert "NaN" in source
     assert "<svg" not in source
+
+
+def test_what_is_traded_for_what_is_drawn(report: Report) -> None:
+    report.stages[1].curves["agreement by share of blocks run"] = [(0.5, 0.8), (1.0, 1.0)]
+    (drawn,) = (plot for plot in plots(report, Words()) if "agreement by" in plot.title)
+    assert "share of blocks run" in drawn.svg
+    assert "0.5: 0.800, 1: 1.00" in drawn.svg
 
 
 def test_a_stage_without_a_finite_quality_is_named_and_not_drawn(report: Report) -> None:

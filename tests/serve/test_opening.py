@@ -10,8 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from attar.data.batches import Batch
 from attar.errors import ModelError, UserError
+from attar.models import save
+from attar.models.pooling import vectors
 from attar.runtimes.runtime import Decoder, Encoder, Engine, StoredCodes
 from attar.serve import opening
 from attar.serve.batching import Batched
@@ -19,6 +23,7 @@ from attar.serve.delegating import Delegated
 from attar.serve.opening import Loaded, locate, open_model
 from attar.serve.settings import Limits, Settings, Source
 from serve.fakes import EchoDecoder
+from tiny_models import press, tiny
 
 
 class Halves(Encoder):
@@ -155,6 +160,31 @@ def test_an_encoder_without_a_head_gives_embeddings(folders: dict[str, Path], tm
         model.close()
     assert found[0] == pytest.approx(found[1], abs=1e-6)
     assert np.linalg.norm(found[0]) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("pool", ["first", "last", "mean"])
+@pytest.mark.parametrize("target", ["", "hf", "onnx", "openvino"])
+def test_vectors_are_those_that_the_model_says(target: str, pool: str, tmp_path: Path):
+    for package in {"onnx": ["onnxruntime"], "openvino": ["openvino_tokenizers"]}.get(target, []):
+        pytest.importorskip(package)
+    from attar.export.export import Wanted, export
+
+    model = press(tiny("bert", "embedding"), "int8-channel")
+    model.config.sentence_pooling = pool
+    save(model, tmp_path / "model")
+    folder = tmp_path / "model"
+    if target:
+        folder = export(folder, target, tmp_path / target, tmp_path, Wanted(speed=False)).folder
+    served = open_model(Source(name="m", path=str(folder)), plain())
+    assert served.task == "embedding"
+    assert served.encoder is not None
+    rows = [[2, 9, 8, 3], [2, 3], [2] + [7] * 40]
+    for row, future in zip(rows, served.encoder.submit(rows), strict=True):
+        ids = torch.tensor([row])
+        with torch.no_grad():
+            wanted = vectors(model, Batch(ids, torch.ones_like(ids), ids))[0]
+        assert future.result(60) == pytest.approx((wanted / wanted.norm()).numpy(), abs=0.02)
+    served.close()
 
 
 @pytest.mark.parametrize("target", ["onnx", "openvino"])

@@ -57,7 +57,9 @@ def test_divergence_is_that_of_the_whole_model_without_the_block(family) -> None
     step.apply(model, ctx)
     assert dict(ctx.curves["block influence"]) == pytest.approx(alone)
     assert ctx.notes["removed"] == sorted([first, second])
-    assert dict(ctx.curves["divergence"]) == pytest.approx({1: alone[first], 2: pairs})
+    assert dict(ctx.curves["divergence by blocks removed"]) == pytest.approx(
+        {1: alone[first], 2: pairs}
+    )
 
 
 def test_a_block_that_does_nothing_goes_first() -> None:

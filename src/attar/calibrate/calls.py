@@ -21,26 +21,27 @@ class Call:
 
 
 def record_calls(
-    model: Model, batches: Sequence[Any], precision: str
-) -> tuple[list[list[Call]], list[Tensor]]:
-    """What each block is called with for each batch, and the first block's inputs.
+    model: Model, batches: Sequence[Any], precision: str, keep: Callable[[Tensor], object]
+) -> list[list[Call]]:
+    """What each block is called with for each batch; `keep` is given the first block's inputs.
 
     The blocks themselves do not run: each hands on its input, so this costs next to nothing.
     """
     calls: list[list[Call]] = [[] for _ in model.blocks]
-    first: list[Tensor] = []
-    with _recording(model, calls, first), inference(model.device, precision):
+    with _recording(model, calls, keep), inference(model.device, precision):
         for batch in batches:
             model.hidden(batch.to(model.device))
-    return calls, first
+    return calls
 
 
 @contextmanager
-def _recording(model: Model, calls: list[list[Call]], first: list[Tensor]) -> Iterator[None]:
+def _recording(
+    model: Model, calls: list[list[Call]], keep: Callable[[Tensor], object]
+) -> Iterator[None]:
     def record(index: int) -> Callable[..., Tensor]:
         def forward(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
             if index == 0:
-                first.append(hidden_states)
+                keep(hidden_states)
             calls[index].append(Call(args, kwargs))
             return hidden_states
 

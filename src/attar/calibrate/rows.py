@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from attar.core.context import Context
 from attar.core.step import DataRef
 from attar.data.batches import Batch, held_out
 from attar.models.model import Model
+
+_RUN = 8  # tokens in a row that prose hardly says twice
 
 
 class Calibrated(BaseModel):
@@ -22,7 +27,10 @@ class Calibrated(BaseModel):
 
 
 def calibration(step: Calibrated, model: Model, ctx: Context) -> list[Batch]:
-    """The first `sequences` of the step's data, `batch` at a time; warns where there are fewer."""
+    """The first `sequences` of the step's data, `batch` at a time.
+
+    Warns where there are fewer, and where they say the same again and again.
+    """
     batches = held_out(
         ctx.data(step.data),
         model.tokenizer,
@@ -40,4 +48,21 @@ def calibration(step: Calibrated, model: Model, ctx: Context) -> list[Batch]:
             f"{step.sequences} were asked for: calibrated on these {there}. "
             "Give more text, or ask for shorter sequences"
         )
+    new = _new(batches)
+    if new < 0.5:
+        ctx.warnings.append(
+            f"data {step.data} repeats itself: of its runs of {_RUN} tokens only {100 * new:.0f} % "
+            "are different, so the result fits these few texts. Give more texts, of several kinds"
+        )
     return batches
+
+
+def _new(batches: Sequence[Batch]) -> float:
+    """The share of all runs of tokens that are different ones."""
+    weights = torch.randint(1 << 62, (_RUN,), generator=torch.Generator().manual_seed(0))
+    tokens = [b.input_ids[b.attention_mask.bool()] for b in batches if b.media is None]
+    runs = [(each.unfold(0, _RUN, 1) * weights).sum(1) for each in tokens if len(each) >= _RUN]
+    if not runs:
+        return 1.0
+    found = torch.cat(runs)
+    return len(found.unique()) / len(found)

@@ -26,7 +26,11 @@ class States(Sequence[Tensor]):
         if folder is not None:
             folder.mkdir(parents=True)
         for tensor in tensors:
-            self._kept.append(tensor if folder is None else self._write(folder, tensor))
+            self.append(tensor)
+
+    def append(self, tensor: Tensor) -> None:
+        """Keep one more."""
+        self._kept.append(tensor if self._folder is None else self._write(self._folder, tensor))
 
     @overload
     def __getitem__(self, index: int) -> Tensor: ...
@@ -54,10 +58,10 @@ class States(Sequence[Tensor]):
         return str(tensor.device)
 
 
-def place(first: Sequence[Tensor], ctx: Context) -> Path | None:
-    """The folder for states like these where memory does not hold them, halted in a block."""
-    size = sum(tensor.numel() * tensor.element_size() for tensor in first)
-    if ctx.scratch is None or size * _HALTED <= _SHARE * (ctx.memory or _free(first[0].device)):
+def place(one: Tensor, count: int, ctx: Context) -> Path | None:
+    """The folder for so many such states where memory does not hold them, halted in a block."""
+    size = one.nbytes * count
+    if ctx.scratch is None or size * _HALTED <= _SHARE * (ctx.memory or _free(one.device)):
         return None
     folder = ctx.scratch / "states"
     shutil.rmtree(folder, ignore_errors=True)  # what a killed process left

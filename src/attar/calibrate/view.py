@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar, cast
 
+import torch
 from torch import Tensor, nn
 
 from attar.calibrate.calls import Call
 from attar.calibrate.paused import Paused, halt
 from attar.calibrate.states import States
+from attar.errors import UserError
 from attar.models.mapped import trim
 from attar.models.model import Model, inference
 from attar.ops.activations import Peaks, Range
@@ -83,6 +85,8 @@ class BlockView:
                 done.add(found[0])
                 trim()
                 yield together[found[0]], found[1]
+                del found
+                trim()
         if batches is not None:
             self.outputs = [cast("Tensor", batch.output) for batch in batches]
 
@@ -122,7 +126,7 @@ class BlockView:
                 stack.callback(module.register_forward_hook(noting(name)).remove)
             for output, mask in zip(self.run(), self.masks, strict=True):
                 for name, tensor in arrived:
-                    found[name] = _with(found.get(name), statistic, tensor, mask)
+                    found[name] = _with(found.get(name), statistic, name, tensor, mask)
                 arrived.clear()
                 yield output
 
@@ -146,7 +150,7 @@ class BlockView:
                     at = batch.advance()
                 if at is not None:
                     reached, inputs = at
-                    found = _with(found, statistic, inputs, mask)
+                    found = _with(found, statistic, reached, inputs, mask)
                     if (held := held + inputs.nbytes) > _HELD:
                         held = 0
                         trim()
@@ -209,8 +213,14 @@ class BlockView:
         return [names for _, names in arrived]
 
 
-def _with(found: S | None, statistic: type[S], inputs: Tensor, mask: Tensor) -> S:
+def _with(found: S | None, statistic: type[S], name: str, states: Tensor, mask: Tensor) -> S:
     """A statistic, begun where there is none yet, with the real tokens of a batch."""
-    found = found or statistic(inputs.shape[-1], inputs.device)
-    found.add(inputs if mask.all() else inputs[mask])
+    found = found or statistic(states.shape[-1], states.device)
+    real = states if mask.all() else states[mask]
+    if not real.sum(dtype=torch.float32).isfinite():
+        raise UserError(
+            f"what the calibration data makes at {name} is NaN or infinite, so that nothing can be "
+            "measured there. Look at the model, or set `precision: float32` where it overflows"
+        )
+    found.add(real)
     return found

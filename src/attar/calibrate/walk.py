@@ -47,10 +47,11 @@ def walk(
     names = _inside(model, scope)
     weights = mapped(model.blocks)
     release([span for spans in weights for span in spans])
-    calls, first = record_calls(model, batches, ctx.precision)
-    folder = place(first, ctx)
-    inputs = States(first, folder and folder / "0")
-    del first  # of which the next blocks have no need
+    sample: list[Tensor] = []
+    record_calls(model, batches[:1], ctx.precision, sample.append)
+    folder = place(sample.pop(), len(batches), ctx)
+    inputs = States((), folder and folder / "0")
+    calls = record_calls(model, batches, ctx.precision, inputs.append)
     masks = [batch.attention_mask.to(model.device).bool() for batch in batches]
     sharing: dict[Any, list[list[str]]] = {}
     targets = None if original is None else _Original(original, batches, ctx.precision, folder)
@@ -111,12 +112,12 @@ class _Original:
         self._folder = folder
         self._weights = mapped(model.blocks)
         release([span for spans in self._weights for span in spans])
-        calls, inputs = record_calls(model, batches, precision)
+        self._hidden, self._next = States((), folder and folder / "own"), 0
+        calls = record_calls(model, batches, precision, self._hidden.append)
         self._views = [
             BlockView(index, model, {}, States(()), [], calls[index], precision, {})
             for index in range(len(model.blocks))
         ]
-        self._hidden, self._next = States(inputs), 0
 
     def advance(self) -> Sequence[Tensor]:
         """What the next block makes of the hidden states that the one before made."""

@@ -55,6 +55,7 @@ def sensitivity(
     from rich.console import Console
 
     from attar.calibrate.rows import Calibrated
+    from attar.calibrate.sensitivity import to_table
     from attar.cli.kept import PAGE, write_page
     from attar.cli.shortcut import checked, start
     from attar.engine.sensitivity import sensitivity as measure
@@ -66,7 +67,7 @@ def sensitivity(
     with RichProgress(Console(stderr=True), language) as progress:
         rows = Calibrated(sequences=sequences, length=length)
         found = measure(recipe, home, rows, progress, device)
-    (found.folder / TABLE).write_text(_tsv(found), "utf-8")
+    (found.folder / TABLE).write_text(to_table(found.parts, found.divergences), "utf-8")
     write_page(found.report, found.folder / PAGE, language)
     console = Console()
     console.print(_table(found))
@@ -82,15 +83,6 @@ def _step(text: str) -> Any:
         return yaml.safe_load(text)
     except yaml.YAMLError:
         return text
-
-
-def _tsv(found: Sensitivity) -> str:
-    """The whole table, a line for each part: weights, and nats by technique."""
-    lines = ["\t".join(["block", "role", "weights", *found.divergences])]
-    for index, part in enumerate(found.parts):
-        values = [f"{column[index]:.6g}" for column in found.divergences.values()]
-        lines.append("\t".join([str(part.block), part.role, str(part.weights), *values]))
-    return "\n".join(lines) + "\n"
 
 
 def _table(found: Sensitivity) -> Table:

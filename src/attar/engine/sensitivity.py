@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from attar.calibrate.rows import Calibrated, calibration
-from attar.calibrate.sensitivity import Part, divergences, parts_of
+from attar.calibrate.sensitivity import Part, divergences, label_of, parts_of
 from attar.core.context import Context, Progress, Silent
 from attar.core.keys import key_of
 from attar.core.recipe import Recipe
@@ -62,7 +62,7 @@ def sensitivity(
     batches, parts = calibration(rows, model, ctx), parts_of(model, Scope.linears())
     found: dict[str, list[float]] = {}
     for step in recipe.steps:
-        label = label_of(step)
+        label = _label(step)
         progress.say(label)
         key = f"{root.key}-{_key(plan, step, rows)}"
         kept = store.measurement(key)
@@ -83,10 +83,10 @@ def _key(plan: Plan, step: Step, rows: Calibrated) -> str:
     return key_of("sensitivity", VERSION, what, data, measured)
 
 
-def label_of(step: Step) -> str:
-    """A technique with the settings that are not its defaults."""
-    given = step.model_dump(mode="json", exclude_defaults=True, exclude={"id", "scope"})
-    return " ".join([step.kind, *(f"{name}={value}" for name, value in given.items())])
+def _label(step: Step) -> str:
+    """A technique with the settings that were asked for."""
+    given = step.model_dump(mode="json", exclude_unset=True, exclude={"id", "scope"})
+    return label_of(step.kind, given)
 
 
 def _refuse(plan: Plan, steps: tuple[Step, ...]) -> None:

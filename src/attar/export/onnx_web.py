@@ -30,6 +30,8 @@ class OnnxWeb(Onnx):
 
     def problems(self, model: Model) -> Sequence[str]:
         found = [*super().problems(model)]
+        if model.task == "embedding":
+            found.append("the model makes vectors, which a page has nothing to show of")
         if model.tokenizer is not None and not getattr(model.tokenizer, "is_fast", False):
             found.append(
                 "its tokenizer has no tokenizer.json, which browsers read. Export to onnx instead"

@@ -14,7 +14,7 @@ from attar.models.model import Model
 from attar.models.source import POOLING, Files
 
 _HEADS = ("classifier", "score")  # by transformers' own names, of encoders and of decoders
-_KEY = "sentence_pooling"  # of config.json: how an encoder makes a text's vector
+POOLING_KEY = "sentence_pooling"  # of config.json: how an encoder makes a text's vector
 _THEIRS: dict[str, Pool] = {  # sentence-transformers' names
     "pooling_mode_mean_tokens": "mean",
     "pooling_mode_cls_token": "first",
@@ -34,7 +34,7 @@ def pooling_of(model: Model) -> Pool:
     language model the last one, for no other knows the whole text.
     """
     if model.task == "embedding":
-        return getattr(model.config, _KEY, "mean")
+        return getattr(model.config, POOLING_KEY, "mean")
     if model.task == "masked-lm":
         return "mean"
     if model.task == "causal-lm" or head_of(model) == "score":
@@ -65,12 +65,14 @@ def remember(config: Any, files: Files) -> None:
     """Let a config say how vectors are made: as it says already, as sentence-transformers wrote
     it down beside the weights, or by the mean.
     """
-    said = getattr(config, _KEY, None)
+    said = getattr(config, POOLING_KEY, None)
     if said is None:
-        setattr(config, _KEY, _written(files))
+        setattr(config, POOLING_KEY, _written(files))
     elif said not in _THEIRS.values():
         known = ", ".join(_THEIRS.values())
-        raise ModelError(f"{files.folder}: `{_KEY}` in config.json is {said!r}, none of {known}")
+        raise ModelError(
+            f"{files.folder}: `{POOLING_KEY}` in config.json is {said!r}, none of {known}"
+        )
 
 
 def _written(files: Files) -> Pool:

@@ -4,9 +4,9 @@
 # pyright: reportUnknownVariableType=false
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -73,12 +73,12 @@ class Energy:
 
 
 @contextmanager
-def _products_of(dtype: torch.dtype) -> Iterator[None]:
+def _products_of(dtype: torch.dtype) -> Generator[None]:
     """Let a processor multiply float32 as bfloat16 where that is what the values were.
 
     Their products fit float32, in which they are summed, so nothing is lost.
     """
-    matmul = torch.backends.mkldnn.matmul
+    matmul: Any = getattr(torch.backends.mkldnn, "matmul")  # noqa: B009  (unknown to its types)
     before = matmul.fp32_precision
     if dtype == torch.bfloat16:
         matmul.fp32_precision = "bf16"
@@ -91,8 +91,9 @@ def _products_of(dtype: torch.dtype) -> Iterator[None]:
 def inverse_factor(gram: Tensor, order: Tensor) -> Tensor:
     """R, upper, with RT R the inverse of the gram whose rows and columns are in this order.
 
-    The diagonal is damped by 1 % of its mean, or more where that is not definite yet. The gram
-    turned end to end is L LT; turned back, L is upper, and its inverse is R.
+    The diagonal is damped by 1 % of its mean, or more where that is not definite yet; ValueError
+    where no more than its mean makes it so, which no sum of squares is. The gram turned end to
+    end is L LT; turned back, L is upper, and its inverse is R.
     """
     back = order.flip(0)
     damped = gram[back[:, None], back]
@@ -106,7 +107,7 @@ def inverse_factor(gram: Tensor, order: Tensor) -> Tensor:
             del lower
             unit = torch.eye(len(gram), device=gram.device)
             return torch.linalg.solve_triangular(upper, unit, upper=True, out=unit)
-    return torch.eye(len(gram), device=gram.device)
+    raise ValueError("the gram is not positive definite, nor with its mean on its diagonal")
 
 
 def without_dead(gram: Tensor) -> Tensor:

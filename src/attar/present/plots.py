@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _WIDE_SPREAD = 5.0  # from here on a linear axis hides the good stages
+_BY = " by "  # in a curve's name, between what it tells and what that hangs on
 _POINTS = 400  # as many as a curve needs to look smooth
 
 
@@ -49,6 +50,8 @@ def plots(report: Report, words: Words) -> list[Plot]:
         for curve in stage.curves:
             if curve.startswith("block"):
                 found.append(_block_plot(stage, curve, words))
+            elif _BY in curve:
+                found.append(_trade_plot(stage, curve, words))
     return [plot for plot in found if plot is not None]
 
 
@@ -193,6 +196,30 @@ def _loss_plot(stage: StageReport, words: Words) -> Plot | None:
     title = words("plot.loss", stage=figures.stage_name(stage, words))
     text = "; ".join(texts)
     return Plot(title, to_svg(figure, f"{stage.id}/loss", f"{title}. {text}"), text)
+
+
+def _trade_plot(stage: StageReport, curve: str, words: Words) -> Plot | None:
+    """What is gained against what is given up for it."""
+    points = _finite(stage.curves[curve])
+    if len(points) < 2:
+        return None
+    gained, _, given = curve.partition(_BY)
+    figure, axes = blank()
+    axes.plot(
+        [x for x, _ in points],
+        [y for _, y in points],
+        color=ACCENT,
+        linewidth=1.8,
+        marker="o" if len(points) < 40 else None,
+        markersize=3.5,
+    )
+    axes.set_xlabel(clean(given))
+    axes.set_title(clean(gained), loc="left")
+    title = words("plot.block", curve=clean(curve), stage=figures.stage_name(stage, words))
+    alt = ", ".join(f"{x:g}: {significant(y, 3)}" for x, y in points)
+    ys = [y for _, y in points]
+    ends = words("range", low=significant(min(ys), 3), high=significant(max(ys), 3))
+    return Plot(title, to_svg(figure, f"{stage.id}/{curve}", f"{title}. {alt}"), ends)
 
 
 def _block_plot(stage: StageReport, curve: str, words: Words) -> Plot | None:

@@ -85,6 +85,7 @@ class _Graph:
             self.inputs = {each["name"]: each["index"] for each in inputs}
             outputs = self._interpreter.get_output_details()
             self.outputs = {each["name"]: each["index"] for each in outputs}
+            self._found = "logits" if "logits" in self.outputs else "last_hidden_state"
         except (RuntimeError, ValueError) as error:
             said = str(error).strip().partition("\n")[0]
             raise ModelError(f"LiteRT cannot open {path}: {said}. Export it again") from None
@@ -109,11 +110,11 @@ class _Graph:
         return self._interpreter.get_tensor(self.outputs[name])
 
     def run(self, given: Mapping[str, Any]) -> Floats:
-        """The logits, with these inputs."""
+        """The logits, or last hidden states where there is no head, with these inputs."""
         for name, value in given.items():
             self._interpreter.set_tensor(self.inputs[name], value)
         self._interpreter.invoke()
-        return self.read("logits")
+        return self.read(self._found)
 
 
 class LiteRtDecoder(OneText):

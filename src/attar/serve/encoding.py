@@ -25,7 +25,7 @@ def routes(service: Service) -> APIRouter:
 
     @router.post("/v1/embeddings", response_model=None)
     async def embeddings(asked: Embedding, request: Request) -> Any:
-        """The mean of a text's last hidden states, of length one; for one text or several."""
+        """A text's vector, of length one; for one text or several."""
         return await unless_gone(request, _embed(service, request, asked), service)
 
     @router.post("/classify", response_model=None)

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -22,6 +22,9 @@ from attar.serve.gathering import Bounds, Forward, Gatherer
 from attar.serve.log import log
 from attar.serve.memory import SLOTS, TORCH, Footprint, footprint, text_bytes
 from attar.serve.settings import Settings, Source
+
+if TYPE_CHECKING:
+    from attar.layers.exits import Pool
 
 _FLOAT = 8  # how much a GGUF file grows where PyTorch reads it into float32
 
@@ -167,11 +170,18 @@ def _open(source: Source, place: Place, settings: Settings) -> Loaded:
     return _encoder(source, place, settings, opened, tokenizer)
 
 
-def pooled(hidden: Floats, mask: Ids) -> Floats:
-    """The mean of real tokens' states, of length one: [rows, length, width] -> [rows, width]."""
-    weights = mask[:, :, None].astype(np.float32)
-    mean = (hidden * weights).sum(1) / weights.sum(1)
-    return mean / np.maximum(np.linalg.norm(mean, axis=1, keepdims=True), 1e-12)
+def pooled(hidden: Floats, mask: Ids, pool: Pool) -> Floats:
+    """A text's vector, of length one, as the model makes it: [rows, width].
+
+    hidden: last states, [rows, length, width], of which padding's may be anything.
+    """
+    if pool == "mean":
+        weights = mask[:, :, None].astype(np.float32)
+        found = np.where(weights > 0, hidden, 0).sum(1) / weights.sum(1)
+    else:
+        last = (np.arange(mask.shape[1]) * mask).argmax(1)
+        found = hidden[np.arange(len(hidden)), 0 if pool == "first" else last]
+    return found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)
 
 
 def gatherer(
@@ -220,6 +230,7 @@ def _configs(folder: Path) -> list[Any]:
 def _encoder(
     source: Source, place: Place, settings: Settings, opened: Encoder, tokenizer: Any
 ) -> Loaded:
+    from attar.models.pooling import POOLING_KEY
     from attar.models.source import Files, read_config
 
     config = read_config(Files(place.folder))
@@ -233,10 +244,11 @@ def _encoder(
         )
     classifier = kind.endswith("ForSequenceClassification")
     places = config.get("max_position_embeddings")
+    pool: Pool = config.get(POOLING_KEY, "mean")
 
     def forward(ids: Ids, mask: Ids) -> Floats:
         found = opened.run(ids, mask)
-        return found if classifier else pooled(found, mask)
+        return found if classifier else pooled(found, mask, pool)
 
     labels = tuple(str(names[key]) for key in sorted(names, key=int)) if classifier else ()
     return Loaded(

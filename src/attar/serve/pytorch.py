@@ -9,8 +9,8 @@ import torch
 
 from attar.core.recipe import ModelSource
 from attar.models.load import config_of, load, task_of
+from attar.models.pooling import pooling_of
 from attar.models.rows import Rows
-from attar.models.source import read_config
 from attar.runtimes.runtime import Floats, Ids
 from attar.serve.batching import Batched
 from attar.serve.memory import TORCH, caches, text_bytes
@@ -20,13 +20,9 @@ from attar.serve.settings import Settings, Source
 
 def open_torch(source: Source, place: Place, settings: Settings) -> Loaded:
     """Load a model into PyTorch. Takes seconds; raises AttarError."""
-    task: Any = source.task or ("embedding" if _headless(place) else None)
-    task = task or task_of(config_of(place.files), place.files)
-    if task == "embedding":
-        # Attar's models have a head; this one is never asked.
-        model = load(ModelSource(path=source.path), "classification", ("no", "yes"))
-    else:
-        model = load(ModelSource(path=source.path), task)
+    own = task_of(config_of(place.files), place.files)
+    task: Any = source.task or own
+    model = load(ModelSource(path=source.path), own if task == "embedding" else task)
     size = sum(
         tensor.numel() * tensor.element_size()
         for tensor in [*model.module.parameters(), *model.module.buffers()]
@@ -52,14 +48,6 @@ def open_torch(source: Source, place: Place, settings: Settings) -> Loaded:
     return Loaded(task=task, tokenizer=model.tokenizer, load=load_, labels=labels, **common)
 
 
-def _headless(place: Place) -> bool:
-    """Whether the config is that of a model without a head, as encoders for embeddings are."""
-    if place.files.gguf is not None:
-        return False
-    names = read_config(place.files).get("architectures") or ()
-    return any(name.endswith("Model") and not name.endswith("LMHeadModel") for name in names)
-
-
 def _threads(settings: Settings) -> Callable[[], None]:
     def start() -> None:
         if settings.threads is not None:
@@ -69,8 +57,9 @@ def _threads(settings: Settings) -> Callable[[], None]:
 
 
 def _forward(model: Any, task: str, start: Callable[[], None]) -> Callable[[Ids, Ids], Floats]:
-    """A classifier's logits, or the mean of an encoder's last hidden states, of length one."""
+    """A classifier's logits, or a text's vector, of length one."""
     started = False
+    pool = "mean" if task == "classification" else pooling_of(model)
 
     def forward(ids: Ids, mask: Ids) -> Floats:
         nonlocal started
@@ -85,6 +74,6 @@ def _forward(model: Any, task: str, start: Callable[[], None]) -> Callable[[Ids,
             if task == "classification":
                 return model.module(**given).logits.float().cpu().numpy()
             hidden = model.base(**given).last_hidden_state
-        return pooled(hidden.float().cpu().numpy(), mask)
+        return pooled(hidden.float().cpu().numpy(), mask, pool)
 
     return forward

@@ -41,8 +41,6 @@ def problems(model: Model) -> list[str]:
             f"encoders of the family {kind} have no graph yet. There are graphs of "
             f"{', '.join(FAMILIES)}"
         ]
-    if model.task not in ("classification", "masked-lm"):
-        return [f"the model is for {model.task}, and there are graphs of heads alone. Export to hf"]
     found = own_modules(model, HELD, "a graph")
     if model.tells_next:
         found.append(
@@ -62,10 +60,13 @@ def context_of(model: Model) -> int:
 
 
 def write_encoder(graph: Graph[V], model: Model) -> None:
-    """Write an encoder with its head: token ids and their mask to answers."""
+    """Write an encoder: token ids and their mask to its head's answers, or last hidden states."""
     x = _embedded(graph, model)
     for index in range(len(model.blocks)):
         x = _block(graph, model, index, x)
+    if model.task == "embedding":
+        graph.result(x, "last_hidden_state", ["rows", "length", model.sizes.hidden])
+        return
     kind = model.config.model_type
     if model.task == "classification":
         dense, function, out = _CLASSES[kind]
@@ -82,7 +83,8 @@ def write_encoder(graph: Graph[V], model: Model) -> None:
 
 def _embedded(graph: Graph[V], model: Model) -> V:
     """Words, positions and the one kind of segment that Attar's batches have, normalized."""
-    name = f"{model.module.base_model_prefix}.embeddings"
+    base = f"{model.module.base_model_prefix}." if model.base is not model.module else ""
+    name = f"{base}embeddings"
     embeddings: Any = model.base.embeddings
     places = floats(embeddings.position_embeddings.weight)
     if hasattr(embeddings, "token_type_embeddings"):
@@ -92,9 +94,8 @@ def _embedded(graph: Graph[V], model: Model) -> V:
     words = graph.embed(graph.ids(), weights_of(model, f"{name}.word_embeddings"))
     found = graph.places(table, first)
     x, _ = graph.add_norm(words, found, _norm(model, f"{name}.LayerNorm"))
-    project = f"{model.module.base_model_prefix}.embeddings_project"
     if hasattr(model.base, "embeddings_project"):
-        x = graph.linear(x, project)
+        x = graph.linear(x, f"{base}embeddings_project")
     return x
 
 

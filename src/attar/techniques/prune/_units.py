@@ -137,7 +137,7 @@ class Units(Calibrated, Step):
         there = sum(self.units_of(end) for end in ends)
         ctx.note(self.unit, f"{sum(map(len, kept.values()))} of {there}")
         for block, own in kept.items():
-            ctx.point(f"{self.unit} kept", block, len(own))
+            ctx.point(f"block {self.unit} kept", block, len(own))
         ctx.note("share of all weights", round(model.parameters_count() / before, 4))
         return model
 

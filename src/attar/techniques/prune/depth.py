@@ -191,7 +191,7 @@ def _least_divergence(
             first, *rest = sorted(free, key=lambda index: scores[index])
             free = rest if gone else rest[: 2 * count - 1]
             gone.append(first)
-            ctx.point("divergence", len(gone), scores[first])
+            ctx.point("divergence by blocks removed", len(gone), scores[first])
     return gone
 
 

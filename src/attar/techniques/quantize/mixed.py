@@ -8,15 +8,23 @@ from collections.abc import Callable, Iterable, Sequence
 from pydantic import Field
 
 from attar.calibrate.rows import Calibrated, calibration
-from attar.calibrate.sensitivity import Part, divergences, parts_of
+from attar.calibrate.sensitivity import (
+    Part,
+    divergences,
+    from_table,
+    label_of,
+    parts_among,
+    parts_of,
+)
 from attar.calibrate.view import BlockView
 from attar.calibrate.walk import tell_errors, walk
 from attar.core.context import Context
 from attar.core.grid import Grid, GridName
 from attar.core.scope import ModuleFact, Scope
-from attar.core.step import Step
+from attar.core.step import FileRef, Step
 from attar.core.traits import FLOAT, QUANTIZED
 from attar.data.batches import Batch
+from attar.data.files import located
 from attar.models.model import Model
 from attar.ops.allocate import share_out
 from attar.techniques.quantize._solving import Embeddings, round_linear, solve_group
@@ -26,9 +34,10 @@ class Mixed(Calibrated, Embeddings, Step, kind="quantize/mixed"):
     """Each block's attention and MLP on a grid of its own, by measured sensitivity.
 
     Every part is rounded to nearest alone, on every grid, and the divergence of the answers
-    measured; the grids are then chosen for the least sum of divergences at the average number of
-    bits, and GPTQ (arXiv 2210.17323) rounds to them. Sums of single divergences tell the order
-    well and the total roughly, as in HAWQ (arXiv 1905.03696).
+    measured, or read from the table that `attar sensitivity` wrote; the grids are then chosen for
+    the least sum of divergences at the average number of bits, and GPTQ (arXiv 2210.17323) rounds
+    to them. Sums of single divergences tell the order well and the total roughly, as in HAWQ
+    (arXiv 1905.03696).
     """
 
     version = 2
@@ -42,6 +51,11 @@ class Mixed(Calibrated, Embeddings, Step, kind="quantize/mixed"):
         ("int2-g64", "int3-g64", "int4-g64", "int8-g64"),
         min_length=2,
         description="the grids to choose from",
+    )
+    sensitivity: FileRef | None = Field(
+        None,
+        description="the table of `attar sensitivity --try 'quantize/rtn: {grid: ...}'` for every "
+        "grid, to choose by; measured here without it",
     )
     measured: int = Field(8, ge=1, description="of these, sequences to measure sensitivity on")
     sweeps: int = Field(
@@ -57,6 +71,13 @@ class Mixed(Calibrated, Embeddings, Step, kind="quantize/mixed"):
                 f"bits: {self.bits:g} is below all of its grids, the smallest of which has "
                 f"{least}. Ask for more bits, or add a smaller grid to `grids`"
             )
+        if self.sensitivity is not None:
+            try:
+                self._read(parts_among(modules, self.scope.select(modules)))
+            except OSError as error:
+                yield f"sensitivity: {self.sensitivity} cannot be read: {error.strerror}"
+            except ValueError as error:
+                yield f"sensitivity: {self.sensitivity} {error}"
 
     def apply(self, model: Model, ctx: Context) -> Model:
         """Measure, choose, and walk the blocks."""
@@ -79,8 +100,11 @@ class Mixed(Calibrated, Embeddings, Step, kind="quantize/mixed"):
     def _choose(self, model: Model, batches: list[Batch], ctx: Context) -> dict[str, Grid]:
         """The grid of every linear."""
         parts, grids = parts_of(model, self.scope), [Grid.parse(name) for name in self.grids]
-        changes = {grid.name: _rounding(model, grid) for grid in grids}
-        lost = divergences(model, batches, parts, changes, ctx)
+        if self.sensitivity is None:
+            changes = {grid.name: _rounding(model, grid) for grid in grids}
+            lost = divergences(model, batches, parts, changes, ctx)
+        else:
+            lost = self._read(parts)
         for label, found in lost.items():
             for part, value in zip(parts, found, strict=True):
                 ctx.point(f"block divergence, {part.role} alone on {label}", part.block, value)
@@ -94,6 +118,13 @@ class Mixed(Calibrated, Embeddings, Step, kind="quantize/mixed"):
             for part, index in zip(parts, indices, strict=True)
             for name in part.names
         }
+
+    def _read(self, parts: Sequence[Part]) -> dict[str, list[float]]:
+        """The divergences of the table, by grid; ValueError where it is not of these parts."""
+        labels = {name: label_of("quantize/rtn", {"grid": name}) for name in self.grids}
+        text = located(self.sensitivity or "").read_text("utf-8", errors="replace")
+        found = from_table(text, parts, list(labels.values()))
+        return {name: found[label] for name, label in labels.items()}
 
     def _tell(self, ctx: Context, parts: list[Part], grids: list[Grid]) -> None:
         weights = sum(part.weights for part in parts)
