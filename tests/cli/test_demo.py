@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,9 @@ from attar.cli.demo import RECIPE, deal, write_data
 from attar.core.recipe_file import read
 from attar.core.registry import kinds
 from attar.data import check_together, load
+from attar.models import save
 from cli.calling import Attar
+from tiny_models import texts, tiny
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -19,6 +23,29 @@ def test_every_shipped_recipe_reads(path: Path) -> None:
     assert recipe.steps
     assert {step.kind for step in recipe.steps} <= set(kinds())
     assert path == RECIPE or path.name in (RECIPES / "README.md").read_text("utf-8")
+
+
+def test_tinyberts_two_stages_run(attar: Attar, tmp_path: Path, data: Path) -> None:
+    save(tiny("bert", "masked-lm"), tmp_path / "bert")
+    (tmp_path / "mails").mkdir()
+    for seed, name in enumerate(("train", "dev", "test")):
+        rows = (f"{text}\t{('bad', 'good')[i % 2]}" for i, text in enumerate(texts(12, 10, seed)))
+        (tmp_path / "mails" / f"{name}.tsv").write_text("\n".join(rows), "utf-8")
+    shutil.copy(data / "train.txt", tmp_path / "texts.txt")
+    shutil.copy(RECIPES / "tinybert.yaml", tmp_path)
+    trained = (0, 2, 4, 5)
+    short = [f"steps.{i}.length=16" for i in (*trained, 1)]
+    short += [
+        f"steps.{i}.{key}={value}" for i in trained for key, value in (("epochs", 1), ("batch", 4))
+    ]
+    sets = [word for each in [*short, "measures.speed=no"] for word in ("--set", each)]
+    done = attar("run", "tinybert.yaml", *sets)
+    assert done.code == 0, done.err
+    report = json.loads((tmp_path / ".attar/runs/tinybert/report.json").read_text("utf-8"))
+    ids = ["teacher", "shallower", "general", "varied", "intermediate", "student"]
+    assert [stage["id"] for stage in report["stages"]][1:] == ids
+    curves = report["stages"][3]["curves"]
+    assert {"loss/hidden", "loss/attention"} <= curves.keys()
 
 
 def test_topics_are_dealt_whole_and_once() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import combinations
 
 import pytest
@@ -13,6 +14,7 @@ from attar.ops.alike import (
     alignment,
     in_order,
     info_nce,
+    maps_kl,
     missed,
     relations_kl,
     similarities_missed,
@@ -56,6 +58,46 @@ def test_relations_are_the_papers(heads: int) -> None:
             total += float((logs[0].exp() * (logs[0] - logs[1])).sum()) / heads
     assert relations_kl(own, other, heads, MASK).item() == pytest.approx(total / 11, rel=1e-5)
     assert relations_kl(other, other, heads, MASK).item() == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("heads", [4, 2])
+def test_maps_are_compared_head_by_head_or_in_the_mean(heads: int) -> None:
+    own, other = drawn(2, 4, 7, 7).softmax(-1), drawn(2, heads, 7, 7, seed=1).softmax(-1)
+    total = 0.0
+    for row, place in MASK.nonzero().tolist():
+        one, two = own[row, :, place].double(), other[row, :, place].double()
+        if heads != 4:
+            one, two = one.mean(0), two.mean(0)
+        total += float((two * (two / one).log()).sum()) / (4 if heads == 4 else 1)
+    assert maps_kl(own, other, MASK).item() == pytest.approx(total / 11, rel=1e-5)
+    assert maps_kl(other, other, MASK).item() == pytest.approx(0.0, abs=1e-6)
+
+
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "missed": lambda own, other: missed(own, other, MASK),
+    "turned": lambda own, other: turned(own, other, MASK),
+    "relations": lambda own, other: relations_kl(own, other, 2, MASK),
+    "maps": lambda own, other: maps_kl(
+        own[:, None].expand(-1, 2, -1, -1)[..., :7].softmax(-1),
+        other[:, None, :, :7].softmax(-1),
+        MASK,
+    ),
+    "similarities": lambda own, other: similarities_missed(own[:, 0], other[:, 0]),
+    "contrast": lambda own, other: info_nce(own[:, 0], other[:, 0], 0.1),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_slopes_are_those_of_differences_in_float64(name: str) -> None:
+    """Along a direction, of the loss as it is; it computes in float32, so by large steps."""
+    own, other, way = drawn(2, 7, 8), drawn(2, 7, 8, seed=1), drawn(2, 7, 8, seed=2)
+    start = own.clone().requires_grad_(True)
+    LOSSES[name](start, other).backward()
+    assert start.grad is not None
+    slope = float((start.grad * way).sum())
+    step = 1e-2
+    ahead, behind = (float(LOSSES[name](own + s * way, other)) for s in (step, -step))
+    assert slope == pytest.approx((ahead - behind) / (2 * step), rel=2e-3, abs=2e-5)
 
 
 def test_alignment_knows_no_rotation_and_no_scale() -> None:

@@ -13,7 +13,10 @@ from attar.core.registry import find
 from attar.core.step import Task
 from attar.errors import UserError
 from attar.models.model import Model
-from tiny_models import tiny
+from attar.techniques.distill._hidden import HiddenSignal
+from attar.train.signals import Sight
+from attar.train.watched import watched
+from tiny_models import batch, tiny
 from train.small import dataset, equal, weights
 
 PLACES: list[tuple[str, Task]] = [
@@ -54,6 +57,55 @@ def test_comes_nearer_to_the_teacher(kind: str, family: str, task: Task) -> None
     losses = [value for _, value in ctx.curves["loss/dev"]]
     assert losses[-1] < losses[0]
     assert set(student.module.state_dict()) == names
+
+
+@pytest.mark.parametrize(("family", "task"), PLACES)
+def test_attention_comes_nearer_to_the_teachers_maps(family: str, task: Task) -> None:
+    teacher, student = tiny(family, task, seed=1), tiny(family, task)
+    ctx, before = context(teacher), student.config._attn_implementation
+    step("distill/attention", student, ctx, relations=["maps"], steps=40, learning_rate=1e-3)
+    losses = [value for _, value in ctx.curves["loss/dev"]]
+    assert losses[-1] < losses[0]
+    assert student.config._attn_implementation == before
+
+
+def test_maps_are_the_shares_that_attention_takes() -> None:
+    """Of a model with grouped keys and rotated positions, by its own step-by-step attention."""
+    model, rows = tiny("llama"), batch(tiny("llama"), rows=2)
+    with torch.no_grad(), watched(model, maps=True) as made:
+        model.hidden(rows)
+    model.config._attn_implementation = "eager"
+    with torch.no_grad():
+        shares = model.base(
+            input_ids=rows.input_ids, attention_mask=rows.attention_mask, output_attentions=True
+        ).attentions
+    for found, wanted in zip(made.maps, shares, strict=True):
+        assert found is not None
+        torch.testing.assert_close(found, wanted)
+
+
+def test_students_with_other_heads_learn_from_the_mean_of_all() -> None:
+    teacher, student = tiny("bert", seed=1), tiny("bert", num_attention_heads=2)
+    ctx = context(teacher)
+    step("distill/attention", student, ctx, relations=["maps", "values"], evaluate_every=5)
+    losses = [value for _, value in ctx.curves["loss/dev"]]
+    assert losses[-1] < losses[0]
+
+
+def test_which_blocks_are_followed() -> None:
+    teacher = tiny("llama", seed=1, num_hidden_layers=6)
+    student = tiny("llama", num_hidden_layers=2)
+    rows = batch(teacher, rows=2)
+    mask = rows.attention_mask.bool()
+    with torch.no_grad(), watched(student) as own, watched(teacher) as theirs:
+        student.hidden(rows)
+        teacher.hidden(rows)
+        sights = Sight(student, own), Sight(teacher, theirs)
+        followed = {
+            layers: HiddenSignal(layers=layers, include_embeddings=first).compared(*sights, mask).pairs
+            for layers, first in (("uniform", False), ("last", True))
+        }
+    assert followed == {"uniform": [(1, 3), (2, 6)], "last": [(0, 0), (1, 5), (2, 6)]}
 
 
 @pytest.mark.parametrize("layers", ["uniform", "last", "searched"])

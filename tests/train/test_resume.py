@@ -19,7 +19,8 @@ from safetensors.torch import load_file
 import tiny_models
 from attar.core import registry
 from attar.core.context import Context
-from attar.errors import StoreError
+from attar.errors import StoreError, UserError
+from attar.models import blocks
 from attar.train import checkpoint
 from train.small import Weights, equal, folders, weights
 
@@ -83,26 +84,58 @@ def test_resumed_is_bit_equal(
     assert resumed.notes["tokens"] == undisturbed.notes["tokens"]
 
 
-@pytest.mark.parametrize("steps", [1, 5, 7])
+BESIDE: list[tuple[str, dict[str, Any]]] = [
+    ("prune/gradual", {"every": 3}),
+    ("prune/movement", {"every": 3}),
+    ("quantize/qat", {"grid": "int2-g32"}),
+    ("adapt/lora", {"dropout": 0.2}),
+    ("prompt/p-tuning", {"size": 3}),
+    ("distill/online", {"back": 0.5}),
+    ("distill/hidden", {"layers": "searched", "also": {"attention": {}}}),
+    ("distill/logits", {"update": {"lora": {}}, "also": {"hidden": {}}}),
+    ("distill/multi-teacher", {"teachers": ["a", "b"], "combined": "confidence"}),
+    ("distill/continual", {"earlier": ["train"], "rehearsal": 0.4, "held_out": "dev"}),
+    (
+        "distill/routed",
+        {"teachers": ["a", "b"], "data": ["train", "train"], "held_out": ["dev", "dev"]},
+    ),
+]
+
+
 @pytest.mark.parametrize(
     ("kind", "settings"),
     [
-        ("prune/gradual", {"every": 3}),
-        ("prune/movement", {"every": 3}),
-        ("quantize/qat", {"grid": "int2-g32"}),
-        ("adapt/lora", {"dropout": 0.2}),
-        ("prompt/p-tuning", {"size": 3}),
-        ("distill/online", {"back": 0.5}),
-        ("distill/hidden", {"layers": "searched", "also": {"attention": {}}}),
-        ("distill/logits", {"update": {"lora": {}}, "also": {"hidden": {}}}),
-        ("distill/multi-teacher", {"teachers": ["a", "b"], "combined": "confidence"}),
-        ("distill/continual", {"earlier": ["train"], "rehearsal": 0.4, "held_out": "dev"}),
-        (
-            "distill/routed",
-            {"teachers": ["a", "b"], "data": ["train", "train"], "held_out": ["dev", "dev"]},
-        ),
+        *BESIDE,
+        ("adapt/full", {}),
+        ("prompt/soft", {"size": 3}),
+        ("distill/attention", {"relations": ["maps", "values"]}),
+        ("distill/pretrain", {"next_sentence": 0}),
     ],
 )
+def test_what_is_computed_again_is_the_same(
+    context: Contexts, kind: str, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With dropout, which must fall on the same numbers the second time."""
+    expected = train(context("masked-lm"), kind, **settings)
+    passes: list[bool] = []
+    own = blocks.checkpoint
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        passes.append(True)
+        return own(*args, **kwargs)
+
+    monkeypatch.setattr(blocks, "checkpoint", counted)
+    assert equal(train(context("masked-lm"), kind, recompute=True, **settings), expected)
+    assert len(passes) >= SETTINGS["steps"]
+
+
+def test_a_prefix_is_not_computed_again(context: Contexts) -> None:
+    with pytest.raises(UserError, match="recompute: a prefix of keys and values"):
+        train(context("causal-lm"), "prompt/prefix", size=3, recompute=True)
+
+
+@pytest.mark.parametrize("steps", [1, 5, 7])
+@pytest.mark.parametrize(("kind", "settings"), BESIDE)
 def test_what_is_trained_beside_the_weights_is_resumed_too(
     context: Contexts, tmp_path: Path, kind: str, settings: dict[str, Any], steps: int
 ) -> None:

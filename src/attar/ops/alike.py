@@ -44,6 +44,20 @@ def relations_kl(student: Tensor, teacher: Tensor, heads: int, mask: Tensor) -> 
     return each.mean(1)[mask].mean()
 
 
+def maps_kl(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+    """KL between the attention of teacher and student, a mean over heads and real tokens.
+
+    student, teacher: [batch, heads, length, length], shares of each row that add up to 1, of as
+    many heads, or the mean of either's heads where they have not as many (Wang et al. 2020,
+    MiniLM, arXiv 2002.10957, equation 1).
+    """
+    own, other = student.float(), teacher.float()
+    if own.shape[1] != other.shape[1]:
+        own, other = own.mean(1, keepdim=True), other.mean(1, keepdim=True)
+    each = functional.kl_div(own.clamp_min(1e-9).log(), other, reduction="none").sum(-1)
+    return each.mean(1)[mask].mean()
+
+
 def _relations(values: Tensor, heads: int, mask: Tensor) -> Tensor:
     """Logarithms of relations: [batch, heads, length, length]."""
     parts = values.float().unflatten(-1, (heads, -1)).transpose(1, 2)

@@ -17,6 +17,7 @@ from attar.core.context import Bar, Context
 from attar.core.keys import seed_of
 from attar.data.batches import Batch
 from attar.errors import OutOfMemory
+from attar.models.blocks import recomputed
 from attar.models.mapped import trim
 from attar.models.model import Model, inference
 from attar.train import trackers
@@ -80,6 +81,8 @@ def fit(
         stack.enter_context(_memory_advice(schedule))
         stack.enter_context(torch.random.fork_rng())
         stack.enter_context(in_float32(model.module))
+        if schedule.recompute:
+            stack.enter_context(recomputed(model))
         folder = ctx.scratch
         if folder is None:
             folder = Path(stack.enter_context(TemporaryDirectory(prefix="attar-")))
@@ -238,6 +241,6 @@ def _memory_advice(schedule: Training) -> Iterator[None]:
         half, twice = max(1, schedule.batch // 2), schedule.accumulate * 2
         raise OutOfMemory(
             f"training with batch {schedule.batch} and length {schedule.length} does not fit the "
-            f"memory. Write batch: {half} and accumulate: {twice}, which trains the same, or "
-            "shorten `length`"
+            f"memory. Write batch: {half} and accumulate: {twice}, or recompute: yes, which train "
+            "the same, or shorten `length`"
         ) from error

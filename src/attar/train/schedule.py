@@ -50,6 +50,11 @@ class Training(BaseModel):
         None, ge=1, description="stop after so many evaluations without a better one"
     )
     keep_best: bool = Field(True, description="end with the best evaluated state, not the last")
+    recompute: Annotated[bool, Unkeyed()] = Field(
+        False,
+        description="keep no activations inside blocks, and compute them again on the way back: "
+        "the same numbers in less memory, for about a third more time",
+    )
     checkpoint_minutes: Annotated[float, Unkeyed()] = Field(
         5.0, ge=0, description="minutes between checkpoints; 0: after every step"
     )

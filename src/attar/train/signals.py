@@ -30,6 +30,11 @@ class Signal(BaseModel):
         None, ge=0, description="what the weight moves to, evenly, as training goes on"
     )
 
+    @property
+    def maps(self) -> bool:
+        """Whether it compares attention's own maps, which must then be computed."""
+        return False
+
     def weight_at(self, progress: float) -> float:
         """The weight at a share of the training done, from 0 to 1."""
         end = self.weight if self.weight_end is None else self.weight_end
@@ -102,7 +107,8 @@ def guided(
     batch: Batch,
 ) -> Iterator[Guided]:
     """An objective with signals, whose own parameters are the student's as long as this lasts."""
-    with watched(student) as own, watched(teacher) as theirs:
+    maps = any(signal.maps for signal in signals.values())
+    with watched(student, maps) as own, watched(teacher, maps) as theirs:
         batch, sights = batch.to(student.device), (Sight(student, own), Sight(teacher, theirs))
         with torch.no_grad():
             student.hidden(batch)

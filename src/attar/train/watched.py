@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from torch import Tensor, nn
@@ -11,12 +11,16 @@ from torch import Tensor, nn
 from attar.models.blocks import recorded
 from attar.models.model import Model
 
+_DROPOUT = ("attention_dropout", "dropout")  # where attention keeps a probability as a number
+
 
 class Watched:
     """What the last forward pass of a model made.
 
     states: the hidden states before each block, and after the last, [batch, length, hidden];
-    last: those that the model without its head puts out, which a norm may part from them.
+    last: those that the model without its head puts out, which a norm may part from them; maps:
+    how much each token attends to each in every block, [batch, heads, length, length], where the
+    model was watched for it.
     """
 
     last: Tensor
@@ -24,6 +28,7 @@ class Watched:
     def __init__(self, model: Model, states: list[Tensor]) -> None:
         self.states = states
         self.made: list[list[Tensor]] = [[] for _ in model.blocks]
+        self.maps: list[Tensor | None] = [None] * len(model.blocks)
         sizes = model.sizes
         self._widths = [sizes.head * heads for heads in (sizes.queries, sizes.keys, sizes.keys)]
 
@@ -34,21 +39,60 @@ class Watched:
 
 
 @contextmanager
-def watched(model: Model) -> Iterator[Watched]:
-    """Note what the model makes of each batch, as long as this lasts."""
+def watched(model: Model, maps: bool = False) -> Iterator[Watched]:
+    """Note what the model makes of each batch, as long as this lasts.
+
+    With `maps` its attention is computed step by step, for no faster way tells the shares, and
+    without dropout, which would be in what is told.
+    """
     handles: list[Any] = []
-    with recorded(model) as states:
+    with recorded(model) as states, _stepwise(model) if maps else nullcontext():
         found = Watched(model, states)
         handles.append(model.base.register_forward_hook(_ending(found)))
         for index, block in enumerate(model.blocks):
             for place, name in enumerate(model.family.qkv):
                 hook = _noting(found.made[index], place == 0)
                 handles.append(block.get_submodule(name).register_forward_hook(hook))
+            if maps:
+                attention = block.get_submodule(model.family.attention_name)
+                handles.append(attention.register_forward_hook(_attending(found.maps, index)))
         try:
             yield found
         finally:
             for handle in handles:
                 handle.remove()
+
+
+@contextmanager
+def _stepwise(model: Model) -> Iterator[None]:
+    """Attention that tells its shares, as long as this lasts."""
+    changed: list[tuple[Any, str, Any]] = []
+
+    def put(holder: Any, name: str, value: object) -> None:
+        changed.append((holder, name, getattr(holder, name)))
+        setattr(holder, name, value)
+
+    put(model.module.config, "_attn_implementation", "eager")
+    for block in model.blocks:
+        attention = block.get_submodule(model.family.attention_name)
+        for module in attention.modules():
+            if isinstance(module, nn.Dropout):
+                put(module, "p", 0.0)
+        for name in _DROPOUT:
+            if isinstance(getattr(attention, name, None), float):
+                put(attention, name, 0.0)
+    try:
+        yield
+    finally:
+        for holder, name, value in changed:
+            setattr(holder, name, value)
+
+
+def _attending(maps: list[Tensor | None], index: int) -> Callable[..., None]:
+    def note(_: nn.Module, inputs: object, output: Any) -> None:
+        maps[index] = output[1]
+
+    return note
 
 
 def _ending(found: Watched) -> Callable[..., None]:

@@ -28,17 +28,20 @@ class HiddenSignal(Signal):
         "distances; last: the teacher's last ones; searched: in order, those whose states are most "
         "alike at the start (CKA)",
     )
+    include_embeddings: bool = Field(False, description="what the first block is given, too")
     distance: Literal["squares", "cosine"] = Field(
         "squares", description="what states miss, squared and relative, or the angle between them"
     )
 
     def compared(self, student: Sight, teacher: Sight, mask: Tensor) -> Compared:
         """A projection to the teacher's width for each block, where widths differ."""
-        own, theirs = student.made.states[1:], teacher.made.states[1:]
-        places = self._places(own, theirs, mask)
-        pairs = zip(own, (theirs[place] for place in places), strict=True)
-        maps = [projection(one[mask].double(), other[mask].double()) for one, other in pairs]
-        return _Hidden(places, maps, missed if self.distance == "squares" else turned)
+        own, theirs = student.made.states, teacher.made.states
+        places = self._places(own[1:], theirs[1:], mask)
+        pairs = [(index + 1, place + 1) for index, place in enumerate(places)]
+        if self.include_embeddings:
+            pairs.insert(0, (0, 0))
+        maps = [projection(own[i][mask].double(), theirs[j][mask].double()) for i, j in pairs]
+        return _Hidden(pairs, maps, missed if self.distance == "squares" else turned)
 
     def _places(self, own: list[Tensor], theirs: list[Tensor], mask: Tensor) -> list[int]:
         """For each block of the student, the teacher's block that it follows."""
@@ -52,13 +55,17 @@ class HiddenSignal(Signal):
 
 
 class _Hidden(Compared):
-    def __init__(self, places: list[int], maps: list[nn.Module], distance: Distance) -> None:
+    def __init__(
+        self, pairs: list[tuple[int, int]], maps: list[nn.Module], distance: Distance
+    ) -> None:
         super().__init__()
-        self.places, self.maps, self.distance = places, nn.ModuleList(maps), distance
+        self.pairs, self.maps, self.distance = pairs, nn.ModuleList(maps), distance
 
     def forward(self, own: Watched, theirs: Watched, mask: Tensor) -> Tensor:
-        pairs = zip(self.maps, own.states[1:], self.places, strict=True)
-        losses = [self.distance(turn(one), theirs.states[at + 1], mask) for turn, one, at in pairs]
+        losses = [
+            self.distance(turn(own.states[i]), theirs.states[j], mask)
+            for turn, (i, j) in zip(self.maps, self.pairs, strict=True)
+        ]
         return torch.stack(losses).mean()
 
 

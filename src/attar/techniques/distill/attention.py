@@ -12,7 +12,8 @@ from attar.techniques.distill._guided import GuidedTraining
 class Attention(AttentionSignal, GuidedTraining, Step, kind="distill/attention"):
     """Relations of queries, keys and values (MiniLMv2, Wang et al. 2021, arXiv 2012.15828).
 
-    Of the student's last block and one of the teacher's; queries and keys before any rotation.
+    Of the student's last block and one of the teacher's; queries and keys before any rotation. Or
+    attention's own maps (MiniLM, Wang et al. 2020, arXiv 2002.10957), after rotation and masks.
     `also` adds other signals.
     """
 
