@@ -34,7 +34,7 @@ RESULT = HERE / "results" / "signals.json"
 LOGITS, EMBEDDING = "distill/logits", "distill/embedding"
 Signal = tuple[str, dict[str, Any]]
 STUDENT = {"prune/depth": {"keep": 24, "id": "student"}}
-TRAINED = {"tokens": 256_000, "batch": 4, "length": 256}
+TRAINED = {"tokens": 256_000, "batch": 4, "length": 256, "learning_rate": 3e-4}
 OF_DECODERS: dict[str, Signal] = {
     "the task's own loss": ("adapt/full", {}),
     "hard targets": (LOGITS, {"targets": "hard"}),
@@ -47,6 +47,7 @@ OF_DECODERS: dict[str, Signal] = {
     "squares of logits": (LOGITS, {"divergence": "logits"}),
     "hidden states": ("distill/hidden", {}),
     "relations of attention": ("distill/attention", {}),
+    "maps of attention": ("distill/attention", {"relations": ["maps"]}),
     "forward KL, hidden states": (LOGITS, {"also": {"hidden": {"weight": 1.0}}}),
     "forward KL, relations": (LOGITS, {"also": {"attention": {"weight": 1.0}}}),
     "forward KL, half the task": (LOGITS, {"weight": 0.5}),

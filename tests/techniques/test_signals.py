@@ -102,7 +102,9 @@ def test_which_blocks_are_followed() -> None:
         teacher.hidden(rows)
         sights = Sight(student, own), Sight(teacher, theirs)
         followed = {
-            layers: HiddenSignal(layers=layers, include_embeddings=first).compared(*sights, mask).pairs
+            layers: HiddenSignal(layers=layers, include_embeddings=first)
+            .compared(*sights, mask)
+            .pairs
             for layers, first in (("uniform", False), ("last", True))
         }
     assert followed == {"uniform": [(1, 3), (2, 6)], "last": [(0, 0), (1, 5), (2, 6)]}
