@@ -93,7 +93,8 @@ def show_exports(exports: list[Exported]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("target", "bytes", "speed", "p50", "p95", "first", "memory", "KL to torch")
+    titles = ("target", "bytes", "speed", "p50", "p95", "first", "memory")
+    table = Table(*titles, "from PyTorch", "perplexity")
     for one in exports:
         table.add_row(*_cells(one))
     Console().print(table)
@@ -110,7 +111,9 @@ def _cells(one: Exported) -> list[str]:
         return "–" if figure is None else f"{significant(figure.value, 3)} {figure.unit}"
 
     outputs: dict[str, Any] = one.record["verified"].get("outputs", {})
-    near = outputs.get("kl", outputs.get("largest_difference"))
+    kl, most = outputs.get("kl"), outputs.get("largest_difference")
+    near = "–" if most is None else f"{significant(most, 3)} at most"
+    perplexity = outputs.get("perplexity_engine")
     return [
         one.target,
         bytes_text(one.record["bytes"]),
@@ -119,5 +122,6 @@ def _cells(one: Exported) -> list[str]:
         told("latency_p95"),
         told("first_token"),
         bytes_text(speed["peak_memory"].value) if "peak_memory" in speed else "–",
-        "–" if near is None else significant(near, 3),
+        near if kl is None else f"{significant(kl, 3)} nats",
+        "–" if perplexity is None else significant(perplexity, 4),
     ]

@@ -53,7 +53,7 @@ def card(artifact: Artifact, records: Sequence[Mapping[str, Any]] = ()) -> str:
         _header(artifact, base, licence, records),
         f"# {artifact.name}\n",
         f"Pressed by Attar from `{base}`"
-        + (f", whose licence is {licence}." if licence else ", whose files name no licence."),
+        + (f", whose licence is {licence}." if licence else ". No licence was found in its files."),
         _stages(artifact.stages),
         _numbers(artifact.stages),
         *(_export(record) for record in records),

@@ -63,6 +63,8 @@ def export_all(
             exports.append(export(ref, target, folder, home, wanted, say))
         except AttarError as error:
             skipped[target] = str(error)
+        except Exception as error:  # whatever a writer or an engine raises
+            skipped[target] = f"{type(error).__name__}: {error}"
     if not exports:
         reasons = "; ".join(f"{target}: {text}" for target, text in skipped.items())
         raise UserError(f"no target holds {ref}. {reasons}")
