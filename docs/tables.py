@@ -70,14 +70,16 @@ def sized(rows: list[Row], subject: str) -> str:
     told = [row | {"bytes": row.get("bytes", sizes.get(row["case"]))} for row in mine]
     told = sorted((row for row in told if row["bytes"]), key=lambda row: (row["bytes"], row[judge]))
     best = float("inf")
-    lines = ["| MB | what | how | divergence |", "|---|---|---|---|"]
+    lines = ["| MB | what | how | divergence | healed away |", "|---|---|---|---|---|"]
     for row in told:
         low, high = (f"{row[f'{judge}_{end}']:.{digits}f}" for end in ("low", "high"))
         value, mark = f"{row[judge]:.{digits}f}", "**" if row[judge] < best else ""
         best = min(best, row[judge])
         case, size = row["case"].removeprefix("encoder "), f"{row['bytes'] / 1e6:.0f}"
         how = f"{mark}{row['method']}{mark}"
-        lines.append(f"| {size} | {case} | {how} | {mark}{value}{mark} [{low}, {high}] |")
+        gone = f"{row['healed_share']:.0%}".replace("%", " %") if "healed_share" in row else ""
+        cells = [size, case, how, f"{mark}{value}{mark} [{low}, {high}]", gone]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
