@@ -90,11 +90,16 @@ def _all(ref: str, out: Path | None, home: str, wanted: Wanted) -> None:
 
 def show_exports(exports: list[Exported]) -> None:
     """A row for each export: bytes, speed, memory, and how near its answers are."""
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    titles = ("target", "bytes", "speed", "p50", "p95", "first", "memory")
-    table = Table(*titles, "from PyTorch", "perplexity")
+    outputs = [one.record["verified"].get("outputs", {}) for one in exports]
+    near = "KL, nats" if any("kl" in each for each in outputs) else "off by"
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("target", min_width=max((len(one.target) for one in exports), default=0))
+    for title in ("bytes", "speed", "p50", "p95", "first", "memory", near, "ppl"):
+        table.add_column(title)
     for one in exports:
         table.add_row(*_cells(one))
     Console().print(table)
@@ -111,8 +116,7 @@ def _cells(one: Exported) -> list[str]:
         return "–" if figure is None else f"{significant(figure.value, 3)} {figure.unit}"
 
     outputs: dict[str, Any] = one.record["verified"].get("outputs", {})
-    kl, most = outputs.get("kl"), outputs.get("largest_difference")
-    near = "–" if most is None else f"{significant(most, 3)} at most"
+    near = outputs.get("kl", outputs.get("largest_difference"))
     perplexity = outputs.get("perplexity_engine")
     return [
         one.target,
@@ -122,6 +126,6 @@ def _cells(one: Exported) -> list[str]:
         told("latency_p95"),
         told("first_token"),
         bytes_text(speed["peak_memory"].value) if "peak_memory" in speed else "–",
-        near if kl is None else f"{significant(kl, 3)} nats",
+        "–" if near is None else significant(near, 3),
         "–" if perplexity is None else significant(perplexity, 4),
     ]
