@@ -84,6 +84,16 @@ def test_maps_are_the_shares_that_attention_takes() -> None:
         torch.testing.assert_close(found, wanted)
 
 
+def test_dropout_is_put_back() -> None:
+    model = tiny("bert")
+    before = [part.p for part in model.module.modules() if isinstance(part, torch.nn.Dropout)]
+    assert any(before)
+    with watched(model, maps=True):
+        assert model.blocks[0].get_submodule("attention.self.dropout").p == 0
+    after = [part.p for part in model.module.modules() if isinstance(part, torch.nn.Dropout)]
+    assert after == before
+
+
 def test_students_with_other_heads_learn_from_the_mean_of_all() -> None:
     teacher, student = tiny("bert", seed=1), tiny("bert", num_attention_heads=2)
     ctx = context(teacher)

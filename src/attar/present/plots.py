@@ -15,6 +15,7 @@ from attar.present.words import Words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Canvas
 
 _WIDE_SPREAD = 5.0  # from here on a linear axis hides the good stages
 _BY = " by "  # in a curve's name, between what it tells and what that hangs on
@@ -215,6 +216,17 @@ def _trade_plot(stage: StageReport, curve: str, words: Words) -> Plot | None:
     )
     axes.set_xlabel(clean(given))
     axes.set_title(clean(gained), loc="left")
+    return _told(stage, curve, points, figure, words)
+
+
+def _told(
+    stage: StageReport,
+    curve: str,
+    points: Sequence[tuple[float, float]],
+    figure: Canvas,
+    words: Words,
+) -> Plot:
+    """The plot of one curve, with its numbers in words and its range as the caption."""
     title = words("plot.block", curve=clean(curve), stage=figures.stage_name(stage, words))
     alt = ", ".join(f"{x:g}: {significant(y, 3)}" for x, y in points)
     ys = [y for _, y in points]
@@ -239,7 +251,4 @@ def _block_plot(stage: StageReport, curve: str, words: Words) -> Plot | None:
     axes.set_title(clean(curve), loc="left")
     axes.set_xlim(min(xs) - 0.8, max(xs) + 0.8)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    title = words("plot.block", curve=clean(curve), stage=figures.stage_name(stage, words))
-    alt = ", ".join(f"{x:g}: {significant(y, 3)}" for x, y in points)
-    ends = words("range", low=significant(min(ys), 3), high=significant(max(ys), 3))
-    return Plot(title, to_svg(figure, f"{stage.id}/{curve}", f"{title}. {alt}"), ends)
+    return _told(stage, curve, points, figure, words)

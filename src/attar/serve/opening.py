@@ -170,17 +170,8 @@ def _open(source: Source, place: Place, settings: Settings) -> Loaded:
     return _encoder(source, place, settings, opened, tokenizer)
 
 
-def pooled(hidden: Floats, mask: Ids, pool: Pool) -> Floats:
-    """A text's vector, of length one, as the model makes it: [rows, width].
-
-    hidden: last states, [rows, length, width], of which padding's may be anything.
-    """
-    if pool == "mean":
-        weights = mask[:, :, None].astype(np.float32)
-        found = np.where(weights > 0, hidden, 0).sum(1) / weights.sum(1)
-    else:
-        last = (np.arange(mask.shape[1]) * mask).argmax(1)
-        found = hidden[np.arange(len(hidden)), 0 if pool == "first" else last]
+def unit(found: Floats) -> Floats:
+    """Vectors of length one: [rows, width]."""
     return found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)
 
 
@@ -230,7 +221,9 @@ def _configs(folder: Path) -> list[Any]:
 def _encoder(
     source: Source, place: Place, settings: Settings, opened: Encoder, tokenizer: Any
 ) -> Loaded:
-    from attar.models.pooling import POOLING_KEY
+    import torch
+
+    from attar.models.pooling import POOLING_KEY, pooled
     from attar.models.source import Files, read_config
 
     config = read_config(Files(place.folder))
@@ -248,7 +241,9 @@ def _encoder(
 
     def forward(ids: Ids, mask: Ids) -> Floats:
         found = opened.run(ids, mask)
-        return found if classifier else pooled(found, mask, pool)
+        if classifier:
+            return found
+        return unit(pooled(torch.from_numpy(found), torch.from_numpy(mask).bool(), pool).numpy())
 
     labels = tuple(str(names[key]) for key in sorted(names, key=int)) if classifier else ()
     return Loaded(

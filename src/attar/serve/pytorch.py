@@ -9,12 +9,12 @@ import torch
 
 from attar.core.recipe import ModelSource
 from attar.models.load import config_of, load, task_of
-from attar.models.pooling import pooling_of
+from attar.models.pooling import pooled, pooling_of
 from attar.models.rows import Rows
 from attar.runtimes.runtime import Floats, Ids
 from attar.serve.batching import Batched
 from attar.serve.memory import TORCH, caches, text_bytes
-from attar.serve.opening import Loaded, Place, ends_of, gatherer, longest, pooled
+from attar.serve.opening import Loaded, Place, ends_of, gatherer, longest, unit
 from attar.serve.settings import Settings, Source
 
 
@@ -73,7 +73,8 @@ def _forward(model: Any, task: str, start: Callable[[], None]) -> Callable[[Ids,
         with torch.no_grad():
             if task == "classification":
                 return model.module(**given).logits.float().cpu().numpy()
-            hidden = model.base(**given).last_hidden_state
-        return pooled(hidden.float().cpu().numpy(), mask, pool)
+            hidden = model.base(**given).last_hidden_state.float()
+            vectors = pooled(hidden, given["attention_mask"].bool(), pool)
+        return unit(vectors.cpu().numpy())
 
     return forward
