@@ -11,6 +11,7 @@ labels.
    distillation and then task distillation: the share of the teacher's accuracy that is left.
 3. The same student without a teacher: of the same shape, with weights of its own, pretrained on as
    many tokens and fine-tuned for as long, on what the texts and labels say.
+4. The student cut from the teacher, that goes on without it: what of the gain is the weights.
 
 Students are made three times, from three seeds, and judged on 3,000 reviews that nothing else saw.
 `--share` shortens every training; every part goes on where it was when the script is started again.
@@ -99,7 +100,7 @@ class Case:
         seconds: dict[str, float] = {"teacher": spent(teacher) + spent(tuned)}
         sizes = {"teacher": size(tuned)}
         for seed in seeds:
-            for name in ("distilled", "alone"):
+            for name in ("distilled", "alone", "untaught"):
                 first, second = getattr(self, name)(seed, teacher, tuned)
                 hits.setdefault(name, []).append(self.right(second.path))
                 seconds[name] = seconds.get(name, 0.0) + spent(first) + spent(second)
@@ -111,6 +112,7 @@ class Case:
             "teacher_over_tfidf": difference(hits["teacher"], hits["tfidf"]),
             "accuracy_kept": kept / whole,
             "distilled_over_alone": difference(hits["distilled"], hits["alone"]),
+            "distilled_over_untaught": difference(hits["distilled"], hits["untaught"]),
             "bytes": sizes,
             "student_share": sizes["distilled"] / sizes["teacher"],
             "minutes_taken": {name: value / 60 for name, value in seconds.items()},
@@ -127,23 +129,40 @@ class Case:
 
     def distilled(self, seed: int, teacher: Run, tuned: Run) -> tuple[Run, Run]:
         """The student cut from the teacher, that learns from it what is masked and the labels."""
-        cut = {"prune/depth": {"keep": STUDENT_BLOCKS, "length": LENGTH, "sequences": 32}}
-        taught = {"epochs": PASSES["student"] * self.share, **RAW, **SOFT}
-        steps = [cut, {"distill/pretrain": {"teacher": "original", **taught}}]
-        first = self.run(f"distilled-{seed}", teacher.path, steps, seed)
-        taught = {"epochs": PASSES["told"] * self.share, **TOLD, **SOFT}
-        steps = [{"distill/logits": {"teacher": str(tuned.path.resolve()), **taught}}]
-        return first, self.run(f"distilled-{seed}-told", first.path, steps, seed, labels=True)
+        raw = {"distill/pretrain": {"teacher": "original", **self.raw(), **SOFT}}
+        labels = {"teacher": str(tuned.path.resolve()), **self.labels(), **SOFT}
+        steps = ([self.cut(), raw], [{"distill/logits": labels}])
+        return self.student(f"distilled-{seed}", teacher.path, *steps, seed)
+
+    def untaught(self, seed: int, teacher: Run, tuned: Run) -> tuple[Run, Run]:
+        """The student cut from the teacher, that learns on without it."""
+        steps = ([self.cut(), {"adapt/pretrain": self.raw()}], [{"adapt/full": self.labels()}])
+        return self.student(f"untaught-{seed}", teacher.path, *steps, seed)
 
     def alone(self, seed: int, teacher: Run, tuned: Run) -> tuple[Run, Run]:
         """The same student, of weights of its own."""
         start = {"path": str(HOME / "blank-student"), "fresh": True}
-        epochs = PASSES["student"] * self.share
-        first = self.run(
-            f"alone-{seed}", start, [{"adapt/pretrain": {"epochs": epochs, **RAW}}], seed
-        )
-        steps = [{"adapt/full": {"epochs": PASSES["told"] * self.share, **TOLD}}]
-        return first, self.run(f"alone-{seed}-told", first.path, steps, seed, labels=True)
+        steps = ([{"adapt/pretrain": self.raw()}], [{"adapt/full": self.labels()}])
+        return self.student(f"alone-{seed}", start, *steps, seed)
+
+    def student(
+        self, name: str, model: Any, raw: list[Any], labels: list[Any], seed: int
+    ) -> tuple[Run, Run]:
+        """The runs of a student: on raw text, and on the labelled reviews."""
+        first = self.run(name, model, raw, seed)
+        return first, self.run(f"{name}-told", first.path, labels, seed, labels=True)
+
+    def cut(self) -> dict[str, Any]:
+        """What makes the student out of the teacher: its blocks that matter most."""
+        return {"prune/depth": {"keep": STUDENT_BLOCKS, "length": LENGTH, "sequences": 32}}
+
+    def raw(self) -> dict[str, Any]:
+        """How long and how fast a student learns on raw text."""
+        return {"epochs": PASSES["student"] * self.share, **RAW}
+
+    def labels(self) -> dict[str, Any]:
+        """The same on the labelled reviews."""
+        return {"epochs": PASSES["told"] * self.share, **TOLD}
 
     def run(
         self, name: str, model: Any, steps: list[Any], seed: int = 0, labels: bool = False

@@ -1,6 +1,6 @@
 """A student with a vocabulary of its own, with and without a teacher that has another.
 
-    python benchmarks/cross_tokenizer.py [--steps 120] [--teacher FOLDER]
+    python benchmarks/cross_tokenizer.py [--steps 120] [--teacher FOLDER] [--device cpu]
 
 The teacher is SmolLM2-135M-Instruct with 49,152 tokens; the student a fresh Llama of 4 blocks,
 256 wide, with 8,000 byte-level tokens made of the novel that it is trained on. Every way takes the
@@ -35,6 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--teacher", type=Path)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--only", nargs="*", default=["alone", "merged", "sorted"])
     given = parser.parse_args()
     teacher = given.teacher or _teacher()
@@ -43,13 +44,14 @@ def main() -> None:
         "merged": {"distill/cross-tokenizer": {"teacher": str(teacher)}},
         "sorted": {"distill/cross-tokenizer": {"teacher": str(teacher), "matching": "sorted"}},
     }
-    rows = [_way(name, ways[name], given.steps) for name in given.only]
-    result = {"environment": environment(), "steps": given.steps, "rows": rows}
+    rows = [_way(name, ways[name], given.steps, given.device) for name in given.only]
+    result = {"environment": environment(), "device": given.device, "steps": given.steps}
+    result["rows"] = rows
     (HERE / "results").mkdir(exist_ok=True)
     (HERE / "results" / "cross_tokenizer.json").write_text(json.dumps(result, indent=1) + "\n")
 
 
-def _way(name: str, step: dict[str, Any], steps: int) -> dict[str, Any]:
+def _way(name: str, step: dict[str, Any], steps: int, device: str) -> dict[str, Any]:
     [(kind, settings)] = step.items()
     novel = str(_texts.novel())
     done = attar.run(
@@ -65,6 +67,7 @@ def _way(name: str, step: dict[str, Any], steps: int) -> dict[str, Any]:
             "guard": {"enabled": False},
         },
         home=HOME / "store",
+        device=device,
     )
     stage = done.report.stages[-1]
     figures = {key: stage.figures[key] for key in ("perplexity", "perplexity on speeches")}

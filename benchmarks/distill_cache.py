@@ -163,11 +163,25 @@ def train(asked: argparse.Namespace) -> list[dict[str, Any]]:
         stage = attar.run(recipe, home=home, device=asked.device).report.stages[-1]
         row = {"teacher": name, "steps": steps, "seconds": stage.notes["training_seconds"]}
         row |= {"tokens_per_second": stage.notes["tokens_per_second"]}
-        row |= {key: stage.figures[key].value for key in ("kl", "perplexity")}
+        for key in ("kl", "perplexity"):
+            figure = stage.figures[key]
+            row |= {key: figure.value, f"{key}_low": figure.low, f"{key}_high": figure.high}
         row["asked"] = stage.notes.get("teacher")
+        if rows:
+            live = rows[0]
+            row["kl_over_live"] = row["kl"] / live["kl"]
+            row["pace_over_live"] = row["tokens_per_second"] / live["tokens_per_second"]
+        if cache and not seed:
+            row["bytes_per_token"] = kept_bytes(home) / (asked.sequences * 256)
         rows.append(row)
         print(json.dumps(row), flush=True)
     return rows
+
+
+def kept_bytes(home: Path) -> int:
+    """The size of the answers that were written last."""
+    newest = max((home / "teachers").glob("*/*"), key=lambda folder: folder.stat().st_mtime)
+    return sum(path.stat().st_size for path in newest.rglob("*") if path.is_file())
 
 
 if __name__ == "__main__":

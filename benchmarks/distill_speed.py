@@ -1,13 +1,16 @@
 """One step of distillation beside TRL's: tokens a second and peak memory.
 
-    python benchmarks/distill_speed.py --trl PYTHON
+    python benchmarks/distill_speed.py --trl PYTHON [--device cuda] [--float32]
 
 Llama shapes with random weights: a student of 8 blocks of 512, a teacher of 11 of 768, tied heads,
-at vocabularies of 32,000 and 150,000; batches of 4 x 256 random tokens, forward KL and
-Jensen-Shannon. TRL's GKD trainer, all off-policy, in float32, with its default bf16 autocast, and
-with both models held in bf16; Attar in float32 and in bf16; and a plain loop over whole logits in
-both, which tells what of the gain is precision, what the chunks, and what the rest. Every run is a
-process of its own, in turns, twice; seconds are the medians of the steps after the first three.
+at vocabularies of 32,000 and 150,000; batches of 4 x 256 random tokens (8 x 512 on a GPU), forward
+KL and Jensen-Shannon. TRL's GKD trainer, all off-policy, and its distillation trainer, given the
+tokens that it would have written; in float32, with their default bf16 autocast, and with both
+models held in bf16. Attar in float32 and in bf16; and a plain loop over whole logits in both, which
+tells what of the gain is precision, what the chunks, and what the rest. `--float32` leaves bf16
+out, for processors that have none. Every run is a process of its own (`--together`: all in one, for
+GPUs), in turns, twice; seconds are the medians of the steps after the first three; memory is the
+process's, on a GPU the tensors'.
 PYTHON is the interpreter of an environment that holds TRL.
 """
 
@@ -28,7 +31,8 @@ from _compare import HERE, peak_memory
 VOCABULARIES = (32_000, 150_000)
 DIVERGENCES = {"forward": 0.0, "jensen-shannon": 0.5}  # and TRL's beta for each
 STEPS, FIRST = 12, 3
-ROWS, LENGTH = 4, 256
+SHAPES = {"cpu": (4, 256), "cuda": (8, 512)}  # rows and tokens of a batch
+DEVICE = "cpu"
 TURNS = 2
 
 
@@ -50,7 +54,8 @@ def models(vocabulary: int) -> tuple[Any, Any]:
             tie_word_embeddings=True,
             max_position_embeddings=512,
         )
-        made.append(LlamaForCausalLM(config))
+        with torch.device(DEVICE):
+            made.append(LlamaForCausalLM(config))
     return made[0], made[1].eval()
 
 
@@ -59,7 +64,8 @@ def tokens(vocabulary: int) -> list[list[int]]:
     import torch
 
     draw = torch.Generator().manual_seed(1)
-    return torch.randint(0, vocabulary, (STEPS * ROWS, LENGTH), generator=draw).tolist()
+    rows, length = SHAPES[DEVICE]
+    return torch.randint(0, vocabulary, (STEPS * rows, length), generator=draw).tolist()
 
 
 def attar(vocabulary: int, divergence: Any, precision: str) -> list[float]:
@@ -76,21 +82,23 @@ def attar(vocabulary: int, divergence: Any, precision: str) -> list[float]:
     from attar.train.teacher import ready
 
     student, teacher = (Model(module, None, "causal-lm", ()) for module in models(vocabulary))
-    ids = torch.tensor(tokens(vocabulary))
-    times = [time.monotonic()]
+    ids, (rows, length) = torch.tensor(tokens(vocabulary)), SHAPES[DEVICE]
+    times = [now()]
 
     class Rows:
         per_epoch = STEPS
 
         def batch(self, step: int, rank: int = 0, world: int = 1) -> Batch:
-            times.append(time.monotonic())
-            part = ids[step * ROWS : (step + 1) * ROWS]
+            times.append(now())
+            part = ids[step * rows : (step + 1) * rows]
             return Batch(part, torch.ones_like(part), part)
 
-    context = Context("causal-lm", lambda _: None, lambda _: None, precision=precision)
-    teacher = ready(teacher, student, "cpu", precision)
+    context = Context(
+        "causal-lm", lambda _: None, lambda _: None, precision=precision, device=DEVICE
+    )
+    teacher = ready(teacher, student, DEVICE, precision)
     mix = Mix(divergence, weight=1.0, task_weight=0.0)
-    schedule = Training(steps=STEPS, batch=ROWS, length=LENGTH)
+    schedule = Training(steps=STEPS, batch=rows, length=length)
     fit(student, Objective(student, teacher, lambda _: mix), Rows(), schedule, context)
     return [after - before for before, after in pairwise(times[1:])]
 
@@ -101,12 +109,12 @@ def plain(vocabulary: int, divergence: str, precision: str) -> list[float]:
     from torch.nn.functional import kl_div
 
     student, teacher = models(vocabulary)
-    ids = torch.tensor(tokens(vocabulary))
+    ids = torch.tensor(tokens(vocabulary), device=DEVICE)
     optimizer = torch.optim.AdamW(student.parameters(), 3e-4)
     times = []
-    for part in ids.split(ROWS):
-        started = time.monotonic()
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+    for part in ids.split(SHAPES[DEVICE][0]):
+        started = now()
+        with torch.autocast(DEVICE, torch.bfloat16, enabled=precision == "bf16"):
             own = student(input_ids=part).logits[:, :-1]
             with torch.no_grad():
                 theirs = teacher(input_ids=part).logits[:, :-1]
@@ -121,17 +129,66 @@ def plain(vocabulary: int, divergence: str, precision: str) -> list[float]:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
         optimizer.step()
-        times.append(time.monotonic() - started)
+        times.append(now() - started)
     return times
 
 
-def trl(vocabulary: int, divergence: str, precision: str) -> list[float]:
+def gkd(vocabulary: int, divergence: str, precision: str) -> list[float]:
     """TRL's GKD trainer without any on-policy batch; the seconds of each step."""
+    from datasets import Dataset
+    from transformers import default_data_collator
+    from trl.experimental.gkd import GKDConfig, GKDTrainer
+
+    rows = tokens(vocabulary)
+    data = Dataset.from_dict(
+        {"input_ids": rows, "labels": rows, "attention_mask": [[1] * len(row) for row in rows]}
+    )
+    own = {"lmbda": 0.0, "max_length": len(rows[0])}
+    own |= {"dataset_kwargs": {"skip_prepare_dataset": True}}
+    more = {"data_collator": default_data_collator}
+    return trained(GKDTrainer, GKDConfig, own, more, data, vocabulary, divergence, precision)
+
+
+def on_policy(vocabulary: int, divergence: str, precision: str) -> list[float]:
+    """TRL's distillation trainer, given the tokens that it would have written."""
+    import torch
+    from datasets import Dataset
+    from trl import DistillationConfig, DistillationTrainer
+
+    (count, _), rows = SHAPES[DEVICE], torch.tensor(tokens(vocabulary))
+
+    class Given(DistillationTrainer):
+        def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
+            at = self.state.global_step * count
+            ids = rows[at : at + count].to(self.accelerator.device)
+            seen = torch.ones_like(ids)
+            return {
+                "prompt_ids": ids[:, :1],
+                "prompt_mask": seen[:, :1],
+                "completion_ids": ids[:, 1:],
+                "completion_mask": seen[:, 1:],
+                "num_items_in_batch": seen[:, 1:].sum(),
+            }
+
+    data = Dataset.from_dict({"prompt": ["."] * len(rows)})
+    own: dict[str, Any] = {}
+    return trained(Given, DistillationConfig, own, {}, data, vocabulary, divergence, precision)
+
+
+def trained(
+    kind: Any,
+    config: Any,
+    own: dict[str, Any],
+    more: dict[str, Any],
+    data: Any,
+    vocabulary: int,
+    divergence: str,
+    precision: str,
+) -> list[float]:
+    """The seconds of each step of a trainer of TRL's, with settings of its own."""
     import tempfile
 
-    from datasets import Dataset
-    from transformers import TrainerCallback, default_data_collator
-    from trl.experimental.gkd import GKDConfig, GKDTrainer
+    from transformers import TrainerCallback
 
     student, teacher = models(vocabulary)
     if precision == "all bf16":
@@ -140,44 +197,73 @@ def trl(vocabulary: int, divergence: str, precision: str) -> list[float]:
 
     class Watch(TrainerCallback):
         def on_step_begin(self, *_: Any, **__: Any) -> None:
-            times.append(time.monotonic())
+            times.append(now())
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            times[-1] = time.monotonic() - times[-1]
+            times[-1] = now() - times[-1]
 
-    rows = tokens(vocabulary)
-    data = Dataset.from_dict(
-        {"input_ids": rows, "labels": rows, "attention_mask": [[1] * LENGTH] * len(rows)}
-    )
     with tempfile.TemporaryDirectory() as folder:
-        config = GKDConfig(
+        settings = config(
             output_dir=folder,
-            lmbda=0.0,
             beta=DIVERGENCES[divergence],
             temperature=1.0,
-            per_device_train_batch_size=ROWS,
+            per_device_train_batch_size=SHAPES[DEVICE][0],
             max_steps=STEPS,
-            max_length=LENGTH,
             learning_rate=3e-4,
             bf16=precision == "bf16",
-            use_cpu=True,
+            use_cpu=DEVICE == "cpu",
             gradient_checkpointing=False,
             report_to=[],
             save_strategy="no",
             remove_unused_columns=False,
-            dataset_kwargs={"skip_prepare_dataset": True},
+            **own,
         )
-        trainer = GKDTrainer(
+        trainer = kind(
             model=student,
             teacher_model=teacher,
-            args=config,
+            args=settings,
             train_dataset=data,
-            data_collator=default_data_collator,
             processing_class=_tokenizer(),
             callbacks=[Watch()],
+            **more,
         )
         trainer.train()
     return times
+
+
+def now() -> float:
+    """Seconds, when all that was asked for so far is done."""
+    import torch
+
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
+    return time.monotonic()
+
+
+def run_here(name: str, vocabulary: int, divergence: str) -> dict[str, Any]:
+    """Seconds of the steps, and the most memory, in bytes, that this process or the GPU held."""
+    import gc
+
+    import torch
+
+    _, run, precision = RUNS[name]
+    if DEVICE == "cuda":
+        gc.collect()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    seconds = run(vocabulary, divergence, precision)[FIRST:]
+    peak = torch.cuda.max_memory_allocated() if DEVICE == "cuda" else peak_memory()
+    return {"seconds": seconds, "peak_memory": peak}
+
+
+def run_apart(name: str, vocabulary: int, divergence: str, python: str) -> dict[str, Any]:
+    """The same in a process of its own."""
+    command = [python, __file__, "--device", DEVICE]
+    command += ["--run", name, str(vocabulary), divergence]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{name} failed:\n{done.stderr[-3000:]}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
 
 
 def _tokenizer() -> Any:
@@ -195,66 +281,118 @@ RUNS: dict[str, tuple[str, Callable[..., list[float]], str]] = {
     "attar, float32": ("attar", attar, "float32"),
     "plain loop, bf16": ("attar", plain, "bf16"),
     "plain loop, float32": ("attar", plain, "float32"),
-    "TRL GKD, bf16 autocast": ("trl", trl, "bf16"),
-    "TRL GKD, all bf16": ("trl", trl, "all bf16"),
-    "TRL GKD, float32": ("trl", trl, "float32"),
+    "TRL GKD, bf16 autocast": ("trl", gkd, "bf16"),
+    "TRL GKD, all bf16": ("trl", gkd, "all bf16"),
+    "TRL GKD, float32": ("trl", gkd, "float32"),
+    "TRL distillation, bf16 autocast": ("trl", on_policy, "bf16"),
+    "TRL distillation, all bf16": ("trl", on_policy, "all bf16"),
+    "TRL distillation, float32": ("trl", on_policy, "float32"),
 }
 
 
 def main() -> None:
-    """Every run in turns; print and keep tokens a second, memory, and Attar's ratios to TRL."""
+    """Every run in turns; print and keep tokens a second, memory, and what Attar gains on TRL."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--trl", help="the interpreter of an environment that holds TRL")
+    parser.add_argument("--device", default="cpu", choices=list(SHAPES))
+    parser.add_argument("--float32", action="store_true", help="leave bf16 out")
+    parser.add_argument("--together", action="store_true", help="all in this process, with TRL")
+    parser.add_argument("--turns", type=int, default=TURNS)
     parser.add_argument("--run", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    global DEVICE
+    DEVICE = args.device
     if args.run:
         name, vocabulary, divergence = args.run
-        _, run, precision = RUNS[name]
-        seconds = run(int(vocabulary), divergence, precision)[FIRST:]
-        print(json.dumps({"seconds": seconds, "peak_memory": peak_memory()}))
+        print(json.dumps(run_here(name, int(vocabulary), divergence)))
         return
     from attar.measure.machine import environment
 
     pythons = {"attar": sys.executable, "trl": args.trl}
+    if args.together:
+        pythons = dict.fromkeys(pythons, "here")
+    names = [name for name, (package, _, _) in RUNS.items() if pythons[package]]
+    if args.float32:
+        names = [name for name in names if name.endswith("float32")]
     rows: list[dict[str, Any]] = []
+    result = {"environment": environment(), "device": DEVICE, "shape": SHAPES[DEVICE]}
     for vocabulary in VOCABULARIES:
         for divergence in DIVERGENCES:
-            rows += measured(pythons, vocabulary, divergence)
-            result = {"environment": environment(), "rows": rows}
-            (HERE / "results" / "distill_speed.json").write_text(
-                json.dumps(result, indent=1) + "\n"
-            )
+            rows += measured(names, pythons, vocabulary, divergence, args.turns)
+            found = {**result, "rows": rows, "gains": gains(rows)}
+            text = json.dumps(found, indent=1) + "\n"
+            (HERE / "results" / f"distill_speed_{DEVICE}.json").write_text(text)
+    print(json.dumps(gains(rows), indent=1))
 
 
 def measured(
-    pythons: dict[str, str | None], vocabulary: int, divergence: str
+    names: list[str], pythons: dict[str, Any], vocabulary: int, divergence: str, turns: int
 ) -> list[dict[str, Any]]:
     """The rows of one vocabulary and divergence."""
-    runs = {name: run for name, run in RUNS.items() if pythons[run[0]]}
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    memory = dict.fromkeys(runs, 0)
-    for _ in range(TURNS):
-        for name, (package, _, _) in runs.items():
-            command = [str(pythons[package]), __file__, "--run", name, str(vocabulary), divergence]
-            done = subprocess.run(command, capture_output=True, text=True)
-            if done.returncode:
-                sys.exit(f"{name} failed:\n{done.stderr[-3000:]}")
-            found = json.loads(done.stdout.strip().splitlines()[-1])
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    peak = dict.fromkeys(names, 0)
+    for _ in range(turns):
+        for name in names:
+            python = pythons[RUNS[name][0]]
+            if python == "here":
+                found = run_here(name, vocabulary, divergence)
+            else:
+                found = run_apart(name, vocabulary, divergence, python)
             seconds[name] += found["seconds"]
-            memory[name] = max(memory[name], found["peak_memory"])
-    rows = [
+            peak[name] = max(peak[name], found["peak_memory"])
+    rows, length = SHAPES[DEVICE]
+    found = [
         {
             "vocabulary": vocabulary,
             "divergence": divergence,
             "run": name,
-            "tokens_per_second": round(ROWS * LENGTH / statistics.median(each), 1),
-            "peak_memory": memory[name],
+            "tokens_per_second": round(rows * length / statistics.median(each), 1),
+            "peak_memory": peak[name],
         }
         for name, each in seconds.items()
     ]
-    for row in rows:
+    for row in found:
         print(json.dumps(row), flush=True)
-    return rows
+    return found
+
+
+def gains(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What Attar gains on each trainer of TRL's at the precision that is its best.
+
+    Of the speed, `precision`: the plain loop in Attar's precision over the same in TRL's best;
+    `chunks and loop`: Attar over the plain loop in its own; `rest`: what is left of the whole,
+    the plain loop over TRL.
+    """
+    found = []
+    for key in sorted({(row["vocabulary"], row["divergence"]) for row in rows}):
+        some = {r["run"]: r for r in rows if (r["vocabulary"], r["divergence"]) == key}
+        speed = {name: row["tokens_per_second"] for name, row in some.items()}
+        own = max((name for name in speed if name.startswith("attar")), key=lambda n: speed[n])
+        for trainer in ("TRL GKD", "TRL distillation"):
+            theirs = [name for name in speed if name.startswith(trainer)]
+            if not theirs:
+                continue
+            best = max(theirs, key=lambda name: speed[name])
+            least = min(some[name]["peak_memory"] for name in theirs)
+            loops = [f"plain loop, {name.split(', ')[1]}" for name in (own, best)]
+            mine, other = (
+                speed[n.replace("all bf16", "bf16").replace(" autocast", "")] for n in loops
+            )
+            found.append(
+                {
+                    "vocabulary": key[0],
+                    "divergence": key[1],
+                    "ours": own,
+                    "theirs": best,
+                    "speed": speed[own] / speed[best],
+                    "precision": mine / other,
+                    "chunks and loop": speed[own] / mine,
+                    "rest": other / speed[best],
+                    "memory": some[own]["peak_memory"] / some[best]["peak_memory"],
+                    "memory, their least": some[own]["peak_memory"] / least,
+                }
+            )
+    return found
 
 
 if __name__ == "__main__":

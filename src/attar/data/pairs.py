@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,7 +14,7 @@ from attar.core.keys import seed_of
 from attar.data.batches import Batch, grouped
 from attar.data.example import Dataset
 from attar.data.files import fail
-from attar.data.masking import IGNORED, Masker
+from attar.data.masking import IGNORED, Flags, Ids, Masker, drawing
 from attar.data.pieces import Pieces, Run
 from attar.data.tokenize import check_ids, filler
 from attar.errors import ModelError
@@ -43,8 +44,8 @@ class _Span:
 class _Row:
     """Tokens with masks in them, their labels, where the second text begins, what it is."""
 
-    ids: Tensor
-    labels: Tensor
+    ids: Ids
+    labels: Ids
     second: int
     follows: int
 
@@ -62,9 +63,11 @@ class Pairs:
     def __init__(
         self, dataset: Dataset, tokenizer: Any, length: int, batch: int, seed: int, rules: Rules
     ) -> None:
-        self._paired, self._batch, self._seed = rules.pairs, batch, seed
+        self._paired, self._whole_words = rules.pairs, rules.whole_words
+        self._batch, self._seed = batch, seed
         self._masker, self._pad = Masker(tokenizer, rules.mask_rate), filler(tokenizer)
         self._begin, self._close = _marks(tokenizer)
+        self._mark: Flags = np.ones(1, dtype=np.bool_)
         self._length, self._room = length, length - (3 if rules.pairs else 2)
         longest = self._room // 2 if rules.pairs else self._room
         self._pieces = Pieces(dataset, tokenizer, longest, rules.pairs, rules.whole_words)
@@ -92,7 +95,7 @@ class Pairs:
 
     def check(self, vocabulary: int) -> None:
         """Raise ModelError where a text holds an id outside a model's vocabulary."""
-        check_ids(self._pieces.ids, vocabulary)
+        check_ids(torch.from_numpy(self._pieces.ids), vocabulary)
 
     def _cut(self, name: str) -> Iterator[_Span]:
         """Stretches that fill a row, or the rest of a document; of pairs, two pieces or more."""
@@ -128,30 +131,31 @@ class Pairs:
         rows = [self._row(number, seed) for number, seed in zip(numbers, seeds, strict=True)]
         longest = max(len(row.ids) for row in rows)
         width = max(longest, min(self._length, -(-longest // _MULTIPLE) * _MULTIPLE))
-        ids = torch.full((len(rows), width), self._pad)
-        labels = torch.full_like(ids, IGNORED)
-        attended, segments = torch.zeros_like(ids), torch.zeros_like(ids)
+        ids = np.full((len(rows), width), self._pad)
+        labels = np.full_like(ids, IGNORED)
+        attended, segments = np.zeros_like(ids), np.zeros_like(ids)
         for at, row in enumerate(rows):
             size = len(row.ids)
             ids[at, :size], labels[at, :size], attended[at, :size] = row.ids, row.labels, 1
             segments[at, row.second : size] = 1
+        ids, attended, labels, segments = map(torch.from_numpy, (ids, attended, labels, segments))
         if not self._paired:
             return Batch(ids, attended, labels)
         return Batch(ids, attended, labels, segments, torch.tensor([row.follows for row in rows]))
 
     def _row(self, number: int, seed: int) -> _Row:
-        span, generator = self._spans[number], torch.Generator().manual_seed(seed)
+        span, generator = self._spans[number], drawing(seed)
         runs, follows = [self._pieces.run(span.first, span.end).cut(0, self._room)], 0
         if self._paired:
             cut = span.first + 1 + _drawn(span.end - span.first - 1, generator)
             follows = _drawn(2, generator)
             runs = self._pair(span, cut, self._other(span, cut, generator) if follows else None)
-        mark = torch.ones(1, dtype=torch.bool)
-        ids, starts = [self._begin], [mark]
+        ids, starts = [self._begin], [self._mark]
         for run in runs:
             ids += [run.ids, self._close]
-            starts += [run.starts, mark]
-        masked, labels = self._masker.row(torch.cat(ids), seed_of(seed, "mask"), torch.cat(starts))
+            starts += [run.starts, self._mark]
+        words = np.concatenate(starts) if self._whole_words else None
+        masked, labels = self._masker.row(np.concatenate(ids), generator, words)
         return _Row(masked, labels, len(runs[0]) + 2, follows)
 
     def _pair(self, span: _Span, cut: int, other: Run | None) -> list[Run]:
@@ -165,7 +169,7 @@ class Pairs:
         second = other or self._pieces.run(cut, span.end)
         return [first, second.cut(0, self._room - len(first))]
 
-    def _other(self, span: _Span, cut: int, generator: torch.Generator) -> Run:
+    def _other(self, span: _Span, cut: int, generator: np.random.Generator) -> Run:
         """A text from another document, about as long as what follows the cut."""
         wanted, documents = self._pieces.size(cut, span.end), self._pieces.documents
         number = _drawn(len(documents) - 1, generator)
@@ -177,7 +181,7 @@ class Pairs:
         return self._pieces.run(start, end)
 
 
-def _marks(tokenizer: Any) -> tuple[Tensor, Tensor]:
+def _marks(tokenizer: Any) -> tuple[Ids, Ids]:
     """What stands before a row, and what closes each text."""
     begin, close = tokenizer.cls_token_id, tokenizer.sep_token_id
     if begin is None or close is None:
@@ -185,9 +189,9 @@ def _marks(tokenizer: Any) -> tuple[Tensor, Tensor]:
             "the tokenizer has no tokens to begin a row and to close a text ([CLS] and [SEP] of "
             "BERT). Give a model that was made for masked-lm"
         )
-    return torch.tensor([begin]), torch.tensor([close])
+    return np.array([begin]), np.array([close])
 
 
-def _drawn(count: int, generator: torch.Generator) -> int:
+def _drawn(count: int, generator: np.random.Generator) -> int:
     """A number below `count`."""
-    return int(torch.randint(count, (1,), generator=generator))
+    return int(generator.integers(count))

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from attar.data.example import Dataset
+from attar.data.masking import Flags, Ids
 from attar.data.sentences import halves, sentences
 from attar.errors import ModelError
 
@@ -20,15 +20,15 @@ _TOGETHER = 4096  # sentences that are tokenized at a time
 class Run:
     """Tokens in a row: their ids, and where a word starts, both [length]."""
 
-    ids: Tensor
-    starts: Tensor
+    ids: Ids
+    starts: Flags
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def cut(self, first: int, end: int) -> Run:
         """The tokens from `first` to `end`; what is left of a word counts as one."""
-        starts = self.starts[first:end].clone()
+        starts = self.starts[first:end].copy()
         starts[:1] = True
         return Run(self.ids[first:end], starts)
 
@@ -62,8 +62,8 @@ class Pieces:
             found.append(ids)
             starts.append(begins)
         self.documents = [(first, last) for first, last in self.documents if last > first]
-        self.ids = torch.tensor([id_ for ids in found for id_ in ids], dtype=torch.long)
-        self._starts = torch.tensor([start for row in starts for start in row], dtype=torch.bool)
+        self.ids = np.array([id_ for ids in found for id_ in ids], dtype=np.int64)
+        self._starts = np.array([start for row in starts for start in row], dtype=np.bool_)
 
     def size(self, first: int, end: int) -> int:
         """How many tokens the pieces from `first` to `end` have."""
