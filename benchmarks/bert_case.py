@@ -1,6 +1,6 @@
 """BERT's case in Chinese: pretrained from nothing, told reviews, and a student of half its size.
 
-    python benchmarks/bert_case.py [--share 1.0] [--seeds 0 1 2] [--device cpu]
+    python benchmarks/bert_case.py [--share 1.0] [--seeds 0 1 2] [--device cpu] [--only NAME ...]
 
 A BERT of 6 blocks of 256, one token a character, is pretrained with masked tokens and next
 sentences on a month of a newspaper and on reviews without their labels, and then fine-tuned on the
@@ -15,6 +15,8 @@ labels.
 
 Students are made three times, from three seeds, and judged on 3,000 reviews that nothing else saw.
 `--share` shortens every training; every part goes on where it was when the script is started again.
+`--only` makes some of the models (teacher, distilled-0, untaught-0, alone-0), in processes beside
+each other where there is room.
 The best state of each training, and how strongly the linear classifier is held back, are those
 that do best on data of dev, which nothing is judged on.
 """
@@ -52,6 +54,7 @@ SIZES = {
 BLOCKS, STUDENT_BLOCKS = 6, 2
 VOCABULARY = 4000
 # Passes over the raw text (2.7 million tokens) and over the labelled reviews.
+STUDENTS = ("distilled", "untaught", "alone")
 PASSES = {"teacher": 4.0, "student": 2.0, "told": 4.0}
 RAW = {"length": LENGTH, "batch": 32, "learning_rate": 1e-3, "evaluate_on": 128}
 TOLD = {"length": LENGTH, "batch": 32, "learning_rate": 2e-4}
@@ -64,8 +67,13 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=1.0)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--only", nargs="*", default=[])
     args = parser.parse_args()
     case = Case(args.share, args.device)
+    for name in args.only:
+        print(name, share(case.made(name)["right"]), flush=True)
+    if args.only:
+        return
     found = case.told(args.seeds)
     print(json.dumps(found, indent=1), flush=True)
     plain = {"environment": environment(), "device": args.device, **found}
@@ -94,18 +102,11 @@ class Case:
 
     def told(self, seeds: list[int]) -> dict[str, Any]:
         """Teacher, TF-IDF, students with a teacher and without."""
-        teacher, tuned = self.teacher()
-        linear = self.tfidf()
-        hits: dict[str, list[list[int]]] = {"teacher": [self.right(tuned.path)], "tfidf": [linear]}
-        seconds: dict[str, float] = {"teacher": spent(teacher) + spent(tuned)}
-        sizes = {"teacher": size(tuned)}
-        for seed in seeds:
-            for name in ("distilled", "alone", "untaught"):
-                first, second = getattr(self, name)(seed, teacher, tuned)
-                hits.setdefault(name, []).append(self.right(second.path))
-                seconds[name] = seconds.get(name, 0.0) + spent(first) + spent(second)
-                sizes[name] = size(second)
-            print(seed, {name: share(each[-1]) for name, each in hits.items()}, flush=True)
+        made = {"teacher": [self.made("teacher")]}
+        for name in STUDENTS:
+            made[name] = [self.made(f"{name}-{seed}") for seed in seeds]
+        hits = {name: [one["right"] for one in each] for name, each in made.items()}
+        hits["tfidf"] = [self.tfidf()]
         whole, kept = share(hits["teacher"][0]), statistics.mean(map(share, hits["distilled"]))
         return {
             "accuracy": {name: summary(each) for name, each in hits.items()},
@@ -113,11 +114,31 @@ class Case:
             "accuracy_kept": kept / whole,
             "distilled_over_alone": difference(hits["distilled"], hits["alone"]),
             "distilled_over_untaught": difference(hits["distilled"], hits["untaught"]),
-            "bytes": sizes,
-            "student_share": sizes["distilled"] / sizes["teacher"],
-            "minutes_taken": {name: value / 60 for name, value in seconds.items()},
-            "next_sentences_told": teacher.report.stages[-1].notes["next sentences told"],
+            "bytes": {name: each[0]["bytes"] for name, each in made.items()},
+            "student_share": made["distilled"][0]["bytes"] / made["teacher"][0]["bytes"],
+            "seconds": {name: [one["seconds"] for one in each] for name, each in made.items()},
+            "next_sentences_told": made["teacher"][0]["next_sentences_told"],
         }
+
+    def made(self, name: str) -> dict[str, Any]:
+        """Which reviews a model tells rightly, its bytes, and the seconds of its trainings."""
+        kept = self.home / "made" / f"{name}.json"
+        if not kept.exists():
+            first, second = self.teacher()
+            if name != "teacher":
+                arm, _, seed = name.partition("-")
+                first, second = getattr(self, arm)(int(seed), first, second)
+            notes = first.report.stages[-1].notes
+            found = {
+                "right": self.right(second.path),
+                "bytes": size(second),
+                "seconds": [spent(first), spent(second)],
+                "next_sentences_told": notes["next sentences told"],
+                "environment": environment(),
+            }
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            kept.write_text(json.dumps(found) + "\n")
+        return json.loads(kept.read_text())
 
     def teacher(self) -> tuple[Run, Run]:
         """Pretrained from nothing, and fine-tuned."""

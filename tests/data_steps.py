@@ -63,6 +63,30 @@ def translator(folder: Path, seed: int) -> Path:
     return folder
 
 
+def many_languages(folder: Path) -> Path:
+    """A random model of NLLB's kind, whose tokens are letters."""
+    letters = ["<s>", "<pad>", "</s>", "<unk>", *"▁abcdefghijklmnopqrstuvwxyz0123456789"]
+    tokenizer = transformers.NllbTokenizer(
+        vocab={letter: number for number, letter in enumerate(letters)}, merges=[]
+    )
+    config = transformers.M2M100Config(
+        vocab_size=len(tokenizer),
+        d_model=32,
+        encoder_layers=1,
+        decoder_layers=1,
+        encoder_attention_heads=4,
+        decoder_attention_heads=4,
+        encoder_ffn_dim=64,
+        decoder_ffn_dim=64,
+        max_position_embeddings=64,
+        init_std=0.5,
+    )
+    torch.manual_seed(0)
+    transformers.M2M100ForConditionalGeneration(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 def settings(kind: str, folder: Path) -> dict[str, Any]:
     """Small settings of a kind, with the files and models that it needs."""
     folder.mkdir(parents=True, exist_ok=True)

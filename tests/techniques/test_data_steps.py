@@ -229,6 +229,54 @@ def test_back_translation_is_one_model_after_the_other(tmp_path: Path) -> None:
     assert made
 
 
+def test_a_model_of_many_languages_is_told_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from attar.techniques.data.back_translation import BackTranslation
+
+    path = str(data_steps.many_languages(tmp_path / "nllb"))
+    seen: list[tuple[int, int]] = []
+    opened = open_translator(ModelSource(path=path), "cpu")
+    generate = opened.module.generate
+
+    def watched(input_ids: torch.Tensor, **how: Any) -> torch.Tensor:
+        made = generate(input_ids=input_ids, **how)
+        seen.append((int(input_ids[0, 0]), int(made[0, 1])))
+        return made
+
+    monkeypatch.setattr(opened.module, "generate", watched)
+    where = "attar.techniques.data.back_translation.open_translator"
+    monkeypatch.setattr(where, lambda *_: opened)
+    told = BackTranslation(
+        there=path, back=path, temperature=0, length=12, languages=("eng_Latn", "fra_Latn")
+    )
+    told.make(context(rows("ab cd")))
+    english, french = opened.tokenizer.convert_tokens_to_ids(["eng_Latn", "fra_Latn"])
+    assert seen == [(english, french), (french, english)]
+    with pytest.raises(UserError, match="translates between many languages"):
+        told.model_copy(update={"languages": None}).make(context(rows("ab")))
+    with pytest.raises(UserError, match="knows no language 'en'"):
+        told.model_copy(update={"languages": ("en", "fra_Latn")}).make(context(rows("ab")))
+    marian = str(data_steps.translator(tmp_path / "marian", 0))
+    monkeypatch.undo()
+    with pytest.raises(UserError, match="not told languages"):
+        told.model_copy(update={"there": marian}).make(context(rows("ab")))
+
+
+def test_a_model_is_told_in_words_what_to_do(tmp_path: Path) -> None:
+    from attar.techniques.data.back_translation import BackTranslation
+
+    paths = [str(data_steps.translator(tmp_path / name, at)) for at, name in enumerate("ab")]
+    step = BackTranslation(
+        there=paths[0], back=paths[1], temperature=0, length=12, originals=False, beams=1
+    )
+    texts = tiny_models.texts(3, 4)
+    told = step.model_copy(update={"prefixes": ("w1 ", "w2 ")})
+    wanted = [greedy(Path(paths[0]), "w1 " + text, 12) for text in texts]
+    wanted = [greedy(Path(paths[1]), "w2 " + text, 12) for text in wanted]
+    assert [e.text for e in told.make(context(rows(*texts))).examples] == [t for t in wanted if t]
+
+
 def greedy(path: Path, text: str, count: int) -> str:
     """What a translator writes, one whole forward pass a token."""
     ways = open_translator(ModelSource(path=str(path)), "cpu")

@@ -166,6 +166,15 @@ def test_a_last_step_too_far_is_seen(context: Contexts) -> None:
         fit(model, loss, stream_of(ctx.data("train"), model, step, ctx), step, ctx)
 
 
+@pytest.mark.parametrize(("rate", "told"), [(1e-3, 0), (3.0, 1)])
+def test_a_loss_that_got_worse_is_told(context: Contexts, rate: float, told: int) -> None:
+    """It explodes, and stays finite."""
+    model, ctx = tiny_models.tiny("llama"), context()
+    Full(**{**SHORT, "learning_rate": rate}, steps=12, held_out=None).apply(model, ctx)
+    warnings = [text for text in ctx.warnings if "made its own loss worse: task from" in text]
+    assert len(warnings) == told, ctx.curves["loss/train"]
+
+
 @pytest.mark.parametrize(
     "error", [RuntimeError("DefaultCPUAllocator: can't allocate memory"), MemoryError()]
 )

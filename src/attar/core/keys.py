@@ -10,7 +10,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
-UNKNOWN = "?"
+
+class _Unknown(str):
+    """What stands for a key that is not known yet: no text of a user's, not even "?"."""
+
+    __slots__ = ()
+
+
+UNKNOWN = _Unknown("?")
 _LENGTH = 24
 
 
@@ -19,7 +26,7 @@ def key_of(*parts: Any) -> str:
 
     Returns UNKNOWN when any part is UNKNOWN, so that a plan can show what is not hashed yet.
     """
-    if any(part == UNKNOWN for part in _leaves(parts)):
+    if any(isinstance(part, _Unknown) for part in _leaves(parts)):
         return UNKNOWN
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()[:_LENGTH]

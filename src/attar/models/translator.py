@@ -12,7 +12,7 @@ import transformers
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from attar.core.recipe import ModelSource
-from attar.errors import MissingPackage, ModelError
+from attar.errors import MissingPackage, ModelError, UserError
 from attar.models.check import check_finite, check_keys
 from attar.models.load import quiet
 from attar.models.model import autocast
@@ -27,6 +27,35 @@ class Translator:
 
     module: Any
     tokenizer: Any
+
+    def into(self, languages: tuple[str, str] | None) -> dict[str, int]:
+        """Words of `generate` that make it translate from one language into another, by codes.
+
+        Raises UserError where it wants to be told, or has no such codes. A model of one direction
+        takes none.
+        """
+        name, wants = self.module.config.model_type, hasattr(self.tokenizer, "src_lang")
+        if languages is None:
+            if wants:
+                raise UserError(
+                    f"this {name} translates between many languages. Write languages: [CODE, "
+                    "CODE], of the texts' own and the other, as its model card has them"
+                )
+            return {}
+        if not wants:
+            raise UserError(f"this {name} is not told languages by codes. Leave out `languages`")
+        for code in languages:
+            if self._number(code) == self.tokenizer.unk_token_id:
+                raise UserError(f"this {name} knows no language {code!r}")
+        self.tokenizer.src_lang = languages[0]
+        return {"forced_bos_token_id": self._number(languages[1])}
+
+    def _number(self, code: str) -> int:
+        """The token of a language."""
+        if hasattr(self.tokenizer, "get_lang_id"):  # of M2M100, whose tokens are not the codes
+            known = self.tokenizer.lang_code_to_id
+            return known.get(code, self.tokenizer.unk_token_id)
+        return self.tokenizer.convert_tokens_to_ids(code)
 
     def translate(
         self, texts: Sequence[str], length: int, precision: str, how: Mapping[str, Any]

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from attar.ops.divergence import IGNORED, Divergence, Found, log_probabilities, measured, toward
 from attar.ops.sketch import Sample, Top
 
-_CACHED = 1 << 20  # logits handled at once by what is not a matrix product: 4 MB stay in cache
+# Logits handled at once by what is not a matrix product: 4 MB stay in a processor's cache, 32 in
+# a GPU's, where the dozen tensors of a whole chunk would be the most memory of a step.
+_CACHED = {"cpu": 1 << 20, "cuda": 1 << 23}
 _SLICE = 1 << 22  # weights of a linear head handled at once: 8 MB in bf16
 
 
@@ -248,7 +250,8 @@ def _over_rows(
     With slopes, d(mix)/d(logits) is left where the student's logits were. A few rows at a time,
     so that the dozen passes over them stay in the processor's cache.
     """
-    rows = max(1, _CACHED // student.shape[-1]) if student.device.type == "cpu" else len(student)
+    cached = _CACHED.get(student.device.type, student.numel())
+    rows = max(1, cached // student.shape[-1])
     sums: list[Tensor] = []
     for start in range(0, len(student), rows):
         part = slice(start, start + rows)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from tempfile import TemporaryDirectory
 from typing import Protocol
 
@@ -29,6 +30,9 @@ from attar.train.scoped import in_float32
 from attar.train.seen import final, renew
 
 POINTS = 200  # of a curve, about
+_WORSE = 1.5  # how many times what it was at the start a loss is told, at the end
+_SMALL = 0.05  # nats: a loss that ends below is not told
+_FEW = 3  # points of a curve that tell how it began and ended
 _MEMORY = 0.9  # how much of the running mean of the loss stays in a step
 
 
@@ -155,6 +159,7 @@ class _Run:
                 self.machine.put(self.checkpoints.best(ends_at))
             self.machine.share()
         self.machine.check_finite(state.step)
+        self._tell_worse()
         for curve, points in state.curves.items():
             for x, y in points:
                 self.ctx.point(curve, x, y)
@@ -211,6 +216,28 @@ class _Run:
         else:
             state.waited += 1
 
+    def _tell_worse(self) -> None:
+        """Say so where all that the loss is made of ended well above where it began.
+
+        Not where an earlier, better state is what is kept, nor where weights are seen through
+        views that change as training goes on, and the task with them.
+        """
+        state = self.state
+        kept_earlier = state.best is not None and state.best_step < state.step
+        names = [name for name in state.curves if name.startswith("loss/")]
+        parts = [name for name in names if name not in ("loss/train", "loss/dev")] or names
+        ends = [_ends(state.curves[name]) for name in parts]
+        worse = all(last > max(_WORSE * first, _SMALL) for first, last in ends)
+        if ends and worse and not kept_earlier and not self.machine.kept:
+            told = ", ".join(
+                f"{name.removeprefix('loss/')} from {first:.3g} to {last:.3g}"
+                for name, (first, last) in zip(parts, ends, strict=True)
+            )
+            self.ctx.warn(
+                f"training made its own loss worse: {told}. Lower learning_rate to "
+                f"{self.schedule.learning_rate / 3:.1g}, or raise warmup"
+            )
+
     def _checkpoint(self) -> None:
         """Write a checkpoint where it is time; none after the last step, which is the end."""
         due = time.monotonic() - self.saved >= 60 * self.schedule.checkpoint_minutes
@@ -226,6 +253,12 @@ class _Run:
     def _enough(self) -> bool:
         patience = self.schedule.patience
         return patience is not None and self.state.waited >= patience
+
+
+def _ends(points: list[tuple[float, float]]) -> tuple[float, float]:
+    """How a curve began and ended: means of a few points."""
+    values = [value for _, value in points]
+    return fmean(values[:_FEW]), fmean(values[-_FEW:])
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from pydantic import Field
 
@@ -11,22 +11,35 @@ from attar.core.recipe import ModelSource
 from attar.core.scope import ModuleFact
 from attar.core.step import ModelRef
 from attar.data.example import Dataset
-from attar.models.translator import Translator, is_translator, open_translator
+from attar.models.translator import is_translator, open_translator
 from attar.techniques.data._variants import VariantsStep, by_pieces
 from attar.train.writing import Choice, seeded
+
+Way = Callable[[Sequence[str]], list[str]]
 
 
 class BackTranslation(Choice, VariantsStep, kind="data/back-translation"):
     """Back-translation (Sennrich et al. 2016, arXiv 1511.06709), drawn at random so that variants
     differ (Edunov et al. 2018, arXiv 1808.09381).
 
-    Any two sequence-to-sequence models will do whose tokenizers need no telling of the languages
-    (Marian: one model a direction). At temperature 0 there is one variant.
-    Long texts are translated in pieces of about `length` tokens.
+    Any two sequence-to-sequence models will do: Marian, with a model for each direction; one that
+    is told `languages`, twice (mBART, NLLB, M2M100); one that is told what to do in words, with
+    `prefixes` (T5). At temperature 0 there is one variant. Long texts are translated in pieces of
+    about `length` tokens.
     """
 
     there: ModelRef = Field(description="the model into the other language: a folder")
     back: ModelRef = Field(description="the model out of it again: a folder")
+    languages: tuple[str, str] | None = Field(
+        None,
+        description="codes of the texts' language and of the other, for models of many languages, "
+        "as their cards have them: [eng_Latn, fra_Latn] for NLLB",
+    )
+    prefixes: tuple[str, str] | None = Field(
+        None,
+        description="what is written before each text on the way there and on the way back, for "
+        'models that are told in words: ["translate English to French: ", ...] for T5',
+    )
     batch: int = Field(8, ge=1, description="rows at a time")
 
     def check(self, modules: Sequence[ModuleFact]) -> Iterable[str]:
@@ -38,23 +51,32 @@ class BackTranslation(Choice, VariantsStep, kind="data/back-translation"):
 
     def make(self, ctx: Context) -> Dataset:
         """The rows and their variants."""
-        there, back = (
-            open_translator(ModelSource(path=path), ctx.device) for path in (self.there, self.back)
-        )
-
+        ways = [self._way(0, self.there, ctx), self._way(1, self.back, ctx)]
         rounds = self.variants if self.temperature else 1
 
         def vary(texts: Sequence[str], seed: int) -> list[list[str]]:
             with seeded(seed, ctx.device):
-                found = [self._again(texts, (there, back), ctx) for _ in range(rounds)]
+                found = [self._again(texts, ways) for _ in range(rounds)]
             return [list(row) for row in zip(*found, strict=True)]
 
         return self.grown(ctx, by_pieces(vary, self.length))
 
-    def _again(
-        self, texts: Sequence[str], ways: tuple[Translator, Translator], ctx: Context
-    ) -> list[str]:
+    def _way(self, number: int, path: str, ctx: Context) -> Way:
+        """One direction: what it makes of texts."""
+        model = open_translator(ModelSource(path=path), ctx.device)
+        codes = self.languages and (self.languages[number], self.languages[1 - number])
+        model.into(codes)  # what it cannot do is said before the other model is loaded
+        prefix = self.prefixes[number] if self.prefixes else ""
+
+        def translated(texts: Sequence[str]) -> list[str]:
+            told = [prefix + text for text in texts]
+            how = {**self.choice(), **model.into(codes)}
+            return model.translate(told, self.length, ctx.precision, how)
+
+        return translated
+
+    def _again(self, texts: Sequence[str], ways: Sequence[Way]) -> list[str]:
         """The texts there and back; of what came to nothing on the way, nothing."""
         for way in ways:
-            texts = way.translate(texts, self.length, ctx.precision, self.choice()) if texts else []
+            texts = way(texts) if texts else []
         return list(texts)

@@ -27,6 +27,7 @@ class Pretrain(Pretraining, Step, kind="distill/pretrain"):
     (1 - weight) x what the text itself says. `also` adds signals on what leads to the answers.
     """
 
+    version = 2
     needs = frozenset({FLOAT})
     whole = True
     tasks = ("masked-lm",)
@@ -40,6 +41,9 @@ class Pretrain(Pretraining, Step, kind="distill/pretrain"):
         gt=0,
         le=1,
         description="weight of the teacher's answers, soft; what the text says, hard, has the rest",
+    )
+    weight_end: float | None = Field(
+        None, ge=0, le=1, description="what the weight moves to, evenly, as training goes on"
     )
     temperature: float = Field(
         1.0, gt=0, description="what both sides' logits are divided by in the divergence"
@@ -59,12 +63,17 @@ class Pretrain(Pretraining, Step, kind="distill/pretrain"):
                 "take one that was pretrained with it (adapt/pretrain)"
             )
         rows, signals = self.rows(self.data, model, ctx), self.also.signals()
-        mix = Mix("forward", self.temperature, self.weight, 1 - self.weight)
         with trained(model, self.scope), ExitStack() as stack:
             beside = None
             if signals:
                 watching = guided(model, teacher, signals, silent, rows.batch(0))
                 beside = stack.enter_context(watching)
-            heads = Heads(model, self.next_sentence, teacher, lambda _: mix, beside)
+            heads = Heads(model, self.next_sentence, teacher, self.mix, beside)
             self.learn(heads, rows, ctx)
         return model
+
+    def mix(self, progress: float) -> Mix:
+        """The loss of either task at a share of the training done, from 0 to 1."""
+        end = self.weight if self.weight_end is None else self.weight_end
+        weight = self.weight + (end - self.weight) * progress
+        return Mix("forward", self.temperature, weight, 1 - weight)
