@@ -208,6 +208,28 @@ def test_answers_that_are_no_numbers_are_not_published(
     assert list(tmp_path.iterdir()) == [model]
 
 
+def test_answers_that_are_far_off_are_told(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The codes are right, and what the engine makes of them is not."""
+
+    def sure(self: TorchDecoder, ids: list[int]) -> Any:
+        found = true(self, ids)
+        if compared:
+            found[:, 1:], found[:, 0] = -20.0, 0.0
+        return found
+
+    true, compared, said = TorchDecoder.logprobs, [], []
+    opened = Torch.open
+    monkeypatch.setattr(TorchDecoder, "logprobs", sure)
+    monkeypatch.setattr(Torch, "open", lambda *given: compared.append(1) or opened(*given))
+    wanted = Wanted(speed=False)
+    done = attar.export(model, "hf", tmp_path / "out", wanted=wanted, say=said.append)
+    [warning] = done.record["warnings"]
+    assert "nats a token away from the artifact's own" in warning
+    assert f"warning: {warning}" in said
+
+
 def test_every_target_that_fits(model: Path, tmp_path: Path) -> None:
     done = export_all(model, home=tmp_path, wanted=QUICK)
     assert {"gguf", "hf"} <= {one.target for one in done.exports} | done.skipped.keys()

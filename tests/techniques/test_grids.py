@@ -25,6 +25,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "quantize/rtn": {"embeddings": "fp8-e4m3"},
     "quantize/gptq": SMALL,
     "quantize/awq": SMALL,
+    "quantize/autoround": {**SMALL, "batch": 1, "steps": 3},
     "heal/scales": {"steps": 4, "batch": 2, "length": 16},
     "heal/blockwise": {**SMALL, "batch": 1, "epochs": 2},
 }

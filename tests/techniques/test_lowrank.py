@@ -132,3 +132,16 @@ def test_ranks_that_no_factors_are_thin_enough_for_are_refused() -> None:
     step = find("lowrank/balanced").model_validate({"keep": 0.01})
     (problem,) = step.check(tiny("llama").facts())
     assert "below what factors of rank 1 hold" in problem
+
+
+def test_a_tied_head_leaves_its_table(tmp_path: Path) -> None:
+    """Alone in scope it is made thin, and the embeddings stay; else they stay one tensor."""
+    model = tiny("llama", tie_word_embeddings=True)
+    table = model.module.get_input_embeddings().weight.detach().clone()
+    small = applied(model, "lowrank/svd", keep=0.5, scope="lm_head")
+    assert isinstance(small.module.lm_head, LowRank)
+    assert torch.equal(small.module.get_input_embeddings().weight, table)
+    save(small, tmp_path / "saved")
+    assert torch.equal(logits(attar.load(tmp_path / "saved")), logits(small))
+    other = applied(tiny("llama", tie_word_embeddings=True), "lowrank/whitened", keep=0.5)
+    assert other.module.lm_head.weight is other.module.get_input_embeddings().weight

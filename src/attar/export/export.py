@@ -19,7 +19,7 @@ from attar.export.artifact import Artifact, find_artifact
 from attar.export.card import card
 from attar.export.prepare import merge_factors, refuse, refuse_codes, round_again
 from attar.export.target import TARGETS, Target, find, quantized
-from attar.export.verify import compare_codes, compare_outputs, held_out_rows, missing
+from attar.export.verify import compare_codes, compare_outputs, far, held_out_rows, missing
 from attar.measure.engines import time_engine
 from attar.measure.machine import environment
 from attar.measure.probe import random_ids
@@ -141,6 +141,10 @@ def _run(
         rows, where = held_out_rows(artifact, model)
         found = compare_outputs(model, engine, folder, rows)
         record["verified"]["outputs"] = {**found, "text": where}
+        warning = far(found, engine.name)
+        if warning:
+            record["warnings"] = [warning]
+            say(f"warning: {warning}")
     if wanted.speed:
         say("timing it in a fresh process")
         record["prompt"] = _prompt(model)

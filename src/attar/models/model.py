@@ -101,9 +101,13 @@ class Model:
                 adapted = f"{name}."
             shape, linear = shape_of(module), kind == "linear"
             if not name.startswith(start):
-                role = roles.get(module, "norm" if kind == "norm" else "other")
+                whole = self.module.get_submodule(unsplit(name))
+                factor = whole is not module and isinstance(whole, LowRank)
+                role = roles.get(whole if factor else module, "norm" if kind == "norm" else "other")
                 wide = self.sizes.embedding == self.sizes.hidden
                 axes = axes_outside(name, role if role == "head" else kind, wide)
+                if factor:
+                    axes = ("",)  # a factor has nothing that a model is narrowed in
                 facts.append(ModuleFact(name, role, linear, None, shape, axes))
                 continue
             index, _, inner = name[len(start) :].partition(".")
