@@ -215,14 +215,13 @@ def test_answers_that_are_far_off_are_told(
 
     def sure(self: TorchDecoder, ids: list[int]) -> Any:
         found = true(self, ids)
-        if compared:
+        asked.append(ids)
+        if len(asked) % 2 == 0:  # the artifact's own answer comes first
             found[:, 1:], found[:, 0] = -20.0, 0.0
         return found
 
-    true, compared, said = TorchDecoder.logprobs, [], []
-    opened = Torch.open
+    true, asked, said = TorchDecoder.logprobs, [], []
     monkeypatch.setattr(TorchDecoder, "logprobs", sure)
-    monkeypatch.setattr(Torch, "open", lambda *given: compared.append(1) or opened(*given))
     wanted = Wanted(speed=False)
     done = attar.export(model, "hf", tmp_path / "out", wanted=wanted, say=said.append)
     [warning] = done.record["warnings"]
