@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from math import log
 from pathlib import Path
 from typing import Any
 
@@ -168,10 +169,10 @@ def train(asked: argparse.Namespace) -> list[dict[str, Any]]:
             row |= {key: figure.value, f"{key}_low": figure.low, f"{key}_high": figure.high}
         row["asked"] = stage.notes.get("teacher")
         if rows:
-            live = rows[0]
-            row["kl_over_live"] = row["kl"] / live["kl"]
-            row["pace_over_live"] = row["tokens_per_second"] / live["tokens_per_second"]
-        if cache and not seed:
+            row["pace_over_live"] = row["tokens_per_second"] / rows[0]["tokens_per_second"]
+        if cache and not seed:  # the second run, with other batches, is there for the pace
+            row["kl_over_live"] = row["kl"] / rows[0]["kl"]
+            row["loss_over_live"] = log(row["perplexity"]) / log(rows[0]["perplexity"])
             row["bytes_per_token"] = kept_bytes(home) / (asked.sequences * 256)
         rows.append(row)
         print(json.dumps(row), flush=True)
