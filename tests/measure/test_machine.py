@@ -39,6 +39,24 @@ def test_bf16_needs_fast_instructions(
     assert not machine.fast_bf16("cpu")
 
 
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("flags\t\t: fpu avx2 fsrm\n", True),
+        ("flags\t\t: fpu avx2 avx512f avx512_vnni\n", False),
+        ("flags\t\t: fpu avx2 avx_vnni\n", False),
+        ("Features\t: fp asimd asimddp\n", False),
+        ("", False),
+    ],
+)
+def test_where_8_bit_products_overflow(
+    text: str, found: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cpuinfo").write_text(text)
+    monkeypatch.setattr(machine, "_CPU", tmp_path / "cpuinfo")
+    assert machine.saturates_int8() is found
+
+
 def test_no_bf16_where_there_is_no_gpu() -> None:
     assert isinstance(machine.fast_bf16("cuda"), bool)
     assert not machine.fast_bf16("meta")

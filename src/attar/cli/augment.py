@@ -51,6 +51,14 @@ def augment(
     back: Annotated[
         str | None, typer.Option("--back", metavar="MODEL", help="The second translator.")
     ] = None,
+    languages: Annotated[
+        tuple[str, str] | None,
+        typer.Option("--languages", metavar="OWN OTHER", help="Codes that translators are told."),
+    ] = None,
+    prefixes: Annotated[
+        tuple[str, str] | None,
+        typer.Option("--prefixes", metavar="THERE BACK", help="Words that translators are told."),
+    ] = None,
     variants: Annotated[
         int | None, typer.Option("--variants", metavar="N", help="Variants to try of each row.")
     ] = None,
@@ -154,7 +162,7 @@ SETTINGS = (
     *_PATHS,
     *("variants", "share", "candidates", "originals", "confidence", "surprise", "texts", "start"),
     *("ask", "classes", "probabilities", "new_tokens", "temperature", "top_p", "beams"),
-    *("length", "batch", "server"),
+    *("length", "batch", "server", "languages", "prefixes"),
 )
 
 
@@ -166,6 +174,7 @@ def _settings(given: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
     found = {name: given[name] for name in names if given[name] not in (None, [], ())}
     if "server" in found:
         found["server"] = read_yaml(found["server"], "--server").plain
+    found |= {name: list(v) for name, v in found.items() if isinstance(v, tuple)}
     return {name: absolute(v) if name in _PATHS else v for name, v in found.items()}
 
 

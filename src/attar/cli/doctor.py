@@ -105,7 +105,13 @@ def _machine() -> Iterator[Finding]:
     try:
         import torch
 
-        from attar.measure.machine import cores, environment, fast_bf16, free_memory
+        from attar.measure.machine import (
+            cores,
+            environment,
+            fast_bf16,
+            free_memory,
+            saturates_int8,
+        )
     except ImportError as error:
         yield Finding("torch", f"does not import: {error}", "broken")
         return
@@ -119,6 +125,9 @@ def _machine() -> Iterator[Finding]:
     fast = fast_bf16("cpu")
     text = "fast; recipes compute in it" if fast else "no faster than float32, which is taken"
     yield Finding("bf16", text)
+    if saturates_int8():
+        text = "no VNNI: in ONNX Runtime and OpenVINO sums of 8-bit products may overflow here"
+        yield Finding("int8", text)
     yield Finding("matrix products", _products(torch.float32, torch.bfloat16))
 
 

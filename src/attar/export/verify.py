@@ -15,6 +15,7 @@ from attar.errors import AttarError, MissingPackage
 from attar.export.artifact import Artifact
 from attar.export.target import stored
 from attar.layers import TiedHead
+from attar.measure.machine import saturates_int8
 from attar.models import Model
 from attar.runtimes.runtime import Decoder, Encoder, Engine, Floats, StoredCodes
 from attar.runtimes.torch import TorchDecoder, TorchEncoder
@@ -96,10 +97,16 @@ def far(outputs: Mapping[str, float], engine: str) -> str | None:
         off = f"{outputs['median_difference']:.3g}, where they spread over {outputs['spread']:.3g}"
     else:
         return None
+    why = ""
+    if saturates_int8():
+        why = (
+            ". This processor has no VNNI: sums of 8-bit products overflow in it, and would not on "
+            "one that has"
+        )
     return (
         f"the answers in {engine} are {off} away from the artifact's own in PyTorch, though codes "
-        "and scales are equal. Judge it there on your own data before you ship it, or take another "
-        "target"
+        f"and scales are equal{why}. Judge it there on your own data before you ship it, or take "
+        "another target"
     )
 
 

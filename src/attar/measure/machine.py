@@ -20,6 +20,8 @@ _CPU = Path("/proc/cpuinfo")
 # some clouds lend it, multiplies at half the pace of float32 (0.52 on an Emerald Rapids).
 _BF16 = {"amx_bf16", "avx512_bf16", "bf16"}
 _SLOW = {"GenuineIntel": "avx512_bf16"}
+# Of x86: dot products of 8-bit numbers that are summed in 32 bits.
+_INT8 = {"amx_int8", "avx512_vnni", "avx_vnni"}
 _GROUPS = Path("/sys/fs/cgroup")
 _OWN_GROUP = Path("/proc/self/cgroup")
 # What a container's limit is called: the limit, what is used, and how much of that is cache.
@@ -68,6 +70,12 @@ def fast_bf16(device: str | torch.device) -> bool:
         return False
     flags = _field("flags") or _field("Features")
     return not (_BF16 - {_SLOW.get(_field("vendor_id"))}).isdisjoint(flags.split())
+
+
+def saturates_int8() -> bool:
+    """Whether engines' 8-bit products may overflow here: x86 without VNNI adds them in 16 bits."""
+    flags = _field("flags").split()
+    return "avx2" in flags and _INT8.isdisjoint(flags)
 
 
 def check_device(name: str) -> None:
