@@ -39,23 +39,28 @@ def synonyms(folder: Path) -> Path:
     return path
 
 
+SIZES: dict[str, Any] = {
+    "d_model": 32,
+    "encoder_layers": 1,
+    "decoder_layers": 1,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 64,
+    "decoder_ffn_dim": 64,
+    "max_position_embeddings": 64,
+    "init_std": 0.5,
+}
+
+
 def translator(folder: Path, seed: int) -> Path:
     """A random Marian model, with a tokenizer of words."""
     config = transformers.MarianConfig(
         vocab_size=tiny_models.VOCABULARY,
-        d_model=32,
-        encoder_layers=1,
-        decoder_layers=1,
-        encoder_attention_heads=4,
-        decoder_attention_heads=4,
-        encoder_ffn_dim=64,
-        decoder_ffn_dim=64,
-        max_position_embeddings=64,
+        **SIZES,
         pad_token_id=0,
         eos_token_id=5,
         decoder_start_token_id=0,
         forced_eos_token_id=None,
-        init_std=0.5,
     )
     torch.manual_seed(seed)
     transformers.MarianMTModel(config).save_pretrained(folder)
@@ -71,15 +76,7 @@ def many_languages(folder: Path) -> Path:
     )
     config = transformers.M2M100Config(
         vocab_size=len(tokenizer),
-        d_model=32,
-        encoder_layers=1,
-        decoder_layers=1,
-        encoder_attention_heads=4,
-        decoder_attention_heads=4,
-        encoder_ffn_dim=64,
-        decoder_ffn_dim=64,
-        max_position_embeddings=64,
-        init_std=0.5,
+        **SIZES,
     )
     torch.manual_seed(0)
     transformers.M2M100ForConditionalGeneration(config).save_pretrained(folder)

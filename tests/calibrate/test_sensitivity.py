@@ -30,7 +30,10 @@ def halved(model: Model) -> Any:
 
 @pytest.mark.parametrize(("family", "task"), PAIRS)
 def test_as_if_the_whole_model_were_changed(family: str, task: Any) -> None:
-    model = tiny(family, task)
+    exact = {
+        "dtype": torch.float64
+    }  # what halving moves in some parts is below float32's last digit
+    model = tiny(family, task, **exact)
     before = logits(model)
     given = batch(model, rows=3)
     if task == "masked-lm":
@@ -43,10 +46,10 @@ def test_as_if_the_whole_model_were_changed(family: str, task: Any) -> None:
     found = divergences(model, [given], parts, {"halved": halved(model)}, ctx)["halved"]
     assert torch.equal(logits(model), before)  # nothing of it is left
     for part, value in list(zip(parts, found, strict=True))[::3]:
-        changed = tiny(family, task)
+        changed = tiny(family, task, **exact)
         halved(changed)(list(part.names))
         assert value == pytest.approx(_divergence(model, changed, given), rel=1e-3, abs=1e-7)
-        assert value > -1e-7  # what two float32 sums may differ by
+        assert value > 0
 
 
 def _divergence(model: Model, changed: Model, given: Any) -> float:

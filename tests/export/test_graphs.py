@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,10 @@ def test_static_inputs_are_on_their_own_grid(
     for place, (linear_name, linear) in enumerate(model.linears(Scope.linears()).items()):
         kind = RoundedLinear if place % 3 == 0 else StaticLinear
         new = kind(linear.rows, linear.width, linear.grid, linear.bias)
-        new.fill(linear.unpacked()).on(InputGrid(0.05 + place / 1000, 121 + place))
+        codes = linear.unpacked()
+        if saturates_int8():  # sums of products of 7 bits do not overflow there
+            codes = replace(codes, codes=codes.codes // 2)
+        new.fill(codes).on(InputGrid(0.05 + place / 1000, 121 + place))
         if isinstance(new, RoundedLinear):
             new.onto(InputGrid(0.07 + place / 1000, 120 + place))
         swap(model.module, linear_name, new)
@@ -129,8 +133,7 @@ def test_static_inputs_are_on_their_own_grid(
     with exported(name, model, tmp_path, monkeypatch) as engine:
         found = engine.run(given.input_ids.numpy(), given.attention_mask.numpy())
     wanted = expected(model, given)
-    if not saturates_int8():  # where they overflow, weights of all 8 bits come to other answers
-        assert np.abs(found - wanted).max() < 0.02 * np.abs(wanted).max()
+    assert np.abs(found - wanted).max() < 0.02 * np.abs(wanted).max()
     read = find(target.find(name).engine).read_back(tmp_path)
     for linear_name, codes in target.stored(model).items():
         assert codes.difference(read[linear_name]) is None

@@ -166,11 +166,19 @@ def test_a_last_step_too_far_is_seen(context: Contexts) -> None:
         fit(model, loss, stream_of(ctx.data("train"), model, step, ctx), step, ctx)
 
 
-@pytest.mark.parametrize(("rate", "told"), [(1e-3, 0), (3.0, 1)])
-def test_a_loss_that_got_worse_is_told(context: Contexts, rate: float, told: int) -> None:
-    """It explodes, and stays finite."""
+LAST: dict[str, Any] = {"held_out": "dev", "keep_best": False}
+
+
+@pytest.mark.parametrize(
+    ("rate", "kept", "told"),
+    [(1e-3, {"held_out": None}, 0), (3.0, {"held_out": None}, 1), (3.0, LAST, 1)],
+)
+def test_a_loss_that_got_worse_is_told(
+    context: Contexts, rate: float, kept: dict[str, Any], told: int
+) -> None:
+    """It explodes, stays finite, and the last state is what is kept."""
     model, ctx = tiny_models.tiny("llama"), context()
-    Full(**{**SHORT, "learning_rate": rate}, steps=12, held_out=None).apply(model, ctx)
+    Full(**{**SHORT, "learning_rate": rate, "steps": 12, **kept}).apply(model, ctx)
     warnings = [text for text in ctx.warnings if "made its own loss worse: task from" in text]
     assert len(warnings) == told, ctx.curves["loss/train"]
 

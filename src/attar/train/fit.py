@@ -159,7 +159,8 @@ class _Run:
                 self.machine.put(self.checkpoints.best(ends_at))
             self.machine.share()
         self.machine.check_finite(state.step)
-        self._tell_worse()
+        if ends_at == state.step:  # no earlier, better state was put back
+            self._tell_worse()
         for curve, points in state.curves.items():
             for x, y in points:
                 self.ctx.point(curve, x, y)
@@ -219,16 +220,15 @@ class _Run:
     def _tell_worse(self) -> None:
         """Say so where all that the loss is made of ended well above where it began.
 
-        Not where an earlier, better state is what is kept, nor where weights are seen through
-        views that change as training goes on, and the task with them.
+        Not where weights are seen through views that change as training goes on, and the task
+        with them.
         """
-        state = self.state
-        kept_earlier = state.best is not None and state.best_step < state.step
-        names = [name for name in state.curves if name.startswith("loss/")]
+        curves = self.state.curves
+        names = [name for name in curves if name.startswith("loss/")]
         parts = [name for name in names if name not in ("loss/train", "loss/dev")] or names
-        ends = [_ends(state.curves[name]) for name in parts]
+        ends = [_ends(curves[name]) for name in parts]
         worse = all(last > max(_WORSE * first, _SMALL) for first, last in ends)
-        if ends and worse and not kept_earlier and not self.machine.kept:
+        if ends and worse and not self.machine.kept:
             told = ", ".join(
                 f"{name.removeprefix('loss/')} from {first:.3g} to {last:.3g}"
                 for name, (first, last) in zip(parts, ends, strict=True)

@@ -77,6 +77,11 @@ def steps_of(schedule: Training, per_epoch: int, world: int = 1) -> int:
     return max(1, math.ceil((schedule.epochs or 1.0) * per_epoch / together))
 
 
+def moved(start: float, end: float | None, progress: float) -> float:
+    """A weight at a share of the training done, from 0 to 1; without an end it stays."""
+    return start if end is None else start + (end - start) * progress
+
+
 def rate_at(schedule: Training, step: int, steps: int) -> float:
     """The learning rate of a step, counted from 0: a function of nothing else."""
     rise = round(schedule.warmup * steps)

@@ -14,6 +14,7 @@ from attar.data.batches import Batch
 from attar.models.model import Model
 from attar.ops.chunked import Mix
 from attar.train.losses import Loss, Objective, averaged, side, states
+from attar.train.schedule import moved
 from attar.train.watched import Watched, watched
 
 Signals = dict[str, "tuple[Signal, Compared]"]
@@ -37,8 +38,7 @@ class Signal(BaseModel):
 
     def weight_at(self, progress: float) -> float:
         """The weight at a share of the training done, from 0 to 1."""
-        end = self.weight if self.weight_end is None else self.weight_end
-        return self.weight + (end - self.weight) * progress
+        return moved(self.weight, self.weight_end, progress)
 
     def compared(self, student: Sight, teacher: Sight, mask: Tensor) -> Compared:
         """What compares the two, made ready on a batch that both have seen.

@@ -21,6 +21,7 @@ from attar.techniques.distill._cache import Cache, asked_of, cached
 from attar.techniques.distill._guided import GuidedTraining
 from attar.train.fit import Batches
 from attar.train.losses import Objective
+from attar.train.schedule import moved
 from attar.train.served import ByAddress
 from attar.train.signals import Signal
 
@@ -127,8 +128,7 @@ class Logits(ByAddress, Answers, GuidedTraining, Step, kind="distill/logits"):
 
     def mix(self, model: Model, progress: float) -> Mix:
         """The loss at a share of the training done, from 0 to 1."""
-        end = self.weight if self.weight_end is None else self.weight_end
-        found = self.weighed(model, self.weight + (end - self.weight) * progress)
+        found = self.weighed(model, moved(self.weight, self.weight_end, progress))
         return replace(found, divergence="hard") if self.targets == "hard" else found
 
     def _unkept(self, cache: Cache) -> str:

@@ -15,6 +15,7 @@ from attar.models.model import Model
 from attar.ops.chunked import Mix
 from attar.techniques.distill._guided import Also, silent
 from attar.train.pretraining import Heads, Pretraining
+from attar.train.schedule import moved
 from attar.train.scoped import trained
 from attar.train.signals import guided
 from attar.train.teacher import ready
@@ -74,6 +75,5 @@ class Pretrain(Pretraining, Step, kind="distill/pretrain"):
 
     def mix(self, progress: float) -> Mix:
         """The loss of either task at a share of the training done, from 0 to 1."""
-        end = self.weight if self.weight_end is None else self.weight_end
-        weight = self.weight + (end - self.weight) * progress
+        weight = moved(self.weight, self.weight_end, progress)
         return Mix("forward", self.temperature, weight, 1 - weight)
