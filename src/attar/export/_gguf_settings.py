@@ -1,4 +1,4 @@
-"""What a GGUF file says of a decoder's widths, heads and positions."""
+"""What a GGUF file says of a model's widths, heads and positions."""
 
 from __future__ import annotations
 
@@ -8,24 +8,58 @@ from typing import Any
 
 from attar.export.target import quantized
 from attar.models import Model
+from attar.models.pooling import pooling_of
 from attar.runtimes._gguf import ARCHITECTURES
 
+POOLER = "pooler.dense"  # of an encoder: no vector of a text is read from it
+_POOLINGS = {"mean": "MEAN", "first": "CLS", "last": "LAST"}  # llama.cpp's names
 
-def rotary_problem(config: Any) -> Iterator[str]:
-    """What of the rotary positions llama.cpp would compute otherwise."""
+
+def architecture(model: Model) -> str:
+    """What the file calls the model's architecture."""
+    return ARCHITECTURES[model.task][model.config.model_type]
+
+
+def settings_problems(model: Model) -> Iterator[str]:
+    """What of a model llama.cpp would compute otherwise."""
+    if architecture(model) == "bert":
+        yield from _encoder_problems(model)
+        return
+    head = model.module.get_output_embeddings()
+    if head is not None and head.bias is not None:
+        yield "its head has a bias, which llama.cpp does not add"
+    config = model.config
     rotary: dict[str, Any] = getattr(config, "rope_parameters", None) or {}
     kind = rotary.get("rope_type", "default")
     known = ("default", "linear", "llama3")
     if kind not in known or rotary.get("partial_rotary_factor", 1.0) != 1.0:
         yield f"its rotary positions are {kind}, and only {', '.join(known)} ones are written"
-    elif kind != "default" and ARCHITECTURES[config.model_type] != "llama":
+    elif kind != "default" and architecture(model) != "llama":
         yield f"its rotary positions are {kind}, which llama.cpp reads for Llama alone"
-    if getattr(config, "hidden_act", "silu") != "silu":
-        yield f"its activation is {config.hidden_act}, and llama.cpp computes silu"
+    yield from _activation_problem(getattr(config, "hidden_act", "silu"), "silu")
+
+
+def _encoder_problems(model: Model) -> Iterator[str]:
+    config, sizes = model.config, model.sizes
+    yield from _activation_problem(config.hidden_act, "gelu")
+    if sizes.queries * sizes.head != sizes.hidden:
+        yield (
+            f"its {sizes.queries} heads of {sizes.head} are not as wide as the model, "
+            f"{sizes.hidden}, and llama.cpp takes an encoder's to be"
+        )
+    if any(item.name == POOLER for item in quantized(model)):
+        yield f"{POOLER} is on a grid, and GGUF has no place for it. Leave it out of that step"
+
+
+def _activation_problem(own: str, computed: str) -> Iterator[str]:
+    if own != computed:
+        yield f"its activation is {own}, and llama.cpp computes {computed}"
 
 
 def add_settings(writer: Any, model: Model) -> None:
     """Add all that llama.cpp needs to build the model."""
+    from gguf import PoolingType
+
     config, sizes = model.config, model.sizes
     writer.add_type("model")
     writer.add_name(getattr(config, "name_or_path", "") or config.model_type)
@@ -36,13 +70,19 @@ def add_settings(writer: Any, model: Model) -> None:
     writer.add_block_count(len(model.blocks))
     writer.add_feed_forward_length(sizes.neurons)
     writer.add_head_count(sizes.queries)
+    writer.add_vocab_size(config.vocab_size)
+    if architecture(model) == "bert":
+        writer.add_layer_norm_eps(config.layer_norm_eps)
+        writer.add_causal_attention(False)
+        writer.add_pooling_type(PoolingType[_POOLINGS[pooling_of(model)]])
+        writer.add_token_type_count(config.type_vocab_size)
+        return
     writer.add_head_count_kv(sizes.keys)
     writer.add_key_length(sizes.head)
     writer.add_value_length(sizes.head)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_rope_dimension_count(sizes.head)
     writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
-    writer.add_vocab_size(config.vocab_size)
 
 
 def context_length(config: Any) -> int:

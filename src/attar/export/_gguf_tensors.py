@@ -1,4 +1,4 @@
-"""A decoder's tensors in ggml's types, under GGUF's names."""
+"""A model's tensors in ggml's types, under GGUF's names."""
 
 from __future__ import annotations
 
@@ -10,35 +10,38 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from attar.core.grid import Grid
+from attar.export._gguf_settings import POOLER, architecture
 from attar.export.target import codes_of, quantized
 from attar.layers import TiedHead
 from attar.models import Model
 from attar.ops import blocks
 from attar.ops.rounding import Codes
-from attar.runtimes._gguf import ARCHITECTURES, gguf_name, turned
+from attar.runtimes._gguf import gguf_name, turned
 
 Array = NDArray[Any]
+_TABLES = ("embeddings.position_embeddings", "embeddings.token_type_embeddings")
 
 
 def add_tensors(writer: Any, model: Model) -> None:
     """Add every tensor to the file, codes as they are and floats in the model's dtype."""
     from gguf import GGMLQuantizationType
 
+    family = architecture(model)
     coded = {item.name: item for item in quantized(model)}
     for name, item in coded.items():
         data, kind = packed(codes_of(model, name), item.grid, item.width)
         rows = _order(model, name, len(data))
         full = data if rows is None else np.ascontiguousarray(data[rows])
         raw = getattr(GGMLQuantizationType, kind)
-        writer.add_tensor(f"{gguf_name(name)}.weight", full, raw_dtype=raw)
+        writer.add_tensor(f"{gguf_name(name, family)}.weight", full, raw_dtype=raw)
     for name, value in _floats(model):
         module, _, part = name.rpartition(".")
         rows = _order(model, module, len(value))
         value = value if rows is None else value[torch.from_numpy(rows)]
-        data, kind = _float(value)
+        data, kind = _float(value.float() if module in _TABLES else value)
         raw = getattr(GGMLQuantizationType, kind)
-        writer.add_tensor(f"{gguf_name(module)}.{part}", data, raw_dtype=raw)
-    factors = rotary_factors(model)
+        writer.add_tensor(f"{gguf_name(module, family)}.{part}", data, raw_dtype=raw)
+    factors = None if family == "bert" else rotary_factors(model)
     if factors is not None:
         writer.add_tensor("rope_freqs.weight", factors)
 
@@ -75,13 +78,13 @@ def _floats(model: Model) -> list[tuple[str, Tensor]]:
     return [
         (name, parameter.detach())
         for name, parameter in model.module.named_parameters()
-        if name.rpartition(".")[0] not in heads
+        if name.rpartition(".")[0] not in (*heads, POOLER)
     ]
 
 
 def _order(model: Model, module: str, rows: int) -> NDArray[np.int64] | None:
     """How the rows of queries and keys are turned; None for all else."""
-    if ARCHITECTURES[model.config.model_type] != "llama":
+    if architecture(model) != "llama":
         return None
     sizes = model.sizes
     heads = {"q_proj": sizes.queries, "k_proj": sizes.keys}.get(module.rpartition(".")[2])

@@ -13,6 +13,10 @@ NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 # How a text is cut before merging, told by what becomes of a probe: runs of digits, and whether
 # contractions are cut off in capitals too.
 _PROBE = "I'LL 1234567"
+_INNER = "##"  # begins a piece that goes on with a word, in WordPiece
+_SPACE = "\u2581"  # begins one that opens a word, in GGUF
+_SPECIAL = {"bos": "bos", "eos": "eos", "unk": "unk", "pad": "pad"}  # GGUF's names: transformers'
+_PIECES_SPECIAL = {**_SPECIAL, "bos": "cls", "eos": "sep", "sep": "sep", "mask": "mask"}
 _CUTS = {
     ("7", False): "gpt-2",
     ("1111111", False): "smollm",
@@ -23,7 +27,9 @@ _CUTS = {
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What the file holds of a tokenizer; `merges` of byte-level ones, else `scores`."""
+    """What the file holds of a tokenizer: `merges` of byte-level ones, `scores` of others with
+    merges, and of WordPiece neither.
+    """
 
     model: str
     cut: str
@@ -41,12 +47,26 @@ def vocabulary_problem(tokenizer: Any) -> Iterator[str]:
         return
     plain = json.loads(backend.to_str())
     kind = plain["model"]["type"]
-    if kind != "BPE":
-        yield f"its tokenizer is a {kind}, and only byte-pair ones (BPE) are written"
+    if kind == "WordPiece":
+        yield from _pieces_problem(backend, plain)
+    elif kind != "BPE":
+        yield f"its tokenizer is a {kind}, and only byte-pair ones (BPE) and WordPiece are written"
     elif not plain["model"]["byte_fallback"] and _cut(backend) is None:
         yield (
             "its tokenizer cuts texts in a way that has no name here; those that have one: "
             + ", ".join(_CUTS.values())
+        )
+
+
+def _pieces_problem(backend: Any, plain: dict[str, Any]) -> Iterator[str]:
+    """What of WordPiece llama.cpp does otherwise: its letters are small and without accents."""
+    if plain["model"]["continuing_subword_prefix"] != _INNER:
+        yield f"its tokenizer does not begin the inner pieces of words with {_INNER}"
+    normalizer = backend.normalizer
+    if normalizer is None or normalizer.normalize_str("É") != "e":
+        yield (
+            "its tokenizer keeps capitals or accents, and llama.cpp makes all letters small and "
+            "plain before it cuts words into pieces"
         )
 
 
@@ -55,6 +75,9 @@ def vocabulary(tokenizer: Any, rows: int) -> Vocabulary:
     backend = tokenizer.backend_tokenizer
     plain = json.loads(backend.to_str())
     tokens, kinds = _tokens(plain, tokenizer, rows)
+    if plain["model"]["type"] == "WordPiece":
+        tokens = [_piece(*both) for both in zip(tokens, kinds, strict=True)]
+        return Vocabulary("bert", "default", tokens, kinds, None, None)
     pairs = [p.split(" ", 1) if isinstance(p, str) else p for p in plain["model"]["merges"]]
     if not plain["model"]["byte_fallback"]:
         merges = [" ".join(part.replace(" ", "Ġ") for part in pair) for pair in pairs]
@@ -64,6 +87,13 @@ def vocabulary(tokenizer: Any, rows: int) -> Vocabulary:
         ranks.setdefault("".join(pair), rank)
     scores = [-float(ranks.get(token, 0)) for token in tokens]
     return Vocabulary("llama", "default", tokens, kinds, None, scores)
+
+
+def _piece(token: str, kind: int) -> str:
+    """WordPiece: what goes on with a word is bare there, what opens one has a mark before it."""
+    if kind != NORMAL:
+        return token
+    return token[len(_INNER) :] if token.startswith(_INNER) else _SPACE + token
 
 
 def add_vocabulary(writer: Any, model: Model) -> None:
@@ -78,15 +108,17 @@ def add_vocabulary(writer: Any, model: Model) -> None:
         writer.add_token_merges(found.merges)
     if found.scores is not None:
         writer.add_token_scores(found.scores)
-    for name in ("bos", "eos", "unk", "pad"):
-        id_ = getattr(tokenizer, f"{name}_token_id")
+    special = _PIECES_SPECIAL if found.model == "bert" else _SPECIAL
+    special = {name: getattr(tokenizer, f"{own}_token_id") for name, own in special.items()}
+    for name, id_ in special.items():
         if id_ is not None:
             getattr(writer, f"add_{name}_token_id")(id_)
     ids = tokenizer("a").input_ids
-    writer.add_add_bos_token(ids[0] == tokenizer.bos_token_id)
-    writer.add_add_eos_token(ids[-1] == tokenizer.eos_token_id)
+    writer.add_add_bos_token(ids[0] == special["bos"])
+    writer.add_add_eos_token(ids[-1] == special["eos"])
     writer.add_add_space_prefix(tokenizer.tokenize("a")[0].startswith("▁"))
-    ends = getattr(model.module.generation_config, "eos_token_id", None)
+    generation = getattr(model.module, "generation_config", None)  # decoders have one
+    ends = getattr(generation, "eos_token_id", None)
     others = (
         [id_ for id_ in ends if id_ != tokenizer.eos_token_id] if isinstance(ends, list) else []
     )
@@ -101,16 +133,17 @@ def add_vocabulary(writer: Any, model: Model) -> None:
 
 def _tokens(plain: dict[str, Any], tokenizer: Any, rows: int) -> tuple[list[str], list[int]]:
     tokens, kinds = [f"[PAD{row}]" for row in range(rows)], [UNUSED] * rows
+    in_bytes = plain["model"].get("byte_fallback", False)
     for token, id_ in tokenizer.get_vocab().items():
         if id_ < rows:
             tokens[id_], kinds[id_] = token, NORMAL
-            if plain["model"]["byte_fallback"] and len(token) == 6 and token.startswith("<0x"):
+            if in_bytes and len(token) == 6 and token.startswith("<0x"):
                 kinds[id_] = BYTE
     for added in plain["added_tokens"]:
         if added["id"] < rows:
             kinds[added["id"]] = CONTROL if added["special"] else USER_DEFINED
     unknown = tokenizer.unk_token_id
-    if plain["model"]["byte_fallback"] and unknown is not None:
+    if in_bytes and unknown is not None:
         kinds[unknown] = UNKNOWN
     return tokens, kinds
 

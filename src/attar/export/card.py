@@ -35,7 +35,7 @@ _USE = {
     "hf": "from transformers import {auto}, AutoTokenizer\n\n"
     'model = {auto}.from_pretrained("{folder}")\n'
     'tokenizer = AutoTokenizer.from_pretrained("{folder}")',
-    "gguf": "llama-server -m model.gguf",
+    "gguf": "llama-server -m model.gguf{flags}",
 }
 _AUTO = {
     "causal-lm": "AutoModelForCausalLM",
@@ -178,6 +178,8 @@ def _export(record: Mapping[str, Any]) -> str:
             lines.append(f"- {name}: {number(figure.value, figure.unit)} ({figure.note})")
     use = _USE.get(str(record["target"]))
     if use:
-        auto = _AUTO[record["task"]]
-        lines.append(f"\n```\n{use.format(auto=auto, folder='this folder')}\n```")
+        task = record["task"]
+        flags = " --embedding" if task == "embedding" else ""
+        use = use.format(auto=_AUTO[task], folder="this folder", flags=flags)
+        lines.append(f"\n```\n{use}\n```")
     return "\n".join(lines)

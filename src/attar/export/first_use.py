@@ -31,7 +31,7 @@ TORCH = "torch"
 ORDER = {  # by task, where no speed is measured; llama.cpp writes several answers at once
     "causal-lm": ("gguf", "onnx", "openvino"),
     "classification": ("openvino", "onnx"),
-    "embedding": ("openvino", "onnx"),
+    "embedding": ("openvino", "onnx", "gguf"),
 }
 _AT_ONCE = 2  # what writing several answers at once is worth, of speed measured on one
 _SEVERAL = ("gguf", "hf")

@@ -24,7 +24,7 @@ class Gguf(Target):
     """Codes in ggml's blocks of 32, scales repeated where a group is larger.
 
     Symmetric codes of 2 to 4 bits become q4_0, those with a zero point or a minimum q4_1, 8 bits
-    q8_0; floats keep the model's dtype, norms and biases are float32.
+    q8_0; floats keep the model's dtype, norms, biases, positions and token types are float32.
     """
 
     name = "gguf"
@@ -39,21 +39,21 @@ class Gguf(Target):
     )
 
     def problems(self, model: Model) -> Sequence[str]:
-        from attar.export._gguf_settings import rotary_problem
+        from attar.export._gguf_settings import settings_problems
         from attar.export._gguf_vocabulary import vocabulary_problem
 
-        if model.task != "causal-lm":
-            return [f"the model is for {model.task}, and GGUF is for decoders (causal-lm)"]
+        known = ARCHITECTURES.get(model.task)
+        if known is None:
+            whom = "decoders (causal-lm) and encoders that make vectors (embedding)"
+            return [f"the model is for {model.task}, and GGUF is for {whom}"]
         kind = model.config.model_type
-        if kind not in ARCHITECTURES:
-            known = ", ".join(ARCHITECTURES)
-            return [f"the architecture {kind} is not among those written here: {known}"]
+        if kind not in known:
+            return [
+                f"the architecture {kind} is not among those written here for {model.task}: "
+                + ", ".join(known)
+            ]
         found = own_modules(model, _HELD, "llama.cpp")
-        head = model.module.get_output_embeddings()
-        if head is not None and head.bias is not None:
-            found.append("its head has a bias, which llama.cpp does not add")
-        found += [*rotary_problem(model.config), *vocabulary_problem(model.tokenizer)]
-        return found
+        return [*found, *settings_problems(model), *vocabulary_problem(model.tokenizer)]
 
     def holds(self, item: Quantized, model: Model) -> bool:
         grid = item.grid
@@ -82,12 +82,12 @@ class Gguf(Target):
     def write(self, model: Model, folder: Path) -> None:
         from gguf import GGUFWriter
 
-        from attar.export._gguf_settings import add_settings
+        from attar.export._gguf_settings import add_settings, architecture
         from attar.export._gguf_tensors import add_tensors
         from attar.export._gguf_vocabulary import add_vocabulary
+        from attar.export.graphs.configs import write_configs
 
-        kind = ARCHITECTURES[model.config.model_type]
-        with closing(GGUFWriter(folder / FILE, kind)) as made:
+        with closing(GGUFWriter(folder / FILE, architecture(model))) as made:
             writer: Any = made
             add_settings(writer, model)
             add_vocabulary(writer, model)
@@ -95,3 +95,5 @@ class Gguf(Target):
             writer.write_header_to_file()
             writer.write_kv_data_to_file()
             writer.write_tensors_to_file()
+        if model.task != "causal-lm":
+            write_configs(model, folder)  # how vectors are made of states, for Attar's server

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from attar.data import load as load_data
@@ -17,6 +18,7 @@ from attar.export.target import stored
 from attar.layers import TiedHead
 from attar.measure.machine import saturates_int8
 from attar.models import Model
+from attar.models.pooling import pooled, pooling_of
 from attar.runtimes.runtime import Decoder, Encoder, Engine, Floats, StoredCodes
 from attar.runtimes.torch import TorchDecoder, TorchEncoder
 
@@ -78,11 +80,9 @@ def compare_outputs(
     with engine.open(folder) as opened:
         if isinstance(opened, Decoder):
             found = _decoders(TorchDecoder(model), opened, rows)
-            return {**found, **_tokenized(model, opened, rows)}
-        found = _encoders(TorchEncoder(model), opened, rows)
-    if model.task == "embedding":
-        del found["agreement"]  # states name no class
-    return found
+        else:
+            found = _encoders(model, opened, rows)
+        return {**found, **_tokenized(model, opened, rows)}
 
 
 def far(outputs: Mapping[str, float], engine: str) -> str | None:
@@ -158,7 +158,9 @@ def _insist(opened: Decoder | Encoder, answers: Floats) -> None:
         )
 
 
-def _tokenized(model: Model, theirs: Decoder, rows: Sequence[Sequence[int]]) -> dict[str, float]:
+def _tokenized(
+    model: Model, theirs: Decoder | Encoder, rows: Sequence[Sequence[int]]
+) -> dict[str, float]:
     """The share of texts that the tokenizer inside the file cuts as the artifact's own does."""
     same: list[bool] = []
     for row in rows:
@@ -170,25 +172,32 @@ def _tokenized(model: Model, theirs: Decoder, rows: Sequence[Sequence[int]]) -> 
     return {"texts_tokenized_alike": float(np.mean(same))}
 
 
-def _encoders(ours: Encoder, theirs: Encoder, rows: Sequence[Sequence[int]]) -> dict[str, float]:
+def _encoders(model: Model, theirs: Encoder, rows: Sequence[Sequence[int]]) -> dict[str, float]:
+    ours = TorchEncoder(model)
     gaps: list[Floats] = []
     answers: list[Floats] = []
     agreed: list[Any] = []
     for row in rows:
         ids = np.array([row], np.int64)
-        one, other = ours.run(ids, np.ones_like(ids)), theirs.run(ids, np.ones_like(ids))
+        mask = np.ones_like(ids)
+        one, other = ours.run(ids, mask), theirs.run(ids, mask)
+        if theirs.pools:
+            real = torch.from_numpy(mask).bool()
+            one = pooled(torch.from_numpy(one), real, pooling_of(model)).numpy()
         _insist(theirs, other)
         answers.append(one.reshape(-1))
         gaps.append(np.abs(one - other).reshape(-1))
         agreed += (one.argmax(-1) == other.argmax(-1)).reshape(-1).tolist()
     gap = np.concatenate(gaps)
-    return {
+    found = {
         "rows": len(rows),
         "largest_difference": float(gap.max()),
         "median_difference": float(np.median(gap)),
         "spread": float(np.concatenate(answers).std()),
-        "agreement": float(np.mean(agreed)),
     }
+    if model.task == "embedding":  # states and vectors name no class
+        return found
+    return {**found, "agreement": float(np.mean(agreed))}
 
 
 def held_out_rows(artifact: Artifact, model: Model) -> tuple[list[list[int]], str]:

@@ -1,4 +1,4 @@
-"""What a GGUF file calls a decoder's parts, and its codes read with gguf's own reader.
+"""What a GGUF file calls a model's parts, and its codes read with gguf's own reader.
 
 llama.cpp turns neighbouring rows of a head together where the model in transformers turns the
 two halves of a head; files of its `llama` architecture hold the rows of queries and keys in
@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,25 +20,57 @@ from numpy.typing import NDArray
 from attar.errors import MissingPackage
 from attar.runtimes.runtime import StoredCodes
 
-ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
-_OUTSIDE = {
-    "token_embd": "model.embed_tokens",
-    "output_norm": "model.norm",
-    "output": "lm_head",
+ARCHITECTURES = {  # by task and by transformers' name
+    "causal-lm": {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"},
+    "embedding": {"bert": "bert"},
 }
-_INSIDE = {
-    "attn_norm": "input_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "attn_q_norm": "self_attn.q_norm",
-    "attn_k_norm": "self_attn.k_norm",
-    "ffn_norm": "post_attention_layernorm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-}
+
+
+@dataclass(frozen=True)
+class _Names:
+    """Modules by their name in the file: outside of blocks, and inside of one."""
+
+    blocks: str
+    outside: Mapping[str, str]
+    inside: Mapping[str, str]
+
+
+_DECODER = _Names(
+    "model.layers",
+    {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"},
+    {
+        "attn_norm": "input_layernorm",
+        "attn_q": "self_attn.q_proj",
+        "attn_k": "self_attn.k_proj",
+        "attn_v": "self_attn.v_proj",
+        "attn_output": "self_attn.o_proj",
+        "attn_q_norm": "self_attn.q_norm",
+        "attn_k_norm": "self_attn.k_norm",
+        "ffn_norm": "post_attention_layernorm",
+        "ffn_gate": "mlp.gate_proj",
+        "ffn_up": "mlp.up_proj",
+        "ffn_down": "mlp.down_proj",
+    },
+)
+_ENCODER = _Names(
+    "encoder.layer",
+    {
+        "token_embd": "embeddings.word_embeddings",
+        "position_embd": "embeddings.position_embeddings",
+        "token_types": "embeddings.token_type_embeddings",
+        "token_embd_norm": "embeddings.LayerNorm",
+    },
+    {
+        "attn_q": "attention.self.query",
+        "attn_k": "attention.self.key",
+        "attn_v": "attention.self.value",
+        "attn_output": "attention.output.dense",
+        "attn_output_norm": "attention.output.LayerNorm",
+        "ffn_up": "intermediate.dense",
+        "ffn_down": "output.dense",
+        "layer_output_norm": "output.LayerNorm",
+    },
+)
 _HEADER = 1 << 16  # bytes within which a file tells its context
 _NUMBERS = ("context_length", "vocab_size")
 _WHOLE = struct.pack("<I", 4)  # the type of a whole number of four bytes
@@ -71,19 +104,25 @@ def _number(begins: bytes, key: bytes) -> int | None:
     return value
 
 
-def gguf_name(name: str) -> str:
-    """The name in the file of a module of the model, without `.weight` or `.bias`."""
-    match = re.fullmatch(r"model\.layers\.(\d+)\.(.+)", name)
-    table = _OUTSIDE if match is None else _INSIDE
-    part = name if match is None else match[2]
+def gguf_name(name: str, kind: str) -> str:
+    """The name in a file of an architecture of a module, without `.weight` or `.bias`."""
+    names = _names(kind)
+    match = re.fullmatch(rf"{re.escape(names.blocks)}\.(\d+)\.(.+)", name)
+    table, part = (names.outside, name) if match is None else (names.inside, match[2])
     short = next(short for short, long in table.items() if long == part)
     return short if match is None else f"blk.{match[1]}.{short}"
 
 
-def module_name(name: str) -> str:
-    """The module of the model that a name in the file stands for."""
-    match = _BLOCK.fullmatch(name)
-    return _OUTSIDE[name] if match is None else f"model.layers.{match[1]}.{_INSIDE[match[2]]}"
+def module_name(name: str, kind: str) -> str:
+    """The module of the model that a name in a file of an architecture stands for."""
+    names, match = _names(kind), _BLOCK.fullmatch(name)
+    if match is None:
+        return names.outside[name]
+    return f"{names.blocks}.{match[1]}.{names.inside[match[2]]}"
+
+
+def _names(kind: str) -> _Names:
+    return _ENCODER if kind == "bert" else _DECODER
 
 
 def turned(rows: int, heads: int) -> NDArray[np.int64]:
@@ -103,7 +142,8 @@ def read_gguf(path: Path) -> dict[str, StoredCodes]:
     except ImportError:
         raise MissingPackage(f"reading {path.name}", "pip install 'attar[gguf]'") from None
     reader = _reader(path)
-    heads = _heads(reader)
+    architecture = reader.fields["general.architecture"].contents()
+    heads = _heads(reader, architecture)
     found: dict[str, StoredCodes] = {}
     for tensor in reader.tensors:
         kind = GGMLQuantizationType(tensor.tensor_type).name
@@ -112,7 +152,9 @@ def read_gguf(path: Path) -> dict[str, StoredCodes]:
         codes = _READERS[kind](np.asarray(tensor.data), tensor.tensor_type)
         short = tensor.name.removesuffix(".weight")
         count = heads.get(short.rpartition(".")[2])
-        found[module_name(short)] = codes if count is None else _turned_back(codes, count)
+        found[module_name(short, architecture)] = (
+            codes if count is None else _turned_back(codes, count)
+        )
     return found
 
 
@@ -125,9 +167,8 @@ def _reader(path: Path) -> Any:
         return gguf.GGUFReader(path)
 
 
-def _heads(reader: Any) -> Mapping[str, int]:
+def _heads(reader: Any, kind: str) -> Mapping[str, int]:
     """Heads of the tensors whose rows are turned."""
-    kind = reader.fields["general.architecture"].contents()
     if kind != "llama":
         return {}
     heads = {"attn_q": "head_count", "attn_k": "head_count_kv"}

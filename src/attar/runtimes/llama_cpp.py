@@ -1,4 +1,4 @@
-"""llama.cpp through xllamacpp, which needs no compiler: decoders in one GGUF file."""
+"""llama.cpp through xllamacpp, which needs no compiler: one GGUF file."""
 
 from __future__ import annotations
 
@@ -20,16 +20,28 @@ import numpy as np
 from attar.errors import AttarError, ModelError
 from attar.runtimes._gguf import gguf_of, header_numbers, read_gguf
 from attar.runtimes._writing import until
-from attar.runtimes.runtime import GREEDY, Decoder, Engine, Floats, Sampling, StoredCodes, Token
+from attar.runtimes.runtime import (
+    GREEDY,
+    Decoder,
+    Encoder,
+    Engine,
+    Floats,
+    Ids,
+    Sampling,
+    StoredCodes,
+    Token,
+)
 
 CONTEXT = 4096  # tokens that the cache has places for, where the model itself has more
 KNOWN = 128  # likeliest tokens that are asked for at a position
+_TEXTS = 4  # that an encoder reads together
+_POOLED = ("pooling_type",)  # what the files of encoders tell, and no other's
 _ROWS = 1 << 18  # of a vocabulary whose size a file does not tell
 _FORCED = 1e4  # added to a logit, so that its token is drawn; log-probabilities are told without
 
 
 class LlamaCpp(Engine):
-    """One GGUF file, on the CPU, one sequence at a time."""
+    """One GGUF file on the CPU: a decoder, or an encoder that makes vectors of texts."""
 
     name = "llama-cpp"
     extra = "llama-cpp"
@@ -38,14 +50,18 @@ class LlamaCpp(Engine):
     def holds(self, folder: Path) -> bool:
         return gguf_of(folder) is not None
 
-    def open(self, folder: Path, threads: int | None = None) -> Decoder:
+    def open(self, folder: Path, threads: int | None = None) -> Decoder | Encoder:
         return self.serve(folder, threads, 1, CONTEXT)
 
-    def serve(self, folder: Path, threads: int | None, slots: int, context: int) -> Decoder:
+    def serve(
+        self, folder: Path, threads: int | None, slots: int, context: int
+    ) -> Decoder | Encoder:
         self.require()
         path = gguf_of(folder)
         if path is None:
             raise ModelError(f"{folder} holds no GGUF file, or several")
+        if header_numbers(path, _POOLED):
+            return LlamaCppEncoder(path, threads)
         return LlamaCppDecoder(path, threads, slots, context)
 
     def read_back(self, folder: Path) -> Mapping[str, StoredCodes]:
@@ -56,10 +72,49 @@ class LlamaCpp(Engine):
         return f"xllamacpp {version('xllamacpp')}"
 
 
-class LlamaCppDecoder(Decoder):
-    """A GGUF file in llama.cpp's own server, which is called within the process."""
+class _LlamaCpp:
+    """llama.cpp's own server, which is called within the process."""
 
     engine = "llama-cpp"
+    _server: Any
+    _key: str
+
+    def tokens(self, text: str) -> list[int] | None:
+        body = json.dumps({"content": text, "add_special": False, "parse_special": False})
+        request = urllib.request.Request(
+            f"{self._server.listening_address}/tokenize",
+            body.encode(),
+            {"Authorization": f"Bearer {self._key}", "Content-Type": "application/json"},
+        )
+        # to this machine alone, and so past every proxy
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(request, timeout=60) as answer:
+            return json.load(answer)["tokens"]
+
+    def close(self) -> None:
+        self._server = None
+
+
+class LlamaCppEncoder(_LlamaCpp, Encoder):
+    """A GGUF file of an encoder: a vector for each text, pooled as the file says."""
+
+    pools = True
+
+    def __init__(self, path: Path, threads: int | None = None) -> None:
+        context = header_numbers(path).get("context_length", CONTEXT)
+        self._key = secrets.token_hex()
+        self._server = _server(path, threads, (context, _TEXTS), self._key, encodes=True)
+
+    def run(self, ids: Ids, mask: Ids) -> Floats:
+        rows = [row[real].tolist() for row, real in zip(ids, mask.astype(bool), strict=True)]
+        request = {"input": rows, "embd_normalize": -1}  # as long as they are
+        answer = _checked(self._server.handle_embeddings(request))
+        return np.array([item["embedding"] for item in answer["data"]], np.float32)
+
+
+class LlamaCppDecoder(_LlamaCpp, Decoder):
+    """A GGUF file of a decoder."""
+
     known = KNOWN
 
     def __init__(
@@ -72,7 +127,7 @@ class LlamaCppDecoder(Decoder):
         )
         self.context, self.slots = min(trained, context), slots
         self._key = secrets.token_hex()
-        self._server: Any = _server(path, threads, (self.context, slots), self._key)
+        self._server = _server(path, threads, (self.context, slots), self._key)
 
     def logprobs(self, ids: Sequence[int]) -> Floats:
         found = np.full((len(ids), self._rows), np.nan, np.float32)
@@ -96,21 +151,6 @@ class LlamaCppDecoder(Decoder):
         if sampling.temperature > 0:
             return until(self._one_by_one(list(prompt), sampling, top), limit, stop)
         return until(self._greedy(list(prompt), limit, top), limit, stop)
-
-    def tokens(self, text: str) -> list[int] | None:
-        body = json.dumps({"content": text, "add_special": False, "parse_special": False})
-        request = urllib.request.Request(
-            f"{self._server.listening_address}/tokenize",
-            body.encode(),
-            {"Authorization": f"Bearer {self._key}", "Content-Type": "application/json"},
-        )
-        # to this machine alone, and so past every proxy
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(request, timeout=60) as answer:
-            return json.load(answer)["tokens"]
-
-    def close(self) -> None:
-        self._server = None
 
     def _greedy(self, ids: list[int], limit: int, top: int) -> Iterator[Token]:
         """A stream, and one by one what it holds back: tokens that end within a character."""
@@ -256,12 +296,17 @@ def _told(answer: Any) -> Token | None:
     return Token(told[0]["id"], told[0]["logprob"], top)
 
 
-def _server(path: Path, threads: int | None, room: tuple[int, int], key: str) -> Any:
+def _server(
+    path: Path, threads: int | None, room: tuple[int, int], key: str, encodes: bool = False
+) -> Any:
     """llama.cpp's server; `room` is how many tokens a text may have, and how many texts."""
     xllamacpp: Any = import_module("xllamacpp")
     params = xllamacpp.CommonParams()
     params.model.path = str(path)
     params.n_ctx, params.n_parallel = room[0] * room[1], room[1]
+    if encodes:
+        params.embedding = True
+        params.n_batch = params.n_ubatch = room[0] * room[1]  # a text is never run in parts
     if threads is not None:
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
     params.n_gpu_layers, params.fit_params, params.verbosity = 0, False, 0

@@ -54,6 +54,13 @@ class _Opened(ABC):
 
     engine: ClassVar[str]
 
+    def tokens(self, text: str) -> list[int] | None:
+        """A text's tokens by the tokenizer inside the file, None where there is none inside.
+
+        Special tokens are neither read in the text nor added to it.
+        """
+        return None
+
     @abstractmethod
     def close(self) -> None:
         """Free what the engine holds. Safe to call again."""
@@ -90,13 +97,6 @@ class Decoder(_Opened):
         following = np.asarray(ids[1:], np.int64)
         return np.take_along_axis(self.logprobs(ids)[:-1], following[:, None], 1)[:, 0]
 
-    def tokens(self, text: str) -> list[int] | None:
-        """A text's tokens by the tokenizer inside the file, None where there is none inside.
-
-        Special tokens are neither read in the text nor added to it.
-        """
-        return None
-
     @abstractmethod
     def generate(
         self,
@@ -115,14 +115,20 @@ class Decoder(_Opened):
 
 
 class Encoder(_Opened):
-    """An opened classifier, masked language model, or plain encoder."""
+    """An opened classifier, masked language model, or plain encoder.
+
+    `pools`: of a plain encoder the engine tells a vector for each text, and no states.
+    """
+
+    pools: ClassVar[bool] = False
 
     @abstractmethod
     def run(self, ids: Ids, mask: Ids) -> Floats:
         """Outputs of the head, or last hidden states where there is none.
 
         ids, mask: [rows, length]. [rows, classes] of a classifier, [rows, length, vocabulary]
-        of a masked language model, [rows, length, width] of a plain encoder. Rows may differ in
+        of a masked language model, [rows, length, width] of a plain encoder, or [rows, width]
+        where the engine `pools`. Rows may differ in
         length: no padding is computed that need not be, and its outputs are undefined.
         """
 

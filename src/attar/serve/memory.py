@@ -117,7 +117,7 @@ def _told(place: Place) -> dict[str, int]:
 def _decodes(place: Place, source: Source) -> bool:
     if source.task is not None:
         return source.task == "causal-lm"
-    if _gguf(place) is not None:
+    if _gguf(place) is not None and not _config(place):  # that of an encoder has one beside it
         return True
     kinds = _config(place).get("architectures") or ()
     return any(kind.endswith(("ForCausalLM", "LMHeadModel")) for kind in kinds)

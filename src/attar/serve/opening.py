@@ -243,7 +243,10 @@ def _encoder(
         found = opened.run(ids, mask)
         if classifier:
             return found
-        return unit(pooled(torch.from_numpy(found), torch.from_numpy(mask).bool(), pool).numpy())
+        if not opened.pools:
+            real = torch.from_numpy(mask).bool()
+            found = pooled(torch.from_numpy(found), real, pool).numpy()
+        return unit(found)
 
     labels = tuple(str(names[key]) for key in sorted(names, key=int)) if classifier else ()
     return Loaded(
