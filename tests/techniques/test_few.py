@@ -24,10 +24,12 @@ from attar.models.model import Model
 from attar.models.source import Files
 from attar.models.traits import traits_of
 from attar.train import machine
+from conformance.test_every_kind import press, start
 from train.small import dataset, equal, weights
 
 SHORT: dict[str, Any] = {"batch": 4, "length": 16, "steps": 12, "learning_rate": 0.01}
 PROMPT: dict[str, Any] = {**SHORT, "size": 3, "learning_rate": 0.03}
+UPDATED = [kind for kind in registry.kinds() if "update" in registry.find(kind).model_fields]
 PLACES = [("llama", "causal-lm"), ("gpt2", "causal-lm"), ("bert", "classification")]
 
 
@@ -176,6 +178,25 @@ def test_a_student_learns_from_a_teacher_by_few_numbers(update: dict[str, Any]) 
     if "lora" not in update:
         after = {n: t for n, t in weights(student).items() if not n.startswith("prompt.")}
         assert equal(before, after)
+
+
+@pytest.mark.parametrize("update", [{"lora": {"leaves": "adapter"}}, {"prefix": {"size": 3}}])
+@pytest.mark.parametrize("kind", UPDATED)
+def test_every_distillation_with_the_setting_leaves_the_weights(
+    kind: str, update: dict[str, Any], tmp_path: Path
+) -> None:
+    place = ("bert", "embedding") if kind == "distill/embedding" else ("llama", "causal-lm")
+    if place[1] == "embedding" and "prefix" in update:
+        pytest.skip("prompts are for models that write")
+    student = start(kind, *place)
+    before = {name: value.clone() for name, value in weights(student).items()}
+    student = press(kind, student, tmp_path, update=update)
+    after = weights(student)
+    held = {name.replace(".base_layer", ""): value for name, value in after.items()}
+    assert all(torch.equal(value, held[name]) for name, value in before.items())
+    assert len(after) > len(before)
+    found = traits_of(student.module, student.facts())
+    assert any(ADAPTER in each for each in found.values())
 
 
 def test_signals_and_few_numbers() -> None:

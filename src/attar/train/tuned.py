@@ -1,8 +1,9 @@
-"""Settings of steps that train an update of their own, on labels or under a teacher."""
+"""Settings of steps that train an update: one of their own, or one in the place of the weights."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import ClassVar
 
 from pydantic import Field
@@ -12,8 +13,10 @@ from attar.core.scope import ModuleFact, Scope
 from attar.core.step import ModelRef
 from attar.core.traits import ADAPTER, Trait
 from attar.models.model import Model
+from attar.train.schedule import Training
+from attar.train.scoped import trained
 from attar.train.taught import Taught
-from attar.train.updates import BYTES, Update
+from attar.train.updates import BYTES, Few, Update
 
 
 class Tuned(Update, Taught):
@@ -43,3 +46,40 @@ class Tuned(Update, Taught):
         with self.around(model, self.scope, self.length, ctx):
             self.learn(model, ctx)
         return model
+
+
+class Updating(Training):
+    """Training of the weights, or of an update in their place; fields of a step."""
+
+    whole: ClassVar[bool] = True
+    training_bytes: ClassVar[int] = 16
+    adds: ClassVar[frozenset[Trait]] = frozenset({ADAPTER})  # where `update` leaves one
+    forbids: ClassVar[frozenset[Trait]] = frozenset()
+
+    scope: Scope = Field(Scope.everything(), description="the modules to train")
+    update: Few = Field(
+        Few(),
+        description="what is trained instead of the weights, such as `lora: {rank: 8}`: lora, "
+        "dora, soft, p_tuning or prefix",
+    )
+
+    def bytes_each(self) -> int:
+        """Few parameters have gradients and moments where `update` says so."""
+        return BYTES if self.update.chosen() else self.training_bytes
+
+    def forbidden(self) -> frozenset[Trait]:
+        """What weights may not be; `update` may say more."""
+        few = self.update.chosen()
+        return self.forbids if few is None else self.forbids | few.forbids
+
+    def touched(self, modules: Sequence[ModuleFact]) -> Sequence[str]:
+        """Where `update` leaves something that goes with the weights as they are."""
+        few = self.update.chosen()
+        return [] if few is None else few.lasting(modules, self.scope)
+
+    def training(self, model: Model, ctx: Context) -> AbstractContextManager[None]:
+        """Let what is trained want a gradient, as long as it lasts."""
+        few = self.update.chosen()
+        if few is None:
+            return trained(model, self.scope)
+        return few.around(model, self.scope, self.length, ctx)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from typing import ClassVar
+from contextlib import contextmanager
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from attar.core.context import Context
-from attar.core.scope import ModuleFact, Scope
+from attar.core.scope import ModuleFact
 from attar.core.step import DataRef, ModelRef
-from attar.core.traits import ADAPTER, Trait
 from attar.errors import UserError
 from attar.models.model import Model
 from attar.ops.chunked import Mix
@@ -21,11 +19,9 @@ from attar.techniques.distill._hidden import HiddenSignal
 from attar.train.fit import Batches, fit
 from attar.train.losses import Objective
 from attar.train.rows import held_out_of, stream_of
-from attar.train.schedule import Training
-from attar.train.scoped import trained
 from attar.train.signals import Signal, guided
 from attar.train.teacher import ready
-from attar.train.updates import BYTES, Few
+from attar.train.tuned import Updating
 
 
 class Also(BaseModel):
@@ -58,13 +54,8 @@ def silent(_: float) -> Mix:
     return Mix(weight=0.0, task_weight=0.0)
 
 
-class GuidedTraining(Training):
+class GuidedTraining(Updating):
     """A teacher, data and other signals, mixed into a step as fields of its own."""
-
-    whole: ClassVar[bool] = True
-    training_bytes: ClassVar[int] = 16
-    adds: ClassVar[frozenset[Trait]] = frozenset({ADAPTER})  # where `update` leaves one
-    forbids: ClassVar[frozenset[Trait]] = frozenset()
 
     teacher: ModelRef = Field(
         "original", description="whom to learn from: the original, an earlier stage, or a path"
@@ -77,21 +68,6 @@ class GuidedTraining(Training):
     held_out: DataRef | None = Field(
         "dev", description="the dataset that tells which state is best; none: the last is kept"
     )
-    scope: Scope = Field(Scope.everything(), description="the modules to train")
-    update: Few = Field(
-        Few(),
-        description="what is trained instead of the weights, such as `lora: {rank: 8}`: lora, "
-        "dora, soft, p_tuning or prefix",
-    )
-
-    def bytes_each(self) -> int:
-        """Few parameters have gradients and moments where `update` says so."""
-        return BYTES if self.update.chosen() else self.training_bytes
-
-    def forbidden(self) -> frozenset[Trait]:
-        """What weights may not be; `update` may say more."""
-        few = self.update.chosen()
-        return self.forbids if few is None else self.forbids | few.forbids
 
     def check(self, modules: Sequence[ModuleFact]) -> Iterable[str]:
         """Whether what is trained leaves the signals something to compare."""
@@ -101,18 +77,6 @@ class GuidedTraining(Training):
                 "a prompt of embeddings gives blocks more positions than the teacher's have, so "
                 "signals do not compare. Take `update: {prefix: {}}` or `lora`"
             )
-
-    def touched(self, modules: Sequence[ModuleFact]) -> Sequence[str]:
-        """Where `update` leaves something that goes with the weights as they are."""
-        few = self.update.chosen()
-        return [] if few is None else few.lasting(modules, self.scope)
-
-    def training(self, model: Model, ctx: Context) -> AbstractContextManager[None]:
-        """Let what is trained want a gradient, as long as it lasts."""
-        few = self.update.chosen()
-        if few is None:
-            return trained(model, self.scope)
-        return few.around(model, self.scope, self.length, ctx)
 
     def follow(
         self,

@@ -17,14 +17,13 @@ from attar.models.model import Model
 from attar.ops.spans import Common
 from attar.train.fit import fit
 from attar.train.paired import Matching, PairedObjective
-from attar.train.schedule import Training
-from attar.train.scoped import trained
 from attar.train.teacher import check_task, fixed
+from attar.train.tuned import Updating
 
 _SEQUENCES = 16  # held out, by default
 
 
-class CrossTokenizer(Training, Step, kind="distill/cross-tokenizer"):
+class CrossTokenizer(Updating, Step, kind="distill/cross-tokenizer"):
     """Distillation between tokenizers that differ.
 
     Both models read the same texts, each in its own tokens. Where both end a token at the same
@@ -36,7 +35,6 @@ class CrossTokenizer(Training, Step, kind="distill/cross-tokenizer"):
     """
 
     needs = frozenset({FLOAT})
-    whole = True
     shares = True
     promises = frozenset({"changed"})
     tasks = ("causal-lm",)
@@ -80,7 +78,7 @@ class CrossTokenizer(Training, Step, kind="distill/cross-tokenizer"):
         objective = PairedObjective(model, teacher, common, self.matching, self.weight)
         held = self._held_out(model, teacher, sides, ctx)
         stream = Shuffled(rows, self.batch, ctx.seed)
-        with trained(model, self.scope):
+        with self.training(model, ctx):
             fit(model, objective, stream, self, ctx, objective.score(held) if held else None)
         return model
 

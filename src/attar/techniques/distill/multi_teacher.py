@@ -12,12 +12,11 @@ from attar.train.ensemble import Combined, Ensemble
 from attar.train.fit import fit
 from attar.train.losses import Objective, forward
 from attar.train.rows import held_out_of, stream_of
-from attar.train.schedule import Training
-from attar.train.scoped import trained
 from attar.train.teacher import ready_by_name
+from attar.train.tuned import Updating
 
 
-class MultiTeacher(Training, Step, kind="distill/multi-teacher"):
+class MultiTeacher(Updating, Step, kind="distill/multi-teacher"):
     """Distillation of one distribution that is made of several teachers'.
 
     All have the student's vocabulary, or its classes. The loss is weight x KL(teachers || student)
@@ -26,7 +25,6 @@ class MultiTeacher(Training, Step, kind="distill/multi-teacher"):
     """
 
     needs = frozenset({FLOAT})
-    whole = True
     shares = True
     promises = frozenset({"changed"})
 
@@ -63,6 +61,6 @@ class MultiTeacher(Training, Step, kind="distill/multi-teacher"):
         ensemble = Ensemble(model, teachers, self.combined, mix.temperature)
         objective = Objective(model, ensemble, lambda _: mix)
         held = held_out_of(self.held_out, model, self, ctx)
-        with trained(model, self.scope):
+        with self.training(model, ctx):
             fit(model, objective, stream, self, ctx, objective.score(held) if held else None)
         return model

@@ -19,14 +19,13 @@ from attar.models.model import Model
 from attar.train.fit import fit
 from attar.train.losses import Loss, Objective, forward, judge
 from attar.train.rows import judged_on, stream_of
-from attar.train.schedule import Training
-from attar.train.scoped import trained
 from attar.train.teacher import ready_by_name
+from attar.train.tuned import Updating
 
 _SHOWN = 20  # rows that no teacher is for
 
 
-class Routed(Training, Step, kind="distill/routed"):
+class Routed(Updating, Step, kind="distill/routed"):
     """One student of several teachers, of which each teaches on its own rows alone.
 
     These are the rows of a dataset for each teacher or, with `domains`, those whose domain is the
@@ -37,7 +36,6 @@ class Routed(Training, Step, kind="distill/routed"):
     """
 
     needs = frozenset({FLOAT})
-    whole = True
     shares = True
     promises = frozenset({"changed"})
 
@@ -113,7 +111,7 @@ class Routed(Training, Step, kind="distill/routed"):
         def loss(batch: Batch, progress: float) -> Loss:
             return objectives[cast("TurnBatch", batch).source](batch, progress)
 
-        with trained(model, self.scope):
+        with self.training(model, ctx):
             fit(model, loss, Turns(streams, ctx.seed), self, ctx, _mean(scores) if scores else None)
         return model
 

@@ -8,7 +8,6 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 
 from attar.core.context import Context
-from attar.core.scope import Scope
 from attar.core.step import DataRef, ModelRef, Step, is_address
 from attar.core.traits import FLOAT
 from attar.data.batches import Batch
@@ -21,15 +20,14 @@ from attar.train.answers import Answered, Answers
 from attar.train.fit import fit
 from attar.train.losses import Objective, judge, plain
 from attar.train.processes import join
-from attar.train.schedule import Training
-from attar.train.scoped import trained
 from attar.train.served import ByAddress, said_after, without_beams
+from attar.train.tuned import Updating
 from attar.train.writing import Writing, prompt_of, write_after
 
 _HELD_OUT = 16  # prompts to judge on, unless `evaluate_on` says otherwise
 
 
-class SequenceLevel(ByAddress, Writing, Training, Step, kind="distill/sequence"):
+class SequenceLevel(ByAddress, Writing, Updating, Step, kind="distill/sequence"):
     """Sequence-level distillation (Kim and Rush 2016, arXiv 1606.07947).
 
     The teacher writes once, before training, what comes after each prompt, and the student is
@@ -43,7 +41,6 @@ class SequenceLevel(ByAddress, Writing, Training, Step, kind="distill/sequence")
 
     needs = frozenset({FLOAT})
     tasks = ("causal-lm",)
-    whole = True
     shares = True
     any_vocabulary = True
     promises = frozenset({"changed"})
@@ -65,7 +62,6 @@ class SequenceLevel(ByAddress, Writing, Training, Step, kind="distill/sequence")
         0.0, ge=0, description="what logits are divided by; 0: always the likeliest token"
     )
     learning_rate: float = Field(1e-4, gt=0, description="the highest learning rate")
-    scope: Scope = Field(Scope.everything(), description="the modules to train")
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -82,7 +78,7 @@ class SequenceLevel(ByAddress, Writing, Training, Step, kind="distill/sequence")
         held = self._held_out(model, teacher, ctx)
         objective = Objective(model)
         ctx.note("prompts", len(rows))
-        with trained(model, self.scope):
+        with self.training(model, ctx):
             evaluate = judge(objective, held, plain(1.0)) if held else None
             fit(model, objective, answers, self, ctx, evaluate)
         return model
