@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 
 import data_steps
 import tiny_models
@@ -15,7 +16,7 @@ from attar.core.recipe import ModelSource
 from attar.data.example import Dataset, Example
 from attar.errors import UserError
 from attar.models.model import Model
-from attar.models.translator import is_translator, open_translator
+from attar.models.translator import open_translator, translator_problem
 from attar.techniques.data._variants import VariantsStep, by_pieces
 from attar.techniques.data.generate import Generate
 from attar.techniques.data.label import Label
@@ -236,31 +237,49 @@ def test_a_model_of_many_languages_is_told_them(
 
     path = str(data_steps.many_languages(tmp_path / "nllb"))
     seen: list[tuple[int, int]] = []
-    opened = open_translator(ModelSource(path=path), "cpu")
-    generate = opened.module.generate
 
-    def watched(input_ids: torch.Tensor, **how: Any) -> torch.Tensor:
-        made = generate(input_ids=input_ids, **how)
-        seen.append((int(input_ids[0, 0]), int(made[0, 1])))
-        return made
+    def opened(*given: Any) -> Any:
+        model = open_translator(*given)
+        generate = model.module.generate
 
-    monkeypatch.setattr(opened.module, "generate", watched)
-    where = "attar.techniques.data.back_translation.open_translator"
-    monkeypatch.setattr(where, lambda *_: opened)
+        def watched(input_ids: torch.Tensor, **how: Any) -> torch.Tensor:
+            made = generate(input_ids=input_ids, **how)
+            seen.append((int(input_ids[0, 0]), int(made[0, 1])))
+            return made
+
+        monkeypatch.setattr(model.module, "generate", watched)
+        return model
+
+    monkeypatch.setattr("attar.techniques.data.back_translation.open_translator", opened)
     told = BackTranslation(
         there=path, back=path, temperature=0, length=12, languages=("eng_Latn", "fra_Latn")
     )
     told.make(context(rows("ab cd")))
-    english, french = opened.tokenizer.convert_tokens_to_ids(["eng_Latn", "fra_Latn"])
+    tokenizer = transformers.AutoTokenizer.from_pretrained(path)
+    english, french = tokenizer.convert_tokens_to_ids(["eng_Latn", "fra_Latn"])
     assert seen == [(english, french), (french, english)]
-    with pytest.raises(UserError, match="translates between many languages"):
-        told.model_copy(update={"languages": None}).make(context(rows("ab")))
-    with pytest.raises(UserError, match="knows no language 'en'"):
-        told.model_copy(update={"languages": ("en", "fra_Latn")}).make(context(rows("ab")))
+    assert list(told.check([])) == []
+
+
+def test_languages_that_a_model_is_not_told_or_does_not_know_are_refused_in_the_plan(
+    tmp_path: Path,
+) -> None:
+    from attar.techniques.data.back_translation import BackTranslation
+
+    many = str(data_steps.many_languages(tmp_path / "nllb"))
     marian = str(data_steps.translator(tmp_path / "marian", 0))
-    monkeypatch.undo()
-    with pytest.raises(UserError, match="not told languages"):
-        told.model_copy(update={"there": marian}).make(context(rows("ab")))
+    known = ("eng_Latn", "fra_Latn")
+    for there, languages, words in (
+        (many, None, "translates between many languages"),
+        (many, ("en", "fra_Latn"), "knows no language 'en'"),
+        (marian, known, "not told languages"),
+    ):
+        step = BackTranslation(there=there, back=many, length=12, languages=languages)
+        problem = next(iter(step.check([])))
+        assert problem.startswith(f"`there` {there} ")
+        assert words in problem
+        with pytest.raises(UserError, match=words):
+            step.make(context(rows("ab")))
 
 
 def test_a_model_is_told_in_words_what_to_do(tmp_path: Path) -> None:
@@ -295,8 +314,11 @@ def test_a_decoder_is_no_translator(tmp_path: Path) -> None:
     from attar.models import save
 
     save(tiny_models.tiny("llama"), tmp_path / "llama")
-    assert not is_translator(ModelSource(path=str(tmp_path / "llama")))
-    assert is_translator(ModelSource(path=str(data_steps.translator(tmp_path / "marian", 0))))
+    problem = translator_problem(ModelSource(path=str(tmp_path / "llama")))
+    assert problem is not None
+    assert "no sequence-to-sequence model" in problem
+    marian = data_steps.translator(tmp_path / "marian", 0)
+    assert translator_problem(ModelSource(path=str(marian))) is None
 
 
 def test_texts_from_nothing_and_from_prompts() -> None:

@@ -21,41 +21,19 @@ from attar.models.source import Files, resolve
 _PIECES = ("source.spm", "spiece.model", "sentencepiece.bpe.model")  # of SentencePiece
 
 
+Languages = tuple[str, str]  # codes of the one that is read, and of the one that is written
+
+
 @dataclass(frozen=True)
 class Translator:
-    """A sequence-to-sequence model with its tokenizer."""
+    """A sequence-to-sequence model with its tokenizer, set to the languages that it is told.
+
+    `told`: words of `generate` that make it write another language.
+    """
 
     module: Any
     tokenizer: Any
-
-    def into(self, languages: tuple[str, str] | None) -> dict[str, int]:
-        """Words of `generate` that make it translate from one language into another, by codes.
-
-        Raises UserError where it wants to be told, or has no such codes. A model of one direction
-        takes none.
-        """
-        name, wants = self.module.config.model_type, hasattr(self.tokenizer, "src_lang")
-        if languages is None:
-            if wants:
-                raise UserError(
-                    f"this {name} translates between many languages. Write languages: [CODE, "
-                    "CODE], of the texts' own and the other, as its model card has them"
-                )
-            return {}
-        if not wants:
-            raise UserError(f"this {name} is not told languages by codes. Leave out `languages`")
-        for code in languages:
-            if self._number(code) == self.tokenizer.unk_token_id:
-                raise UserError(f"this {name} knows no language {code!r}")
-        self.tokenizer.src_lang = languages[0]
-        return {"forced_bos_token_id": self._number(languages[1])}
-
-    def _number(self, code: str) -> int:
-        """The token of a language."""
-        if hasattr(self.tokenizer, "get_lang_id"):  # of M2M100, whose tokens are not the codes
-            known = self.tokenizer.lang_code_to_id
-            return known.get(code, self.tokenizer.unk_token_id)
-        return self.tokenizer.convert_tokens_to_ids(code)
+    told: Mapping[str, int]
 
     def translate(
         self, texts: Sequence[str], length: int, precision: str, how: Mapping[str, Any]
@@ -72,28 +50,37 @@ class Translator:
                 input_ids=given.input_ids,
                 attention_mask=given.attention_mask,
                 max_new_tokens=length,
+                **self.told,
                 **how,
             )
         written: list[str] = self.tokenizer.batch_decode(made, skip_special_tokens=True)
         return [text.strip() for text in written]
 
 
-def is_translator(source: ModelSource) -> bool:
-    """Whether a model's config is that of a sequence-to-sequence model; reads no weights."""
-    return type(_config(resolve(source))) in transformers.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
-
-
-def open_translator(source: ModelSource, device: str) -> Translator:
-    """Load a sequence-to-sequence model; ModelError where it is none, or not whole."""
+def translator_problem(source: ModelSource, languages: Languages | None = None) -> str | None:
+    """Why a model cannot translate so, if it cannot; reads its config and tokenizer alone."""
     files = resolve(source)
-    if not is_translator(source):
-        raise ModelError(f"{files.folder} holds no sequence-to-sequence model such as Marian or T5")
-    if any((files.folder / name).exists() for name in _PIECES) and not find_spec("sentencepiece"):
-        purpose = f"reading the tokenizer of {files.folder}"
-        raise MissingPackage(purpose, "pip install 'attar[translate]'")
+    config = _config(files)
+    if type(config) not in transformers.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING:
+        return "is no sequence-to-sequence model such as Marian or T5"
+    if (missing := _missing(files)) is not None:
+        raise missing
+    return _languages_problem(_tokenizer(files), config.model_type, languages)
+
+
+def open_translator(
+    source: ModelSource, device: str, languages: Languages | None = None
+) -> Translator:
+    """Load a sequence-to-sequence model; raises ModelError where it is none, or not whole, and
+    UserError where it does not translate between these languages.
+    """
+    problem = translator_problem(source, languages)
+    if problem is not None:
+        raise UserError(f"{source.path} {problem}")
+    files = resolve(source)
+    tokenizer = _tokenizer(files)
     try:
         with quiet(files):
-            tokenizer = AutoTokenizer.from_pretrained(files.folder, trust_remote_code=False)
             module, report = AutoModelForSeq2SeqLM.from_pretrained(
                 files.folder,
                 use_safetensors=True,
@@ -102,11 +89,54 @@ def open_translator(source: ModelSource, device: str) -> Translator:
                 trust_remote_code=False,
             )
     except Exception as error:
-        line = str(error).strip().partition("\n")[0][:300]
-        raise ModelError(f"{files.folder} does not load: {line}") from error
+        raise ModelError(f"{files.folder} does not load: {_line(error)}") from error
     check_keys(report, "causal-lm", files, fresh_head=False)
     check_finite(module, str(files.folder))
-    return Translator(module.to(device).eval(), tokenizer)
+    told: dict[str, int] = {}
+    if languages is not None:
+        tokenizer.src_lang = languages[0]
+        told = {"forced_bos_token_id": _number(tokenizer, languages[1])}
+    return Translator(module.to(device).eval(), tokenizer, told)
+
+
+def _languages_problem(tokenizer: Any, name: str, languages: Languages | None) -> str | None:
+    wants = hasattr(tokenizer, "src_lang")
+    if languages is None:
+        if wants:
+            return (
+                f"is a {name}, which translates between many languages. Write languages: [CODE, "
+                "CODE], of the texts' own and the other, as its model card has them"
+            )
+        return None
+    if not wants:
+        return f"is a {name}, which is not told languages by codes. Leave out `languages`"
+    strange = [code for code in languages if _number(tokenizer, code) == tokenizer.unk_token_id]
+    return f"is a {name} that knows no language {strange[0]!r}" if strange else None
+
+
+def _number(tokenizer: Any, code: str) -> int:
+    """The token of a language."""
+    if hasattr(tokenizer, "get_lang_id"):  # of M2M100, whose tokens are not the codes
+        return tokenizer.lang_code_to_id.get(code, tokenizer.unk_token_id)
+    return tokenizer.convert_tokens_to_ids(code)
+
+
+def _missing(files: Files) -> MissingPackage | None:
+    pieces = any((files.folder / name).exists() for name in _PIECES)
+    if not pieces or find_spec("sentencepiece"):
+        return None
+    purpose = f"reading the tokenizer of {files.folder}"
+    return MissingPackage(purpose, "pip install 'attar[translate]'")
+
+
+def _tokenizer(files: Files) -> Any:
+    try:
+        with quiet(files):
+            return AutoTokenizer.from_pretrained(files.folder, trust_remote_code=False)
+    except Exception as error:
+        raise ModelError(
+            f"the tokenizer of {files.folder} does not load: {_line(error)}"
+        ) from error
 
 
 def _config(files: Files) -> Any:
@@ -114,5 +144,9 @@ def _config(files: Files) -> Any:
         with quiet(files):
             return AutoConfig.from_pretrained(files.folder, trust_remote_code=False)
     except Exception as error:
-        line = str(error).strip().partition("\n")[0][:300]
-        raise ModelError(f"the config of {files.folder} cannot be read: {line}") from None
+        raise ModelError(f"the config of {files.folder} cannot be read: {_line(error)}") from None
+
+
+def _line(error: Exception) -> str:
+    """The beginning of what an error says."""
+    return str(error).strip().partition("\n")[0][:300]

@@ -11,7 +11,7 @@ from attar.core.recipe import ModelSource
 from attar.core.scope import ModuleFact
 from attar.core.step import ModelRef
 from attar.data.example import Dataset
-from attar.models.translator import is_translator, open_translator
+from attar.models.translator import Languages, open_translator, translator_problem
 from attar.techniques.data._variants import VariantsStep, by_pieces
 from attar.train.writing import Choice, seeded
 
@@ -43,11 +43,11 @@ class BackTranslation(Choice, VariantsStep, kind="data/back-translation"):
     batch: int = Field(8, ge=1, description="rows at a time")
 
     def check(self, modules: Sequence[ModuleFact]) -> Iterable[str]:
-        """Whether both are sequence-to-sequence models."""
-        for setting in ("there", "back"):
-            path = getattr(self, setting)
-            if not is_translator(ModelSource(path=path)):
-                yield f"`{setting}` {path} is no sequence-to-sequence model such as Marian or T5"
+        """Whether both are sequence-to-sequence models, and know the languages."""
+        for number, (setting, path) in enumerate((("there", self.there), ("back", self.back))):
+            problem = translator_problem(ModelSource(path=path), self._codes(number))
+            if problem is not None:
+                yield f"`{setting}` {path} {problem}"
 
     def make(self, ctx: Context) -> Dataset:
         """The rows and their variants."""
@@ -63,17 +63,18 @@ class BackTranslation(Choice, VariantsStep, kind="data/back-translation"):
 
     def _way(self, number: int, path: str, ctx: Context) -> Way:
         """One direction: what it makes of texts."""
-        model = open_translator(ModelSource(path=path), ctx.device)
-        codes = self.languages and (self.languages[number], self.languages[1 - number])
-        model.into(codes)  # what it cannot do is said before the other model is loaded
+        model = open_translator(ModelSource(path=path), ctx.device, self._codes(number))
         prefix = self.prefixes[number] if self.prefixes else ""
 
         def translated(texts: Sequence[str]) -> list[str]:
             told = [prefix + text for text in texts]
-            how = {**self.choice(), **model.into(codes)}
-            return model.translate(told, self.length, ctx.precision, how)
+            return model.translate(told, self.length, ctx.precision, self.choice())
 
         return translated
+
+    def _codes(self, number: int) -> Languages | None:
+        """The languages that a direction reads and writes."""
+        return self.languages and (self.languages[number], self.languages[1 - number])
 
     def _again(self, texts: Sequence[str], ways: Sequence[Way]) -> list[str]:
         """The texts there and back; of what came to nothing on the way, nothing."""
