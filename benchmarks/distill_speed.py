@@ -1,16 +1,19 @@
 """One step of distillation beside TRL's: tokens a second and peak memory.
 
-    python benchmarks/distill_speed.py --trl PYTHON [--device cuda] [--float32]
+    python benchmarks/distill_speed.py --trl PYTHON [--rows chat] [--device cuda] [--float32]
 
 Llama shapes with random weights: a student of 8 blocks of 512, a teacher of 11 of 768, tied heads,
 at vocabularies of 32,000 and 150,000; batches of 4 x 256 random tokens (8 x 512 on a GPU), forward
-KL and Jensen-Shannon. TRL's GKD trainer, all off-policy, and its distillation trainer, given the
-tokens that it would have written; in float32, with their default bf16 autocast, and with both
-models held in bf16. Attar in float32 and in bf16; and a plain loop over whole logits in both, which
-tells what of the gain is precision, what the chunks, and what the rest. `--float32` leaves bf16
-out, for processors that have none. Every run is a process of its own (`--together`: all in one, for
-GPUs), in turns, twice; seconds are the medians of the steps after the first three; memory is the
-process's, on a GPU the tensors'.
+KL and Jensen-Shannon. `--rows chat`: rows of at most as many tokens, of which those of a prompt are
+not learned from, in lengths as chats have them (log-normal, medians of 48 and 96 tokens).
+
+TRL's GKD trainer, all off-policy, and its distillation trainer, given the tokens that it would have
+written; in float32, with their default bf16 autocast, and with both models held in bf16. Attar in
+float32 and in bf16; and a plain loop over whole logits in both, which tells what of the gain is
+precision, what the chunks, and what the rest. `--float32` leaves bf16 out, for processors that have
+none. All take the same batches. Every run is a process of its own (`--together`: all in one, for
+GPUs), in turns, twice; tokens a second, padding left out, are the medians of the steps after the
+first three; memory is the process's, on a GPU the tensors'.
 PYTHON is the interpreter of an environment that holds TRL.
 """
 
@@ -24,6 +27,7 @@ import sys
 import time
 from collections.abc import Callable
 from itertools import pairwise
+from operator import truediv
 from typing import Any
 
 from _compare import HERE, peak_memory
@@ -32,7 +36,8 @@ VOCABULARIES = (32_000, 150_000)
 DIVERGENCES = {"forward": 0.0, "jensen-shannon": 0.5}  # and TRL's beta for each
 STEPS, FIRST = 12, 3
 SHAPES = {"cpu": (4, 256), "cuda": (8, 512)}  # rows and tokens of a batch
-DEVICE = "cpu"
+DEVICE, ROWS = "cpu", "even"
+Row = tuple[list[int], int]
 TURNS = 2
 
 
@@ -59,18 +64,52 @@ def models(vocabulary: int) -> tuple[Any, Any]:
     return made[0], made[1].eval()
 
 
-def tokens(vocabulary: int) -> list[list[int]]:
-    """The rows of all steps."""
+def tokens(vocabulary: int) -> list[Row]:
+    """The rows of all steps, each with how many of its tokens are a prompt."""
     import torch
 
     draw = torch.Generator().manual_seed(1)
     rows, length = SHAPES[DEVICE]
-    return torch.randint(0, vocabulary, (STEPS * rows, length), generator=draw).tolist()
+    sizes = [(1, length)] * (STEPS * rows)
+    if ROWS == "chat":
+        spread = torch.randn(STEPS * rows, 2, generator=draw) * 0.8
+        drawn = (torch.tensor([48.0, 96.0]) * spread.exp()).int().clamp(min=4)
+        prompts = drawn[:, 0].clamp(max=length // 2)
+        whole = (prompts + drawn[:, 1]).clamp(max=length)
+        sizes = list(zip(prompts.tolist(), whole.tolist(), strict=True))
+    return [
+        (torch.randint(0, vocabulary, (size,), generator=draw).tolist(), prompt)
+        for prompt, size in sizes
+    ]
+
+
+def batch_of(rows: list[Row]) -> dict[str, Any]:
+    """Rows padded to the longest: token ids, which are real, and labels, -100 where none is."""
+    return {
+        "input_ids": padded([ids for ids, _ in rows]),
+        "attention_mask": padded([[1] * len(ids) for ids, _ in rows]),
+        "labels": padded([[-100] * prompt + ids[prompt:] for ids, prompt in rows], -100),
+    }
+
+
+def padded(rows: list[list[int]], blank: int = 0, before: bool = False) -> Any:
+    """All as long as the longest, with blanks behind or before them."""
+    import torch
+
+    longest = max(map(len, rows))
+    blanks = [[blank] * (longest - len(row)) for row in rows]
+    pairs = zip(rows, blanks, strict=True)
+    return torch.tensor([more + row if before else row + more for row, more in pairs])
+
+
+def batches(vocabulary: int) -> list[list[Row]]:
+    """The rows of each step."""
+    rows, count = tokens(vocabulary), SHAPES[DEVICE][0]
+    return [rows[at : at + count] for at in range(0, len(rows), count)]
 
 
 def attar(vocabulary: int, divergence: Any, precision: str) -> list[float]:
     """Attar's training loop and objective; the seconds of each step."""
-    import torch
 
     from attar.core.context import Context
     from attar.data.batches import Batch
@@ -82,7 +121,7 @@ def attar(vocabulary: int, divergence: Any, precision: str) -> list[float]:
     from attar.train.teacher import ready
 
     student, teacher = (Model(module, None, "causal-lm", ()) for module in models(vocabulary))
-    ids, (rows, length) = torch.tensor(tokens(vocabulary)), SHAPES[DEVICE]
+    given, (rows, length) = batches(vocabulary), SHAPES[DEVICE]
     times = [now()]
 
     class Rows:
@@ -90,8 +129,7 @@ def attar(vocabulary: int, divergence: Any, precision: str) -> list[float]:
 
         def batch(self, step: int, rank: int = 0, world: int = 1) -> Batch:
             times.append(now())
-            part = ids[step * rows : (step + 1) * rows]
-            return Batch(part, torch.ones_like(part), part)
+            return Batch(**batch_of(given[step]))
 
     context = Context(
         "causal-lm", lambda _: None, lambda _: None, precision=precision, device=DEVICE
@@ -109,15 +147,16 @@ def plain(vocabulary: int, divergence: str, precision: str) -> list[float]:
     from torch.nn.functional import kl_div
 
     student, teacher = models(vocabulary)
-    ids = torch.tensor(tokens(vocabulary), device=DEVICE)
     optimizer = torch.optim.AdamW(student.parameters(), 3e-4)
     times = []
-    for part in ids.split(SHAPES[DEVICE][0]):
+    for rows in batches(vocabulary):
+        part = {name: value.to(DEVICE) for name, value in batch_of(rows).items()}
+        judged = part.pop("labels")[:, 1:] != -100
         started = now()
         with torch.autocast(DEVICE, torch.bfloat16, enabled=precision == "bf16"):
-            own = student(input_ids=part).logits[:, :-1]
+            own = student(**part).logits[:, :-1][judged]
             with torch.no_grad():
-                theirs = teacher(input_ids=part).logits[:, :-1]
+                theirs = teacher(**part).logits[:, :-1][judged]
         own, theirs = own.float().log_softmax(-1), theirs.float().log_softmax(-1)
         if divergence == "forward":
             loss = kl_div(own, theirs, reduction="none", log_target=True).sum(-1).mean()
@@ -136,41 +175,42 @@ def plain(vocabulary: int, divergence: str, precision: str) -> list[float]:
 def gkd(vocabulary: int, divergence: str, precision: str) -> list[float]:
     """TRL's GKD trainer without any on-policy batch; the seconds of each step."""
     from datasets import Dataset
-    from transformers import default_data_collator
     from trl.experimental.gkd import GKDConfig, GKDTrainer
 
     rows = tokens(vocabulary)
     data = Dataset.from_dict(
-        {"input_ids": rows, "labels": rows, "attention_mask": [[1] * len(row) for row in rows]}
+        {"input_ids": [ids for ids, _ in rows], "prompt": [prompt for _, prompt in rows]}
     )
-    own = {"lmbda": 0.0, "max_length": len(rows[0])}
+    own = {"lmbda": 0.0, "max_length": SHAPES[DEVICE][1], "train_sampling_strategy": "sequential"}
     own |= {"dataset_kwargs": {"skip_prepare_dataset": True}}
-    more = {"data_collator": default_data_collator}
+    more = {
+        "data_collator": lambda rows: batch_of([(row["input_ids"], row["prompt"]) for row in rows])
+    }
     return trained(GKDTrainer, GKDConfig, own, more, data, vocabulary, divergence, precision)
 
 
 def on_policy(vocabulary: int, divergence: str, precision: str) -> list[float]:
     """TRL's distillation trainer, given the tokens that it would have written."""
-    import torch
     from datasets import Dataset
     from trl import DistillationConfig, DistillationTrainer
 
-    (count, _), rows = SHAPES[DEVICE], torch.tensor(tokens(vocabulary))
+    given = batches(vocabulary)
 
     class Given(DistillationTrainer):
         def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
-            at = self.state.global_step * count
-            ids = rows[at : at + count].to(self.accelerator.device)
-            seen = torch.ones_like(ids)
-            return {
-                "prompt_ids": ids[:, :1],
-                "prompt_mask": seen[:, :1],
-                "completion_ids": ids[:, 1:],
-                "completion_mask": seen[:, 1:],
-                "num_items_in_batch": seen[:, 1:].sum(),
+            rows = given[self.state.global_step]
+            prompts, answers = [ids[:at] for ids, at in rows], [ids[at:] for ids, at in rows]
+            seen = padded([[1] * len(ids) for ids in answers])
+            made = {
+                "prompt_ids": padded(prompts, before=True),
+                "prompt_mask": padded([[1] * len(ids) for ids in prompts], before=True),
+                "completion_ids": padded(answers),
+                "completion_mask": seen,
+                "num_items_in_batch": seen.sum(),
             }
+            return {name: value.to(self.accelerator.device) for name, value in made.items()}
 
-    data = Dataset.from_dict({"prompt": ["."] * len(rows)})
+    data = Dataset.from_dict({"prompt": ["."] * sum(map(len, given))})
     own: dict[str, Any] = {}
     return trained(Given, DistillationConfig, own, {}, data, vocabulary, divergence, precision)
 
@@ -259,7 +299,7 @@ def run_here(name: str, vocabulary: int, divergence: str) -> dict[str, Any]:
 def run_apart(name: str, vocabulary: int, divergence: str, python: str) -> dict[str, Any]:
     """The same in a process of its own."""
     command = [python, __file__, "--device", DEVICE]
-    command += ["--run", name, str(vocabulary), divergence]
+    command += ["--rows", ROWS, "--run", name, str(vocabulary), divergence]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{name} failed:\n{done.stderr[-3000:]}")
@@ -295,13 +335,14 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--trl", help="the interpreter of an environment that holds TRL")
     parser.add_argument("--device", default="cpu", choices=list(SHAPES))
+    parser.add_argument("--rows", default="even", choices=["even", "chat"])
     parser.add_argument("--float32", action="store_true", help="leave bf16 out")
     parser.add_argument("--together", action="store_true", help="all in this process, with TRL")
     parser.add_argument("--turns", type=int, default=TURNS)
     parser.add_argument("--run", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    global DEVICE
-    DEVICE = args.device
+    global DEVICE, ROWS
+    DEVICE, ROWS = args.device, args.rows
     if args.run:
         name, vocabulary, divergence = args.run
         print(json.dumps(run_here(name, int(vocabulary), divergence)))
@@ -316,12 +357,14 @@ def main() -> None:
         names = [name for name in names if name.endswith("float32")]
     rows: list[dict[str, Any]] = []
     result = {"environment": environment(), "device": DEVICE, "shape": SHAPES[DEVICE]}
+    result |= {"rows_are": ROWS, "tokens": [sum(len(ids) for ids, _ in b) for b in batches(9)]}
+    kept = f"distill_speed_{DEVICE}{'' if ROWS == 'even' else '_chat'}.json"
     for vocabulary in VOCABULARIES:
         for divergence in DIVERGENCES:
             rows += measured(names, pythons, vocabulary, divergence, args.turns)
             found = {**result, "rows": rows, "gains": gains(rows)}
             text = json.dumps(found, indent=1) + "\n"
-            (HERE / "results" / f"distill_speed_{DEVICE}.json").write_text(text)
+            (HERE / "results" / kept).write_text(text)
     print(json.dumps(gains(rows), indent=1))
 
 
@@ -340,13 +383,13 @@ def measured(
                 found = run_apart(name, vocabulary, divergence, python)
             seconds[name] += found["seconds"]
             peak[name] = max(peak[name], found["peak_memory"])
-    rows, length = SHAPES[DEVICE]
+    counts = [sum(len(ids) for ids, _ in each) for each in batches(vocabulary)][FIRST:] * turns
     found = [
         {
             "vocabulary": vocabulary,
             "divergence": divergence,
             "run": name,
-            "tokens_per_second": round(rows * length / statistics.median(each), 1),
+            "tokens_per_second": round(statistics.median(map(truediv, counts, each)), 1),
             "peak_memory": peak[name],
         }
         for name, each in seconds.items()

@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from attar.cli.demo import ship
+from attar.core.report import Figure, Report, StageReport
 from attar.export.target import TARGETS
 from attar.models import save
 from cli.calling import Attar
@@ -41,6 +44,63 @@ def test_an_export_its_card_and_its_speed(attar: Attar, tmp_path: Path) -> None:
     record = json.loads((folder / "attar-export.json").read_text())
     assert record["speed"]["tokens_per_second"]["value"] > 0
     assert record["speed"]["peak_memory"]["value"] > 1e6
+
+
+@pytest.fixture(name="timed")
+def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two targets, and speeds that nobody measured: llama.cpp is the fastest."""
+
+    def timed(_: Path, engine: str, *__: object, **___: object) -> dict[str, Figure]:
+        rate = 300.0 if engine == "llama-cpp" else 20.0
+        return {
+            "tokens_per_second": Figure(value=rate, unit="tokens/s"),
+            "latency_p50": Figure(value=1000 / rate, unit="ms"),
+            "latency_p95": Figure(value=2000 / rate, unit="ms"),
+            "first_token": Figure(value=7.51, unit="ms"),
+            "peak_memory": Figure(value=2.5e8, unit="bytes"),
+        }
+
+    monkeypatch.setattr("attar.export.export.time_engine", timed)
+    few = SimpleNamespace(names=lambda: ["gguf", "hf"])
+    monkeypatch.setattr("attar.export.everything.TARGETS", few)
+
+
+@pytest.mark.usefixtures("timed")
+def test_all_targets_and_the_fastest(attar: Attar, tmp_path: Path) -> None:
+    pytest.importorskip("xllamacpp")
+    save(press(decoder(), "q4_1", "int8-g32"), tmp_path / "minima")
+    home = ("--home", str(tmp_path / "home"))
+    alone = attar("export", str(tmp_path / "minima"), "--all", *home)
+    assert alone.code == 0, alone.err
+    assert "hf was left out" in alone.err
+    assert "int4-g32-min" in alone.err
+    save(press(decoder(), "int4-g32", "int8-g32"), tmp_path / "small")
+    done = attar("export", str(tmp_path / "small"), "--all", *home)
+    assert done.code == 0, done.err
+    rows = {line.split()[0]: line.split() for line in done.out.splitlines() if line.strip()}
+    titles = ["target", "bytes", "speed", "p50", "p95", "first", "memory", "KL,", "nats", "ppl"]
+    assert rows["target"] == titles
+    for name, told in (("gguf", "300 tokens/s 3.33 ms 6.67 ms"), ("hf", "20.0 tokens/s 50.0 ms")):
+        row = " ".join(rows[name])
+        assert told in row
+        assert "7.51 ms 250 MB" in row
+    assert f"fastest here: gguf, {tmp_path / 'home/exports/small/gguf'}" in done.out
+
+
+@pytest.mark.usefixtures("timed")
+def test_the_demo_ends_in_the_fastest_engine(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("xllamacpp")
+    save(press(decoder(), "int4-g32", "int8-g32"), tmp_path / "demo")
+    speed = {"tokens_per_second": Figure(value=30.0, unit="tokens/s")}
+    original = StageReport(id="original", kind="original", key="k", figures=speed)
+    name = str(tmp_path / "demo")
+    report = Report(name=name, task="causal-lm", recipe={}, environment={}, stages=[original])
+    ship(report, str(tmp_path / "home"))
+    told = capsys.readouterr().out
+    assert "Fastest here: gguf, 300 tokens/s, 10.0 times the original's in PyTorch" in told
+    assert told.rstrip().splitlines()[-1].startswith("It says: ")
 
 
 def test_what_is_refused_says_what_is_held(attar: Attar, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import attar
-from attar.errors import AttarError, ExportError, StoreError, UserError
+from attar.errors import AttarError, ExportError, StoreError, Unreachable, UserError
 from attar.export import export as room
 from attar.export.artifact import find_artifact
 from attar.export.card import card
@@ -253,6 +253,35 @@ def test_a_push_copies_whole(model: Path, tmp_path: Path) -> None:
         push(model, str(tmp_path / "elsewhere"))
     with pytest.raises(UserError, match="lies within"):
         push(done.folder, str(done.folder / "sub"))
+
+
+def test_a_push_to_a_hub_hands_the_whole_folder_to_its_client(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = attar.export(model, "hf", tmp_path / "out", wanted=QUICK)
+    asked: list[tuple[str, dict[str, Any]]] = []
+
+    class Hub:
+        def create_repo(self, name: str, **how: Any) -> None:
+            asked.append((name, how))
+
+        def upload_folder(self, repo_id: str, folder_path: Path) -> str:
+            asked.append((repo_id, {"folder": folder_path}))
+            return f"https://hub.example/{repo_id}"
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
+    assert push(done.folder, "hub:me/small", private=True) == "https://hub.example/me/small"
+    assert asked == [
+        ("me/small", {"private": True, "exist_ok": True}),
+        ("me/small", {"folder": done.folder}),
+    ]
+
+    def refused(*_: Any, **__: Any) -> None:
+        raise OSError("401: no token\nmore")
+
+    monkeypatch.setattr(Hub, "create_repo", refused)
+    with pytest.raises(Unreachable, match=r"pushed to me/small: 401: no token\. Log in with"):
+        push(done.folder, "hub:me/small")
 
 
 def test_the_room_is_the_function() -> None:
