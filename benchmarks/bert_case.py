@@ -2,12 +2,12 @@
 
     python benchmarks/bert_case.py [--share 1.0] [--seeds 0 1 2] [--device cpu] [--only NAME ...]
 
-A BERT of 6 blocks of 256, one token a character, is pretrained with masked tokens and next
+A BERT of 4 blocks of 192, one token a character, is pretrained with masked tokens and next
 sentences on a month of a newspaper and on reviews without their labels, and then fine-tuned on the
 labels.
 
 1. The teacher against TF-IDF of characters and pairs of them with a linear classifier.
-2. A student of 2 blocks and less than half the bytes, cut from the teacher, by pretraining
+2. A student of one block and half the bytes, cut from the teacher, by pretraining
    distillation and then task distillation: the share of the teacher's accuracy that is left.
 3. The same student without a teacher: of the same shape, with weights of its own, pretrained on as
    many tokens and fine-tuned for as long, on what the texts and labels say.
@@ -26,6 +26,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,6 @@ from attar.models.blank import blank
 from attar.ops.bootstrap import interval
 
 HERE = Path(__file__).parent
-HOME = _texts.HOME / "bert"
 LENGTH = 128
 # Small enough for two cores: more passes over little text teach more than more weights.
 SIZES = {
@@ -61,6 +61,17 @@ PASSES = {"teacher": 3.0, "student": 1.0, "told": 4.0}
 RAW = {"length": LENGTH, "batch": 32, "learning_rate": 1e-3, "evaluate_on": 128}
 TOLD = {"length": LENGTH, "batch": 32, "learning_rate": 2e-4}
 SOFT = {"weight": 0.7, "temperature": 2.0}
+SETTINGS = {
+    "sizes": SIZES,
+    "blocks": [BLOCKS, STUDENT_BLOCKS],
+    "vocabulary": VOCABULARY,
+    "passes": PASSES,
+    "raw": RAW,
+    "told": TOLD,
+    "soft": SOFT,
+    "times": _chinese.TIMES,
+}
+HOME = _texts.HOME / f"bert-{sha256(json.dumps(SETTINGS).encode()).hexdigest()[:8]}"
 
 
 def main() -> None:
@@ -78,7 +89,7 @@ def main() -> None:
         return
     found = case.told(args.seeds)
     print(json.dumps(found, indent=1), flush=True)
-    plain = {"environment": environment(), "device": args.device, **found}
+    plain = {"environment": environment(), "device": args.device, "settings": SETTINGS, **found}
     if args.share >= 1:
         target = HERE / "results" / "bert_case.json"
         target.write_text(json.dumps(plain, indent=1) + "\n")

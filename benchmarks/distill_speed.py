@@ -11,9 +11,10 @@ TRL's GKD trainer, all off-policy, and its distillation trainer, given the token
 written; in float32, with their default bf16 autocast, and with both models held in bf16. Attar in
 float32 and in bf16; and a plain loop over whole logits in both, which tells what of the gain is
 precision, what the chunks, and what the rest. `--float32` leaves bf16 out, for processors that have
-none. All take the same batches. Every run is a process of its own (`--together`: all in one, for
-GPUs), in turns, twice; tokens a second, padding left out, are the medians of the steps after the
-first three; memory is the process's, on a GPU the tensors'.
+none. All take the same rows in each batch, made beforehand; TRL's distillation trainer pads prompts
+and answers apart. Every run is a process of its own (`--together`: all in one, for GPUs), in turns,
+twice; tokens a second, padding left out, are the medians of the steps after the first three; memory
+is the process's, on a GPU the tensors'.
 PYTHON is the interpreter of an environment that holds TRL.
 """
 
@@ -27,7 +28,6 @@ import sys
 import time
 from collections.abc import Callable
 from itertools import pairwise
-from operator import truediv
 from typing import Any
 
 from _compare import HERE, peak_memory
@@ -121,15 +121,16 @@ def attar(vocabulary: int, divergence: Any, precision: str) -> list[float]:
     from attar.train.teacher import ready
 
     student, teacher = (Model(module, None, "causal-lm", ()) for module in models(vocabulary))
-    given, (rows, length) = batches(vocabulary), SHAPES[DEVICE]
-    times = [now()]
+    given = [Batch(**batch_of(rows)) for rows in batches(vocabulary)]
+    rows, length = SHAPES[DEVICE]
+    times: list[float] = []
 
     class Rows:
         per_epoch = STEPS
 
         def batch(self, step: int, rank: int = 0, world: int = 1) -> Batch:
             times.append(now())
-            return Batch(**batch_of(given[step]))
+            return given[step]
 
     context = Context(
         "causal-lm", lambda _: None, lambda _: None, precision=precision, device=DEVICE
@@ -138,7 +139,7 @@ def attar(vocabulary: int, divergence: Any, precision: str) -> list[float]:
     mix = Mix(divergence, weight=1.0, task_weight=0.0)
     schedule = Training(steps=STEPS, batch=rows, length=length)
     fit(student, Objective(student, teacher, lambda _: mix), Rows(), schedule, context)
-    return [after - before for before, after in pairwise(times[1:])]
+    return [after - before for before, after in pairwise([*times, now()])]
 
 
 def plain(vocabulary: int, divergence: str, precision: str) -> list[float]:
@@ -149,14 +150,15 @@ def plain(vocabulary: int, divergence: str, precision: str) -> list[float]:
     student, teacher = models(vocabulary)
     optimizer = torch.optim.AdamW(student.parameters(), 3e-4)
     times = []
-    for rows in batches(vocabulary):
-        part = {name: value.to(DEVICE) for name, value in batch_of(rows).items()}
+    for part in map(batch_of, batches(vocabulary)):
+        part = {name: value.to(DEVICE) for name, value in part.items()}
         judged = part.pop("labels")[:, 1:] != -100
+        chosen = slice(None) if judged.all() else judged
         started = now()
         with torch.autocast(DEVICE, torch.bfloat16, enabled=precision == "bf16"):
-            own = student(**part).logits[:, :-1][judged]
+            own = student(**part).logits[:, :-1][chosen]
             with torch.no_grad():
-                theirs = teacher(**part).logits[:, :-1][judged]
+                theirs = teacher(**part).logits[:, :-1][chosen]
         own, theirs = own.float().log_softmax(-1), theirs.float().log_softmax(-1)
         if divergence == "forward":
             loss = kl_div(own, theirs, reduction="none", log_target=True).sum(-1).mean()
@@ -194,23 +196,25 @@ def on_policy(vocabulary: int, divergence: str, precision: str) -> list[float]:
     from datasets import Dataset
     from trl import DistillationConfig, DistillationTrainer
 
-    given = batches(vocabulary)
+    def made(rows: list[Row]) -> dict[str, Any]:
+        prompts, answers = [ids[:at] for ids, at in rows], [ids[at:] for ids, at in rows]
+        seen = padded([[1] * len(ids) for ids in answers])
+        return {
+            "prompt_ids": padded(prompts, before=True),
+            "prompt_mask": padded([[1] * len(ids) for ids in prompts], before=True),
+            "completion_ids": padded(answers),
+            "completion_mask": seen,
+            "num_items_in_batch": seen.sum(),
+        }
+
+    given = list(map(made, batches(vocabulary)))
 
     class Given(DistillationTrainer):
         def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
-            rows = given[self.state.global_step]
-            prompts, answers = [ids[:at] for ids, at in rows], [ids[at:] for ids, at in rows]
-            seen = padded([[1] * len(ids) for ids in answers])
-            made = {
-                "prompt_ids": padded(prompts, before=True),
-                "prompt_mask": padded([[1] * len(ids) for ids in prompts], before=True),
-                "completion_ids": padded(answers),
-                "completion_mask": seen,
-                "num_items_in_batch": seen.sum(),
-            }
-            return {name: value.to(self.accelerator.device) for name, value in made.items()}
+            batch = given[self.state.global_step]
+            return {name: value.to(self.accelerator.device) for name, value in batch.items()}
 
-    data = Dataset.from_dict({"prompt": ["."] * sum(map(len, given))})
+    data = Dataset.from_dict({"prompt": ["."] * SHAPES[DEVICE][0] * len(given)})
     own: dict[str, Any] = {}
     return trained(Given, DistillationConfig, own, {}, data, vocabulary, divergence, precision)
 
@@ -372,7 +376,8 @@ def measured(
     names: list[str], pythons: dict[str, Any], vocabulary: int, divergence: str, turns: int
 ) -> list[dict[str, Any]]:
     """The rows of one vocabulary and divergence."""
-    seconds: dict[str, list[float]] = {name: [] for name in names}
+    counts = [sum(len(ids) for ids, _ in each) for each in batches(vocabulary)][FIRST:]
+    speeds: dict[str, list[float]] = {name: [] for name in names}
     peak = dict.fromkeys(names, 0)
     for _ in range(turns):
         for name in names:
@@ -381,18 +386,17 @@ def measured(
                 found = run_here(name, vocabulary, divergence)
             else:
                 found = run_apart(name, vocabulary, divergence, python)
-            seconds[name] += found["seconds"]
+            speeds[name] += [n / s for n, s in zip(counts, found["seconds"], strict=True)]
             peak[name] = max(peak[name], found["peak_memory"])
-    counts = [sum(len(ids) for ids, _ in each) for each in batches(vocabulary)][FIRST:] * turns
     found = [
         {
             "vocabulary": vocabulary,
             "divergence": divergence,
             "run": name,
-            "tokens_per_second": round(statistics.median(map(truediv, counts, each)), 1),
+            "tokens_per_second": round(statistics.median(each), 1),
             "peak_memory": peak[name],
         }
-        for name, each in seconds.items()
+        for name, each in speeds.items()
     ]
     for row in found:
         print(json.dumps(row), flush=True)

@@ -2,8 +2,8 @@
 
     python benchmarks/serve.py [--model REF] [--engine NAME] [--minutes 10]
 
-The model is that of `ship.py`, at 4 bits. Every prompt holds a marker of its own, which has to come
-back and no other. Each is asked alone first; under load its greedy answer must be the same, or part
+The model is that of `ship.py`, at 4 bits. Every prompt holds a marker of its own, which comes back,
+and no other may. Each is asked alone first; under load its greedy answer must be the same, or part
 from it only where the two best tokens were within 0.05 nats of each other. Meanwhile other clients
 hang, vanish, and send 100 MB. In the end the server is killed under load and started again.
 Throughput is that of all clients against the same requests one at a time.
@@ -121,7 +121,8 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=60)
     parser.add_argument("--threads", type=int)
     given = parser.parse_args()
-    served = Served(given.model or ship.quantized(given.technique), given.engine, given.threads)
+    given.model = given.model or ship.quantized(given.technique)
+    served = Served(given.model, given.engine, given.threads)
     try:
         result = asyncio.run(measure(served, given))
         result["exit_code"] = served.stop()
@@ -141,6 +142,8 @@ async def measure(served: Served, given: argparse.Namespace) -> dict[str, Any]:
         await ask(client, prompts[0])
         begin = time.monotonic()
         alone = [await ask(client, each) for each in prompts]
+        if marked(alone) < 0.9 * len(alone):
+            raise SystemExit(f"{marked(alone)} of {len(alone)} answers alone have their marker")
         seconds = time.monotonic() - begin
         pace = sum(len(each.tokens) for each in alone) / seconds
         record = Record()
@@ -173,12 +176,16 @@ async def measure(served: Served, given: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def marker(number: int) -> str:
+    """What no other prompt holds: these are not drawn, or two might be alike."""
+    return f"K{(number * 15485863 + 271828) % 10**6:06d}"
+
+
 def prompt(number: int) -> str:
     """A prompt with a marker that no other has, and that the answer begins with."""
-    draw = random.Random(number)
-    marker = f"K{draw.randrange(10**6):06d}"
+    draw = random.Random(f"topics {number}")
     more = ", ".join(draw.choice(TOPICS) for _ in range(draw.randrange(1, 25)))
-    return f"Repeat this sentence: The ticket {marker} is about {more}."
+    return f"Repeat this sentence: The ticket {marker(number)} is about {more}."
 
 
 async def ask(client: httpx.AsyncClient, text: str) -> Told:
@@ -254,10 +261,10 @@ def judge(told: Told, number: int, alone: Sequence[Told], record: Record) -> Non
     record.first.append(told.first)
     record.tokens += len(told.tokens)
     mine = alone[number]
-    own, markers = set(MARKER.findall(prompt(number))), told.markers()
-    record.marked += markers == own
-    if markers - own - mine.markers() or (own & mine.markers()) - markers:
-        record.mixed.append(f"prompt {number} of {own} came back with {markers}")
+    record.marked += told.markers() == {marker(number)}
+    strange = told.markers() - mine.markers() - {marker(number)}
+    if others := strange & {marker(each) for each in range(len(alone))}:
+        record.mixed.append(f"prompt {number} came back with {others} of others")
         return
     if told.tokens == mine.tokens:
         record.same += 1
@@ -275,9 +282,7 @@ def judge(told: Told, number: int, alone: Sequence[Told], record: Record) -> Non
 
 def marked(alone: Sequence[Told]) -> int:
     """How many answers hold the marker of their prompt and no other."""
-    return sum(
-        told.markers() == set(MARKER.findall(prompt(number))) for number, told in enumerate(alone)
-    )
+    return sum(told.markers() == {marker(number)} for number, told in enumerate(alone))
 
 
 async def misbehave(port: int, record: Record) -> None:

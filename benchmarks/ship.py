@@ -133,22 +133,26 @@ def prepare(technique: str) -> dict[str, Path]:
         half = attar.load(floats)
         half.module.bfloat16()
         attar.save(half, HOME / "bf16")
+    whole = quantized(technique)
+    cut, onnx = (run_name(name, technique) for name in ("pruned", "onnx"))
+    if not (HOME / cut / FILE).exists():
+        export(whole, "gguf")
+        export(pressed(technique, "pruned", "int8-g32", PRUNED), "gguf")
     if not (HOME / "own" / "tokenizer_config.json").exists():  # which is written last
-        export(quantized(technique), "gguf")
-        export(pressed(floats, technique, "pruned", "int8-g32", PRUNED), "gguf")
         attar.export(floats, "gguf", HOME / "f32", HOME, Wanted(speed=False, verify=False))
         (HOME / "own").mkdir(exist_ok=True)
-        own(HOME / "f32" / FILE, HOME / "q4" / FILE, HOME / "own" / FILE)
+        own(HOME / "f32" / FILE, HOME / whole / FILE, HOME / "own" / FILE)
         load_tokenizer(Files(floats)).save_pretrained(HOME / "own")
+    if not (HOME / onnx / GENAI).exists():
+        export(pressed(technique, "onnx", "int4-g32"), "onnx")
     if not (HOME / "built" / GENAI).exists():
-        export(pressed(floats, technique, "onnx", "int4-g32"), "onnx")
         built(floats, HOME / "built")
     return {
-        OURS: HOME / "q4",
-        CUT: HOME / "pruned",
+        OURS: HOME / whole,
+        CUT: HOME / cut,
         THEIRS: HOME / "own",
         "llama.cpp f32": HOME / "f32",
-        GENAIS: HOME / "onnx",
+        GENAIS: HOME / onnx,
         BUILT: HOME / "built",
         FLOATS: floats,
         HALVES: HOME / "bf16",
@@ -165,14 +169,19 @@ def original() -> Path:
 
 def quantized(technique: str) -> str:
     """The name of the run that ends in the model as llama.cpp takes it."""
-    return pressed(original(), technique, "q4", "int8-g32")
+    return pressed(technique, "q4", "int8-g32")
 
 
-def pressed(floats: Path, technique: str, name: str, table: str, *before: dict[str, Any]) -> str:
+def run_name(name: str, technique: str) -> str:
+    """The name of a run, and of the folder of its export."""
+    return f"{name}-{technique.rpartition('/')[2]}"
+
+
+def pressed(technique: str, name: str, table: str, *before: dict[str, Any]) -> str:
     """The name of a run at 4 bits, with the table on a grid of its own."""
     recipe = {
-        "name": name,
-        "model": str(floats),
+        "name": run_name(name, technique),
+        "model": str(original()),
         "data": {
             "train": {"path": str(_texts.novel()), "split": "train"},
             "test": {"path": str(_texts.speeches()), "split": "test"},
@@ -182,7 +191,7 @@ def pressed(floats: Path, technique: str, name: str, table: str, *before: dict[s
         "guard": {"enabled": False},
     }
     attar.run(recipe, HOME)
-    return name
+    return run_name(name, technique)
 
 
 def export(name: str, target: str) -> None:

@@ -70,7 +70,7 @@ def translator(folder: Path, seed: int) -> Path:
 
 def many_languages(folder: Path) -> Path:
     """A random model of NLLB's kind, whose tokens are letters."""
-    letters = ["<s>", "<pad>", "</s>", "<unk>", *"▁abcdefghijklmnopqrstuvwxyz0123456789"]
+    letters = ["<s>", "<pad>", "</s>", "<unk>", *"▁abcdefghijklmnopqrstuvwxyz0123456789", "en"]
     tokenizer = transformers.NllbTokenizer(
         vocab={letter: number for number, letter in enumerate(letters)}, merges=[]
     )

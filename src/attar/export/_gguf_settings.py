@@ -9,8 +9,12 @@ from typing import Any
 from attar.export.target import quantized
 from attar.models import Model
 from attar.models.pooling import pooling_of
-from attar.runtimes._gguf import ARCHITECTURES
 
+ARCHITECTURES = {  # by task and by transformers' name
+    "causal-lm": {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"},
+    "embedding": {"bert": "bert"},
+}
+_GELUS = ("gelu", "gelu_new", "gelu_pytorch_tanh")  # llama.cpp's own is that by tanh
 POOLER = "pooler.dense"  # of an encoder: no vector of a text is read from it
 _POOLINGS = {"mean": "MEAN", "first": "CLS", "last": "LAST"}  # llama.cpp's names
 
@@ -36,12 +40,14 @@ def settings_problems(model: Model) -> Iterator[str]:
         yield f"its rotary positions are {kind}, and only {', '.join(known)} ones are written"
     elif kind != "default" and architecture(model) != "llama":
         yield f"its rotary positions are {kind}, which llama.cpp reads for Llama alone"
-    yield from _activation_problem(getattr(config, "hidden_act", "silu"), "silu")
+    yield from _activation_problem(getattr(config, "hidden_act", "silu"), ("silu",))
 
 
 def _encoder_problems(model: Model) -> Iterator[str]:
     config, sizes = model.config, model.sizes
-    yield from _activation_problem(config.hidden_act, "gelu")
+    yield from _activation_problem(config.hidden_act, _GELUS)
+    if getattr(config, "is_decoder", False):
+        yield "its tokens see those before them alone (is_decoder), and an encoder's see all"
     if sizes.queries * sizes.head != sizes.hidden:
         yield (
             f"its {sizes.queries} heads of {sizes.head} are not as wide as the model, "
@@ -51,9 +57,9 @@ def _encoder_problems(model: Model) -> Iterator[str]:
         yield f"{POOLER} is on a grid, and GGUF has no place for it. Leave it out of that step"
 
 
-def _activation_problem(own: str, computed: str) -> Iterator[str]:
-    if own != computed:
-        yield f"its activation is {own}, and llama.cpp computes {computed}"
+def _activation_problem(own: str, computed: tuple[str, ...]) -> Iterator[str]:
+    if own not in computed:
+        yield f"its activation is {own}, and llama.cpp computes {computed[0]}"
 
 
 def add_settings(writer: Any, model: Model) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,9 @@ NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 _PROBE = "I'LL 1234567"
 _INNER = "##"  # begins a piece that goes on with a word, in WordPiece
 _SPACE = "\u2581"  # begins one that opens a word, in GGUF
+_KINDS = {"causal-lm": "BPE", "embedding": "WordPiece"}
+_WORDS = "É don't ﬁt 中文-x"
+_WORDS_CUT = ["e", "don", "'", "t", "ﬁt", "中", "文", "-", "x"]
 _SPECIAL = {"bos": "bos", "eos": "eos", "unk": "unk", "pad": "pad"}  # GGUF's names: transformers'
 _PIECES_SPECIAL = {**_SPECIAL, "bos": "cls", "eos": "sep", "sep": "sep", "mask": "mask"}
 _CUTS = {
@@ -39,18 +43,19 @@ class Vocabulary:
     scores: list[float] | None
 
 
-def vocabulary_problem(tokenizer: Any) -> Iterator[str]:
-    """Why this tokenizer cannot be written into a GGUF file."""
+def vocabulary_problem(model: Model) -> Iterator[str]:
+    """Why a model's tokenizer cannot be written into a GGUF file."""
+    tokenizer = model.tokenizer
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         yield "its tokenizer has no tokenizer.json, which is what a GGUF file's is made of"
         return
     plain = json.loads(backend.to_str())
-    kind = plain["model"]["type"]
-    if kind == "WordPiece":
-        yield from _pieces_problem(backend, plain)
-    elif kind != "BPE":
-        yield f"its tokenizer is a {kind}, and only byte-pair ones (BPE) and WordPiece are written"
+    kind, wanted = plain["model"]["type"], _KINDS[model.task]
+    if kind != wanted:
+        yield f"its tokenizer is a {kind}, and one for {model.task} is written if it is a {wanted}"
+    elif kind == "WordPiece":
+        yield from _pieces_problem(model, backend, plain)
     elif not plain["model"]["byte_fallback"] and _cut(backend) is None:
         yield (
             "its tokenizer cuts texts in a way that has no name here; those that have one: "
@@ -58,16 +63,30 @@ def vocabulary_problem(tokenizer: Any) -> Iterator[str]:
         )
 
 
-def _pieces_problem(backend: Any, plain: dict[str, Any]) -> Iterator[str]:
-    """What of WordPiece llama.cpp does otherwise: its letters are small and without accents."""
-    if plain["model"]["continuing_subword_prefix"] != _INNER:
-        yield f"its tokenizer does not begin the inner pieces of words with {_INNER}"
-    normalizer = backend.normalizer
-    if normalizer is None or normalizer.normalize_str("É") != "e":
+def _pieces_problem(model: Model, backend: Any, plain: dict[str, Any]) -> Iterator[str]:
+    """What of WordPiece llama.cpp does otherwise, which does it as BERT does."""
+    tokenizer, normalizer, cut = model.tokenizer, backend.normalizer, backend.pre_tokenizer
+    inner = plain["model"]["continuing_subword_prefix"]
+    if inner != _INNER:
+        yield f"its tokenizer begins the inner pieces of words with {inner!r}, and not {_INNER!r}"
+    words = normalizer.normalize_str(_WORDS) if normalizer else _WORDS
+    parts = [part for part, _ in cut.pre_tokenize_str(words)] if cut else [words]
+    if parts != _WORDS_CUT:
         yield (
-            "its tokenizer keeps capitals or accents, and llama.cpp makes all letters small and "
-            "plain before it cuts words into pieces"
+            f"its tokenizer makes {parts} of {_WORDS!r}, and llama.cpp makes letters small and "
+            "plain, and cuts at punctuation and Chinese characters"
         )
+    ends = [tokenizer.cls_token_id, tokenizer.sep_token_id]
+    ids = tokenizer("a").input_ids
+    if None in (*ends, tokenizer.unk_token_id) or [ids[0], ids[-1]] != ends:
+        yield (
+            "its tokenizer does not name a first, a last and an unknown token ([CLS], [SEP] and "
+            "[UNK]) that it writes around texts, as llama.cpp will"
+        )
+    written = Counter(vocabulary(tokenizer, model.config.vocab_size).tokens)
+    twice = [token for token, count in written.items() if count > 1]
+    if twice:
+        yield f"two of its tokens are the same in GGUF: {twice[0]!r}"
 
 
 def vocabulary(tokenizer: Any, rows: int) -> Vocabulary:

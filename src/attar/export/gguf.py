@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from attar.core.grid import Grid
+from attar.export._gguf_settings import ARCHITECTURES, add_settings, architecture, settings_problems
 from attar.export._refused import own_modules
 from attar.export.target import Quantized, Target
 from attar.layers import QuantizedEmbedding, QuantizedLinear, TiedHead
 from attar.models import Model
 from attar.ops.rounding import Codes
-from attar.runtimes._gguf import ARCHITECTURES
 
 _HELD = (QuantizedLinear, QuantizedEmbedding, TiedHead)
 _BLOCK = 32
@@ -39,7 +39,6 @@ class Gguf(Target):
     )
 
     def problems(self, model: Model) -> Sequence[str]:
-        from attar.export._gguf_settings import settings_problems
         from attar.export._gguf_vocabulary import vocabulary_problem
 
         known = ARCHITECTURES.get(model.task)
@@ -53,7 +52,7 @@ class Gguf(Target):
                 + ", ".join(known)
             ]
         found = own_modules(model, _HELD, "llama.cpp")
-        return [*found, *settings_problems(model), *vocabulary_problem(model.tokenizer)]
+        return [*found, *settings_problems(model), *vocabulary_problem(model)]
 
     def holds(self, item: Quantized, model: Model) -> bool:
         grid = item.grid
@@ -82,7 +81,6 @@ class Gguf(Target):
     def write(self, model: Model, folder: Path) -> None:
         from gguf import GGUFWriter
 
-        from attar.export._gguf_settings import add_settings, architecture
         from attar.export._gguf_tensors import add_tensors
         from attar.export._gguf_vocabulary import add_vocabulary
         from attar.export.graphs.configs import write_configs

@@ -97,7 +97,7 @@ def far(outputs: Mapping[str, float], engine: str) -> str | None:
     elif outputs.get("median_difference", 0.0) > _FAR * outputs.get("spread", float("inf")):
         off = f"{outputs['median_difference']:.3g}, where they spread over {outputs['spread']:.3g}"
     else:
-        return None
+        return _cut_otherwise(outputs.get("texts_tokenized_alike", 1.0))
     why = ""
     if engine in _NARROW and saturates_int8():
         why = (
@@ -108,6 +108,15 @@ def far(outputs: Mapping[str, float], engine: str) -> str | None:
         f"the answers in {engine} are {off} away from the artifact's own in PyTorch, though codes "
         f"and scales are equal{why}. Judge it there on your own data before you ship it, or take "
         "another target"
+    )
+
+
+def _cut_otherwise(alike: float) -> str | None:
+    if alike == 1:
+        return None
+    return (
+        f"the tokenizer inside the file cuts {1 - alike:.0%} of the texts otherwise than the "
+        "artifact's own: the engine's answers differ where it is given texts, and not tokens"
     )
 
 

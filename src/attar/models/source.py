@@ -170,6 +170,12 @@ def _in_folder(folder: Path, what: str, fresh: bool) -> Files:
                     "code when it is read. Attar reads safetensors only: convert it where you "
                     "trust it, with `model.save_pretrained(folder)` of transformers"
                 )
+            if ggufs := sorted(folder.glob("*.gguf")):
+                raise ModelError(
+                    f"{what} holds no .safetensors file, and {ggufs[0].name}, which llama.cpp "
+                    "runs: pip install 'attar[llama-cpp]'. To press a decoder that is in it, name "
+                    "that file"
+                )
             raise ModelError(
                 f"{what} has a config.json but no .safetensors file. To begin with weights drawn "
                 "at random, set model.fresh to yes"

@@ -12,7 +12,7 @@ import transformers
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from attar.core.recipe import ModelSource
-from attar.errors import MissingPackage, ModelError, UserError
+from attar.errors import MissingPackage, ModelError
 from attar.models.check import check_finite, check_keys
 from attar.models.load import quiet
 from attar.models.model import autocast
@@ -63,20 +63,18 @@ def translator_problem(source: ModelSource, languages: Languages | None = None) 
     config = _config(files)
     if type(config) not in transformers.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING:
         return "is no sequence-to-sequence model such as Marian or T5"
-    if (missing := _missing(files)) is not None:
-        raise missing
     return _languages_problem(_tokenizer(files), config.model_type, languages)
 
 
 def open_translator(
     source: ModelSource, device: str, languages: Languages | None = None
 ) -> Translator:
-    """Load a sequence-to-sequence model; raises ModelError where it is none, or not whole, and
-    UserError where it does not translate between these languages.
+    """Load a sequence-to-sequence model; raises ModelError where it is none, is not whole, or does
+    not translate between these languages.
     """
     problem = translator_problem(source, languages)
     if problem is not None:
-        raise UserError(f"{source.path} {problem}")
+        raise ModelError(f"{source.path} {problem}")
     files = resolve(source)
     tokenizer = _tokenizer(files)
     try:
@@ -95,7 +93,7 @@ def open_translator(
     told: dict[str, int] = {}
     if languages is not None:
         tokenizer.src_lang = languages[0]
-        told = {"forced_bos_token_id": _number(tokenizer, languages[1])}
+        told = {"forced_bos_token_id": _languages(tokenizer)[languages[1]]}
     return Translator(module.to(device).eval(), tokenizer, told)
 
 
@@ -110,26 +108,23 @@ def _languages_problem(tokenizer: Any, name: str, languages: Languages | None) -
         return None
     if not wants:
         return f"is a {name}, which is not told languages by codes. Leave out `languages`"
-    strange = [code for code in languages if _number(tokenizer, code) == tokenizer.unk_token_id]
+    known = _languages(tokenizer)
+    strange = [code for code in languages if code not in known]
     return f"is a {name} that knows no language {strange[0]!r}" if strange else None
 
 
-def _number(tokenizer: Any, code: str) -> int:
-    """The token of a language."""
+def _languages(tokenizer: Any) -> dict[str, int]:
+    """The token of each language; its name is no code where that is a piece of a word."""
     if hasattr(tokenizer, "get_lang_id"):  # of M2M100, whose tokens are not the codes
-        return tokenizer.lang_code_to_id.get(code, tokenizer.unk_token_id)
-    return tokenizer.convert_tokens_to_ids(code)
-
-
-def _missing(files: Files) -> MissingPackage | None:
-    pieces = any((files.folder / name).exists() for name in _PIECES)
-    if not pieces or find_spec("sentencepiece"):
-        return None
-    purpose = f"reading the tokenizer of {files.folder}"
-    return MissingPackage(purpose, "pip install 'attar[translate]'")
+        return tokenizer.lang_code_to_id
+    return {str(token): id_ for id_, token in tokenizer.added_tokens_decoder.items()}
 
 
 def _tokenizer(files: Files) -> Any:
+    pieces = any((files.folder / name).exists() for name in _PIECES)
+    if pieces and not find_spec("sentencepiece"):
+        purpose = f"reading the tokenizer of {files.folder}"
+        raise MissingPackage(purpose, "pip install 'attar[translate]'")
     try:
         with quiet(files):
             return AutoTokenizer.from_pretrained(files.folder, trust_remote_code=False)

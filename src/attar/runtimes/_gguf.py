@@ -20,11 +20,6 @@ from numpy.typing import NDArray
 from attar.errors import MissingPackage
 from attar.runtimes.runtime import StoredCodes
 
-ARCHITECTURES = {  # by task and by transformers' name
-    "causal-lm": {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"},
-    "embedding": {"bert": "bert"},
-}
-
 
 @dataclass(frozen=True)
 class _Names:
@@ -74,6 +69,7 @@ _ENCODER = _Names(
 _HEADER = 1 << 16  # bytes within which a file tells its context
 _NUMBERS = ("context_length", "vocab_size")
 _WHOLE = struct.pack("<I", 4)  # the type of a whole number of four bytes
+_ARCHITECTURE = b"general.architecture" + struct.pack("<I", 8)  # and that of a text
 _BLOCK = re.compile(r"blk\.(\d+)\.(\w+)")
 
 
@@ -104,6 +100,17 @@ def _number(begins: bytes, key: bytes) -> int | None:
     return value
 
 
+def encodes(path: Path) -> bool:
+    """Whether a file is an encoder's, as BERT and its kin, by the architecture in its header."""
+    with path.open("rb") as file:
+        begins = file.read(_HEADER)
+    at = begins.find(_ARCHITECTURE) + len(_ARCHITECTURE)
+    if at < len(_ARCHITECTURE) or len(begins) < at + 8:
+        return False
+    (size,) = struct.unpack_from("<Q", begins, at)
+    return b"bert" in begins[at + 8 : at + 8 + size]
+
+
 def gguf_name(name: str, kind: str) -> str:
     """The name in a file of an architecture of a module, without `.weight` or `.bias`."""
     names = _names(kind)
@@ -122,7 +129,7 @@ def module_name(name: str, kind: str) -> str:
 
 
 def _names(kind: str) -> _Names:
-    return _ENCODER if kind == "bert" else _DECODER
+    return _ENCODER if "bert" in kind else _DECODER
 
 
 def turned(rows: int, heads: int) -> NDArray[np.int64]:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from attar.errors import AttarError, ModelError
-from attar.runtimes._gguf import gguf_of, header_numbers, read_gguf
+from attar.runtimes._gguf import encodes, gguf_of, header_numbers, read_gguf
 from attar.runtimes._writing import until
 from attar.runtimes.runtime import (
     GREEDY,
@@ -34,8 +34,8 @@ from attar.runtimes.runtime import (
 
 CONTEXT = 4096  # tokens that the cache has places for, where the model itself has more
 KNOWN = 128  # likeliest tokens that are asked for at a position
-_TEXTS = 4  # that an encoder reads together
-_POOLED = ("pooling_type",)  # what the files of encoders tell, and no other's
+_TEXTS, _TOKENS = 4, 8192  # that an encoder reads together, at most
+_RANKS = 4  # the pooling of files that tell how well two texts go together
 _ROWS = 1 << 18  # of a vocabulary whose size a file does not tell
 _FORCED = 1e4  # added to a logit, so that its token is drawn; log-probabilities are told without
 
@@ -60,8 +60,8 @@ class LlamaCpp(Engine):
         path = gguf_of(folder)
         if path is None:
             raise ModelError(f"{folder} holds no GGUF file, or several")
-        if header_numbers(path, _POOLED):
-            return LlamaCppEncoder(path, threads)
+        if encodes(path):
+            return LlamaCppEncoder(path, threads, context)
         return LlamaCppDecoder(path, threads, slots, context)
 
     def read_back(self, folder: Path) -> Mapping[str, StoredCodes]:
@@ -96,14 +96,19 @@ class _LlamaCpp:
 
 
 class LlamaCppEncoder(_LlamaCpp, Encoder):
-    """A GGUF file of an encoder: a vector for each text, pooled as the file says."""
+    """A GGUF file of an encoder: a vector for each text, pooled as the file says, or the mean."""
 
     pools = True
 
-    def __init__(self, path: Path, threads: int | None = None) -> None:
-        context = header_numbers(path).get("context_length", CONTEXT)
+    def __init__(self, path: Path, threads: int | None = None, context: int = CONTEXT) -> None:
+        told = header_numbers(path, ("context_length", "pooling_type"))
+        if told.get("pooling_type") == _RANKS:
+            raise ModelError(f"{path} tells how well texts go together, and makes no vectors")
+        self.context = min(told.get("context_length", context), context)
+        texts = max(1, min(_TEXTS, _TOKENS // self.context))
         self._key = secrets.token_hex()
-        self._server = _server(path, threads, (context, _TEXTS), self._key, encodes=True)
+        pooling = "UNSPECIFIED" if told.get("pooling_type") else "MEAN"
+        self._server = _server(path, threads, (self.context, texts), self._key, pooling)
 
     def run(self, ids: Ids, mask: Ids) -> Floats:
         rows = [row[real].tolist() for row, real in zip(ids, mask.astype(bool), strict=True)]
@@ -297,15 +302,23 @@ def _told(answer: Any) -> Token | None:
 
 
 def _server(
-    path: Path, threads: int | None, room: tuple[int, int], key: str, encodes: bool = False
+    path: Path,
+    threads: int | None,
+    room: tuple[int, int],
+    key: str,
+    pooling: str | None = None,
 ) -> Any:
-    """llama.cpp's server; `room` is how many tokens a text may have, and how many texts."""
+    """llama.cpp's server; `room` is how many tokens a text may have, and how many texts.
+
+    `pooling` of an encoder is llama.cpp's name of it, UNSPECIFIED where the file says so itself.
+    """
     xllamacpp: Any = import_module("xllamacpp")
     params = xllamacpp.CommonParams()
     params.model.path = str(path)
     params.n_ctx, params.n_parallel = room[0] * room[1], room[1]
-    if encodes:
+    if pooling is not None:
         params.embedding = True
+        params.pooling_type = xllamacpp.llama_pooling_type[f"LLAMA_POOLING_TYPE_{pooling}"]
         params.n_batch = params.n_ubatch = room[0] * room[1]  # a text is never run in parts
     if threads is not None:
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads

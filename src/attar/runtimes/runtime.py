@@ -118,9 +118,11 @@ class Encoder(_Opened):
     """An opened classifier, masked language model, or plain encoder.
 
     `pools`: of a plain encoder the engine tells a vector for each text, and no states.
+    `context` is how many tokens a text may have, where the engine says so.
     """
 
     pools: ClassVar[bool] = False
+    context: int | None = None
 
     @abstractmethod
     def run(self, ids: Ids, mask: Ids) -> Floats:

@@ -117,8 +117,11 @@ def _told(place: Place) -> dict[str, int]:
 def _decodes(place: Place, source: Source) -> bool:
     if source.task is not None:
         return source.task == "causal-lm"
-    if _gguf(place) is not None and not _config(place):  # that of an encoder has one beside it
-        return True
+    gguf = _gguf(place)
+    if gguf is not None:
+        from attar.runtimes._gguf import encodes
+
+        return not encodes(gguf)
     kinds = _config(place).get("architectures") or ()
     return any(kind.endswith(("ForCausalLM", "LMHeadModel")) for kind in kinds)
 

@@ -164,10 +164,14 @@ def _open(source: Source, place: Place, settings: Settings) -> Loaded:
     limits = settings.limits
     slots = min(limits.batch, SLOTS)
     opened = find(place.engine).serve(place.folder, settings.threads, slots, limits.context)
-    tokenizer = _tokenizer(place)
-    if isinstance(opened, Decoder):
-        return _decoder(source, place, settings, opened, tokenizer)
-    return _encoder(source, place, settings, opened, tokenizer)
+    try:
+        tokenizer = _tokenizer(place)
+        if isinstance(opened, Decoder):
+            return _decoder(source, place, settings, opened, tokenizer)
+        return _encoder(source, place, settings, opened, tokenizer)
+    except BaseException:
+        opened.close()
+        raise
 
 
 def unit(found: Floats) -> Floats:
@@ -226,17 +230,19 @@ def _encoder(
     from attar.models.pooling import POOLING_KEY, pooled
     from attar.models.source import Files, read_config
 
-    config = read_config(Files(place.folder))
+    files = Files(place.folder)
+    alone = opened.pools and not (place.folder / "config.json").is_file()
+    config = {} if alone else read_config(files)
     names: dict[str, str] = config.get("id2label") or {}
-    kind = next(iter(config.get("architectures") or ()), "")
+    # a head that the config tells of is not in the file where an engine pools states
+    kind = "" if opened.pools else next(iter(config.get("architectures") or ()), "")
     if kind.endswith("ForMaskedLM"):
-        opened.close()
         raise ModelError(
             f"{place.folder} holds a masked language model, of which {place.engine} gives no "
             "hidden states to make embeddings of. Serve the model that it was exported from"
         )
     classifier = kind.endswith("ForSequenceClassification")
-    places = config.get("max_position_embeddings")
+    places = opened.context or config.get("max_position_embeddings")
     pool: Pool = config.get(POOLING_KEY, "mean")
 
     def forward(ids: Ids, mask: Ids) -> Floats:

@@ -11,6 +11,7 @@ from attar.core.recipe import ModelSource
 from attar.core.scope import ModuleFact
 from attar.core.step import ModelRef
 from attar.data.example import Dataset
+from attar.errors import AttarError
 from attar.models.translator import Languages, open_translator, translator_problem
 from attar.techniques.data._variants import VariantsStep, by_pieces
 from attar.train.writing import Choice, seeded
@@ -45,9 +46,13 @@ class BackTranslation(Choice, VariantsStep, kind="data/back-translation"):
     def check(self, modules: Sequence[ModuleFact]) -> Iterable[str]:
         """Whether both are sequence-to-sequence models, and know the languages."""
         for number, (setting, path) in enumerate((("there", self.there), ("back", self.back))):
-            problem = translator_problem(ModelSource(path=path), self._codes(number))
-            if problem is not None:
-                yield f"`{setting}` {path} {problem}"
+            try:
+                problem = translator_problem(ModelSource(path=path), self._codes(number))
+            except AttarError as error:
+                yield f"`{setting}`: {error}"
+            else:
+                if problem is not None:
+                    yield f"`{setting}` {path} {problem}"
 
     def make(self, ctx: Context) -> Dataset:
         """The rows and their variants."""
