@@ -149,7 +149,7 @@ def test_many_texts_and_the_longest(dtype: torch.dtype, tmp_path: Path) -> None:
         states = model.module.float()(**given).last_hidden_state
     wanted = pooled(states, torch.tensor(mask), "mean").numpy()
     assert np.abs(found - wanted).mean() < 0.01 * wanted.std()
-    np.testing.assert_allclose(found, again, atol=1e-4)  # who is run together may differ
+    np.testing.assert_allclose(found, again, atol=1e-2)  # who is run together may differ
 
 
 @pytest.mark.parametrize("said", [None, 0, 4])
