@@ -62,7 +62,7 @@ def main() -> None:
 
 def minilm() -> tuple[Path, Path]:
     """The fine-tuned classifier, at 8 bits and as it was."""
-    done = int8.pressed("static", 0)
+    done = int8.pressed("static-scores", 0)
     return done.path, mails.stage_path(done, "teacher")
 
 
@@ -78,7 +78,7 @@ def base() -> tuple[Path, Path]:
         config = BertConfig(id2label={0: "ham", 1: "spam"}, label2id={"ham": 0, "spam": 1})
         BertForSequenceClassification(config).save_pretrained(floats)
         tokenizer.save_pretrained(floats)
-    steps = [{"quantize/static": {"sequences": 64, "length": LENGTH}}]
+    steps = [{"quantize/static": {"scores": True, "sequences": 64, "length": LENGTH}}]
     done = mails.run("base", int8.sources(0), steps, model=str(floats), tested=10)
     return done.path, floats
 
