@@ -8,7 +8,8 @@ onnxruntime-genai both have 4 bits in groups of 32 everywhere; its own are those
 Perplexity is measured inside the engine, on political speeches; speed in fresh processes, taking
 turns. One more has two thirds of the blocks: whether it is smaller and faster by what was removed.
 `pairs` holds each beside its own peer: nats a token paired by rows with a 95 % interval, and
-speed as the median over the turns of one against the other in the same turn.
+speed as the median over the turns of one against the other in the same turn. The builder of
+onnxruntime-genai needs `pip install onnx-ir`.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--threads", type=int, default=2)
     options.add_argument("--technique", default=TECHNIQUE)
-    options.add_argument("--rows", type=int, default=48, help="sequences to judge on")
+    options.add_argument("--rows", type=int, default=16, help="sequences to judge on")
     given = options.parse_args()
     folders = prepare(given.technique)
     rows = texts(folders[OURS], given.rows)

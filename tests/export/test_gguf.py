@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +167,16 @@ def test_llama_cpp_reads_as_the_tokenizer_does(text: str, tmp_path: Path) -> Non
     with find("llama-cpp").open(tmp_path, threads=1) as opened:
         assert isinstance(opened, Decoder)
         assert opened.tokens(text) == byte_level()(text).input_ids
+
+
+def test_an_engine_that_is_closed_at_once_ends(tmp_path: Path) -> None:
+    pytest.importorskip("xllamacpp")
+    written(decoder(), tmp_path)
+    told = (
+        "import sys; from pathlib import Path; from attar.runtimes import find\n"
+        "for _ in range(5): find('llama-cpp').open(Path(sys.argv[1]), threads=1).close()"
+    )
+    subprocess.run([sys.executable, "-c", told, str(tmp_path)], check=True, timeout=120)
 
 
 def test_llama_cpp_generates_the_same(tmp_path: Path) -> None:

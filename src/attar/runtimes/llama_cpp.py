@@ -326,9 +326,12 @@ def _server(
     params.cache_ram_mib, params.n_ctx_checkpoints = 0, 0  # one text at a time: nothing to keep
     # it listens on a port of this machine, whether one wants that or not
     params.api_keys, params.endpoint_slots, params.ui = [key], False, False
+    params.endpoint_metrics = True
     try:
         with _own_signals():
-            return xllamacpp.Server(params)
+            server = xllamacpp.Server(params)
+            server.handle_metrics()  # let go before its queue has run a task, it would never end
+            return server
     except Exception as error:
         raise ModelError(f"llama.cpp does not load {path}: {error}") from None
 
