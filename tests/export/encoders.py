@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,4 +30,4 @@ def encoder(**overrides: Any) -> Model:
     """A tiny encoder without a head, which reads pieces of words."""
     sizes = {"vocab_size": ROWS, "hidden_size": 64, "num_attention_heads": 4}
     model = tiny("bert", "embedding", **{**sizes, **overrides})
-    return Model(model.module, pieces(), "embedding")
+    return Model(model.module, copy.deepcopy(pieces()), "embedding")
