@@ -14,12 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import _texts
-from mails import BLIND, HERE, HOME, SEEDS, difference, right, run, stage_path, summary
+from mails import BLIND, HERE, HOME, SEEDS, difference, right, run, stage_path, summary, tests_for
 
 import attar
-from attar.core.recipe import DataSource
-from attar.data import load
-from attar.data.batches import held_out
 from attar.engine.run import Run
 from attar.export.export import Wanted
 from attar.measure.machine import environment
@@ -59,11 +56,9 @@ def right_in_engine(done: Run, data: Path) -> list[int]:
     model, folder = attar.load(done.path), HOME / "exports" / done.report.name
     if not folder.exists():
         attar.export(done.path, "openvino", folder, HOME, Wanted(speed=False))
-    tests = load(DataSource(path=str(data / "test.tsv")), "classification", "test")
-    batches = held_out(tests, model.tokenizer, "classification", 128, 32, None, labels=model.labels)
     found: list[int] = []
     with find("openvino").open(folder) as opened:
-        for batch in batches:
+        for batch in tests_for(model, data):
             answers = opened.run(batch.input_ids.numpy(), batch.attention_mask.numpy())
             found += (answers.argmax(-1) == batch.labels.numpy()).astype(int).tolist()
     return found

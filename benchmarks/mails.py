@@ -152,11 +152,15 @@ def stage_path(done: Run, name: str) -> Path:
 def right(folder: Path, data: Path) -> list[int]:
     """For every mail of the test, 1 where the model at `folder` tells its class."""
     model = attar.load(folder)
-    tests = load(DataSource(path=str(data / "test.tsv")), "classification", "test")
-    batches = held_out(tests, model.tokenizer, "classification", 128, 32, None, labels=model.labels)
-    items = judge(model, batches)
+    items = judge(model, tests_for(model, data))
     pairs = zip(items.predictions, items.targets, strict=True)
     return [int(guess == target) for guess, target in pairs]
+
+
+def tests_for(model: Any, data: Path) -> list[Any]:
+    """The mails of the test in batches, as a model reads them."""
+    tests = load(DataSource(path=str(data / "test.tsv")), "classification", "test")
+    return held_out(tests, model.tokenizer, "classification", 128, 32, None, labels=model.labels)
 
 
 def summary(seeds: list[list[int]]) -> dict[str, Any]:

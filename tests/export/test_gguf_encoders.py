@@ -17,40 +17,25 @@ import attar
 from attar.core.grid import Grid
 from attar.errors import AttarError, ExportError, ModelError
 from attar.export.export import Wanted
-from attar.export.gguf import FILE, Gguf
+from attar.export.gguf import Gguf
 from attar.export.prepare import refuse
-from attar.export.target import stored
 from attar.layers import QuantizedLinear, swap
 from attar.models import Model, save
 from attar.models.pooling import POOLING_KEY, pooled
 from attar.ops.rounding import fit_scales, quantize
 from attar.runtimes import find
-from attar.runtimes._gguf import gguf_name, module_name, read_gguf
+from attar.runtimes._gguf import gguf_name, module_name
 from attar.runtimes.runtime import Encoder
 from attar.serve.memory import text_bytes
 from attar.serve.opening import Place, open_model
 from attar.serve.settings import Settings, Source
 from export.decoders import TEXT, byte_level, decoder
 from export.encoders import ROWS, encoder, pieces
+from export.test_gguf import written
 from serve.fakes import REAL, running
 from tiny_models import press
 
 gguf = pytest.importorskip("gguf")
-
-
-def written(model: Model, folder: Path) -> Path:
-    refuse(model, Gguf(), allow_rounding=False)
-    Gguf().write(model, folder)
-    return folder / FILE
-
-
-@pytest.mark.parametrize("grid", ["int4-g32", "int4-g64-min", "int3-g32", "int8-channel"])
-def test_codes_come_back_exactly(grid: str, tmp_path: Path) -> None:
-    model = press(encoder(), grid, "int8-g32")
-    found, wanted = read_gguf(written(model, tmp_path)), stored(model)
-    assert found.keys() == wanted.keys()
-    for name, codes in wanted.items():
-        assert codes.difference(found[name]) is None, name
 
 
 def test_names_are_those_of_the_package_and_lead_back() -> None:

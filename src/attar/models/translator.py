@@ -59,11 +59,7 @@ class Translator:
 
 def translator_problem(source: ModelSource, languages: Languages | None = None) -> str | None:
     """Why a model cannot translate so, if it cannot; reads its config and tokenizer alone."""
-    files = resolve(source)
-    config = _config(files)
-    if type(config) not in transformers.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING:
-        return "is no sequence-to-sequence model such as Marian or T5"
-    return _languages_problem(_tokenizer(files), config.model_type, languages)
+    return _read(resolve(source), languages)[1]
 
 
 def open_translator(
@@ -72,11 +68,10 @@ def open_translator(
     """Load a sequence-to-sequence model; raises ModelError where it is none, is not whole, or does
     not translate between these languages.
     """
-    problem = translator_problem(source, languages)
+    files = resolve(source)
+    tokenizer, problem = _read(files, languages)
     if problem is not None:
         raise ModelError(f"{source.path} {problem}")
-    files = resolve(source)
-    tokenizer = _tokenizer(files)
     try:
         with quiet(files):
             module, report = AutoModelForSeq2SeqLM.from_pretrained(
@@ -95,6 +90,15 @@ def open_translator(
         tokenizer.src_lang = languages[0]
         told = {"forced_bos_token_id": _languages(tokenizer)[languages[1]]}
     return Translator(module.to(device).eval(), tokenizer, told)
+
+
+def _read(files: Files, languages: Languages | None) -> tuple[Any, str | None]:
+    """The tokenizer, and why the model cannot translate so."""
+    config = _config(files)
+    if type(config) not in transformers.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING:
+        return None, "is no sequence-to-sequence model such as Marian or T5"
+    tokenizer = _tokenizer(files)
+    return tokenizer, _languages_problem(tokenizer, config.model_type, languages)
 
 
 def _languages_problem(tokenizer: Any, name: str, languages: Languages | None) -> str | None:

@@ -85,10 +85,14 @@ def header_numbers(path: Path, names: Sequence[str] = _NUMBERS) -> dict[str, int
     By default the context that it promises, and the rows of its vocabulary. Read from the
     beginning of the header: all of it holds every token as an entry of its own.
     """
-    with path.open("rb") as file:
-        begins = file.read(_HEADER)
+    begins = _begins(path)
     found = {name: _number(begins, f".{name}".encode()) for name in names}
     return {name: value for name, value in found.items() if value is not None}
+
+
+def _begins(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(_HEADER)
 
 
 def _number(begins: bytes, key: bytes) -> int | None:
@@ -102,8 +106,7 @@ def _number(begins: bytes, key: bytes) -> int | None:
 
 def encodes(path: Path) -> bool:
     """Whether a file is an encoder's, as BERT and its kin, by the architecture in its header."""
-    with path.open("rb") as file:
-        begins = file.read(_HEADER)
+    begins = _begins(path)
     at = begins.find(_ARCHITECTURE) + len(_ARCHITECTURE)
     if at < len(_ARCHITECTURE) or len(begins) < at + 8:
         return False

@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import secrets
-import signal
 import threading
-import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from queue import SimpleQueue
@@ -19,6 +13,7 @@ import numpy as np
 
 from attar.errors import AttarError, ModelError
 from attar.runtimes._gguf import encodes, gguf_of, header_numbers, read_gguf
+from attar.runtimes._llama_server import LlamaServer, checked
 from attar.runtimes._writing import until
 from attar.runtimes.runtime import (
     GREEDY,
@@ -72,30 +67,7 @@ class LlamaCpp(Engine):
         return f"xllamacpp {version('xllamacpp')}"
 
 
-class _LlamaCpp:
-    """llama.cpp's own server, which is called within the process."""
-
-    engine = "llama-cpp"
-    _server: Any
-    _key: str
-
-    def tokens(self, text: str) -> list[int] | None:
-        body = json.dumps({"content": text, "add_special": False, "parse_special": False})
-        request = urllib.request.Request(
-            f"{self._server.listening_address}/tokenize",
-            body.encode(),
-            {"Authorization": f"Bearer {self._key}", "Content-Type": "application/json"},
-        )
-        # to this machine alone, and so past every proxy
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(request, timeout=60) as answer:
-            return json.load(answer)["tokens"]
-
-    def close(self) -> None:
-        self._server = None
-
-
-class LlamaCppEncoder(_LlamaCpp, Encoder):
+class LlamaCppEncoder(LlamaServer, Encoder):
     """A GGUF file of an encoder: a vector for each text, pooled as the file says, or the mean."""
 
     pools = True
@@ -106,18 +78,17 @@ class LlamaCppEncoder(_LlamaCpp, Encoder):
             raise ModelError(f"{path} tells how well texts go together, and makes no vectors")
         self.context = min(told.get("context_length", context), context)
         texts = max(1, min(_TEXTS, _TOKENS // self.context))
-        self._key = secrets.token_hex()
         pooling = "UNSPECIFIED" if told.get("pooling_type") else "MEAN"
-        self._server = _server(path, threads, (self.context, texts), self._key, pooling)
+        self._start(path, threads, (self.context, texts), pooling)
 
     def run(self, ids: Ids, mask: Ids) -> Floats:
         rows = [row[real].tolist() for row, real in zip(ids, mask.astype(bool), strict=True)]
         request = {"input": rows, "embd_normalize": -1}  # as long as they are
-        answer = _checked(self._server.handle_embeddings(request))
+        answer = checked(self._server.handle_embeddings(request))
         return np.array([item["embedding"] for item in answer["data"]], np.float32)
 
 
-class LlamaCppDecoder(_LlamaCpp, Decoder):
+class LlamaCppDecoder(LlamaServer, Decoder):
     """A GGUF file of a decoder."""
 
     known = KNOWN
@@ -131,8 +102,7 @@ class LlamaCppDecoder(_LlamaCpp, Decoder):
             numbers.get("vocab_size", _ROWS),
         )
         self.context, self.slots = min(trained, context), slots
-        self._key = secrets.token_hex()
-        self._server = _server(path, threads, (self.context, slots), self._key)
+        self._start(path, threads, (self.context, slots))
 
     def logprobs(self, ids: Sequence[int]) -> Floats:
         found = np.full((len(ids), self._rows), np.nan, np.float32)
@@ -213,7 +183,7 @@ class LlamaCppDecoder(_LlamaCpp, Decoder):
         try:
             before = 0
             while (chunk := queue.get()) is not None:
-                token = _told(_checked(chunk))
+                token = _told(checked(chunk))
                 if token is None:
                     continue
                 count = chunk["timings"]["predicted_n"]
@@ -254,7 +224,7 @@ class LlamaCppDecoder(_LlamaCpp, Decoder):
 
     def _ask(self, ids: Sequence[int], top: int, **more: Any) -> Any:
         request = _request(ids, 1, top, return_tokens=True, verbose=True, **more)
-        return _checked(self._server.handle_completions(request))
+        return checked(self._server.handle_completions(request))
 
 
 def _request(ids: Sequence[int], limit: int, top: int, **more: Any) -> dict[str, Any]:
@@ -283,15 +253,6 @@ def _drawing(sampling: Sampling, position: int) -> dict[str, Any]:
     }
 
 
-def _checked(answer: Any) -> Any:
-    if isinstance(answer, Exception):
-        raise AttarError(f"llama.cpp failed: {answer}") from answer
-    error = answer.get("error") or (answer if "code" in answer else None)
-    if error:
-        raise AttarError(f"llama.cpp refused: {error.get('message', error)}")
-    return answer
-
-
 def _told(answer: Any) -> Token | None:
     """The token that an answer tells of; None where it ends within a character."""
     told = (answer["choices"][0].get("logprobs") or {}).get("content")
@@ -299,51 +260,3 @@ def _told(answer: Any) -> Token | None:
         return None
     top = tuple((item["id"], item["logprob"]) for item in told[0]["top_logprobs"])
     return Token(told[0]["id"], told[0]["logprob"], top)
-
-
-def _server(
-    path: Path,
-    threads: int | None,
-    room: tuple[int, int],
-    key: str,
-    pooling: str | None = None,
-) -> Any:
-    """llama.cpp's server; `room` is how many tokens a text may have, and how many texts.
-
-    `pooling` of an encoder is llama.cpp's name of it, UNSPECIFIED where the file says so itself.
-    """
-    xllamacpp: Any = import_module("xllamacpp")
-    params = xllamacpp.CommonParams()
-    params.model.path = str(path)
-    params.n_ctx, params.n_parallel = room[0] * room[1], room[1]
-    if pooling is not None:
-        params.embedding = True
-        params.pooling_type = xllamacpp.llama_pooling_type[f"LLAMA_POOLING_TYPE_{pooling}"]
-        params.n_batch = params.n_ubatch = room[0] * room[1]  # a text is never run in parts
-    if threads is not None:
-        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
-    params.n_gpu_layers, params.fit_params, params.verbosity = 0, False, 0
-    params.cache_ram_mib, params.n_ctx_checkpoints = 0, 0  # one text at a time: nothing to keep
-    # it listens on a port of this machine, whether one wants that or not
-    params.api_keys, params.endpoint_slots, params.ui = [key], False, False
-    params.endpoint_metrics = True
-    try:
-        with _own_signals():
-            server = xllamacpp.Server(params)
-            server.handle_metrics()  # let go before its queue has run a task, it would never end
-            return server
-    except Exception as error:
-        raise ModelError(f"llama.cpp does not load {path}: {error}") from None
-
-
-@contextmanager
-def _own_signals() -> Iterator[None]:
-    """Put back what is to happen at Ctrl-C and at SIGTERM, which the server takes for itself."""
-    kinds = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.getsignal(kind) for kind in kinds]
-    try:
-        yield
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            for kind, handler in zip(kinds, before, strict=True):
-                signal.signal(kind, signal.SIG_DFL if handler is None else handler)

@@ -130,8 +130,8 @@ class Encoder(_Opened):
 
         ids, mask: [rows, length]. [rows, classes] of a classifier, [rows, length, vocabulary]
         of a masked language model, [rows, length, width] of a plain encoder, or [rows, width]
-        where the engine `pools`. Rows may differ in
-        length: no padding is computed that need not be, and its outputs are undefined.
+        where the engine `pools`. Rows may differ in length: no padding is computed that need not
+        be, and its outputs are undefined.
         """
 
 
