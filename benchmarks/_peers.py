@@ -122,6 +122,26 @@ def gptqmodel(bits: int, group: int) -> Runner:
     return run
 
 
+def hqq(bits: int, group: int) -> Runner:
+    """The package of HQQ's authors, groups along the inputs, otherwise with its own defaults."""
+
+    def run(folder: str, _: Ids) -> tuple[Any, float]:
+        import torch
+        from hqq.core.quantize import Quantizer
+
+        model, _ = _loaded(folder)
+        plain = {"nbits": bits, "group_size": group, "axis": 1, "device": "cpu", "bitpack": False}
+        started = time.monotonic()
+        for name, part in model.named_modules():
+            if isinstance(part, torch.nn.Linear) and ".layer" in name:  # those of blocks
+                codes, meta = Quantizer.quantize(part.weight.data, **plain)
+                floats = {**meta, "compute_dtype": torch.float32}
+                part.weight.data = Quantizer.dequantize(codes, floats)
+        return model, time.monotonic() - started
+
+    return run
+
+
 def _loaded(folder: str) -> tuple[Any, Any]:
     import torch
     from transformers import (
@@ -142,13 +162,19 @@ def gptq_modifier(bits: int) -> Any:
     return GPTQModifier(config_groups={"group_0": _scheme(bits)}, ignore=IGNORED)
 
 
-def awq_modifier(bits: int) -> Any:
-    """llm-compressor's AWQ with its own mappings for Llama."""
+def awq_modifier(bits: int, block: str) -> Any:
+    """llm-compressor's AWQ with its own mappings for Llama.
+
+    It has none for BERT. What may be scaled there without another result is an attention's values,
+    for its output.
+    """
     from llmcompressor.modifiers.quantization import QuantizationModifier
-    from llmcompressor.modifiers.transform.awq import AWQModifier
+    from llmcompressor.modifiers.transform.awq import AWQMapping, AWQModifier
 
     groups = {"group_0": _scheme(bits)}
-    return [AWQModifier(), QuantizationModifier(config_groups=groups, ignore=IGNORED)]
+    values = AWQMapping("re:.*attention.self.value$", ["re:.*attention.output.dense$"])
+    scaling = AWQModifier(mappings=[values]) if block == "BertLayer" else AWQModifier()
+    return [scaling, QuantizationModifier(config_groups=groups, ignore=IGNORED)]
 
 
 def _scheme(bits: int) -> Any:

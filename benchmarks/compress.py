@@ -1,7 +1,7 @@
 """Attar's compression against its peers', on the same tokens, side by side.
 
     python benchmarks/compress.py --peer llm-compressor=PYTHON --peer auto-round=PYTHON
-        --peer gptqmodel=PYTHON [--case int4-g64] [--method gptq]
+        --peer gptqmodel=PYTHON --peer hqq=PYTHON [--case int4-g64] [--method gptq]
 
 SmolLM2-135M-Instruct, all linears of the blocks, calibrated on 32 x 512 tokens of a novel, judged
 on 24 x 512 tokens of political speeches by its divergence from the original; and in cases that say
@@ -26,7 +26,7 @@ from typing import Any
 
 import _peers
 from _compare import HERE, Kept, Method, own, peer
-from _subjects import DECODER, ENCODER, ITEMS, WORK, Subject, less
+from _subjects import DECODER, ENCODER, ITEMS, RESULT, WORK, Subject, less
 
 SELF = "attar"
 HEALED = ", healed"
@@ -40,10 +40,10 @@ def rounding(bits: int, subject: Subject) -> dict[str, Method]:
     """Everything that rounds to symmetric codes in groups of 64."""
     grid = f"int{bits}-g64"
     llm_compressor = {
-        name: peer("llm-compressor", _peers.llm_compressor(partial(modifier, bits), subject.block))
+        name: peer("llm-compressor", _peers.llm_compressor(modifier, subject.block))
         for name, modifier in {
-            "gptq of llm-compressor": _peers.gptq_modifier,
-            "awq of llm-compressor": _peers.awq_modifier,
+            "gptq of llm-compressor": partial(_peers.gptq_modifier, bits),
+            "awq of llm-compressor": partial(_peers.awq_modifier, bits, subject.block),
         }.items()
     }
     autoround = ("quantize/autoround", {"grid": grid, "batch": 4})
@@ -55,11 +55,11 @@ def rounding(bits: int, subject: Subject) -> dict[str, Method]:
         f"gptq{HEALED}": own(("quantize/gptq", {"grid": grid}), HEAL[subject]),
         f"autoround{HEALED}": own(autoround, HEAL[subject]),
     }
-    if subject is ENCODER:  # the other peers, and AWQ's mappings, are for decoders
-        return {**found, "gptq of llm-compressor": llm_compressor["gptq of llm-compressor"]}
+    found |= llm_compressor
+    if subject is ENCODER:  # the other peers are for decoders
+        return found
     return {
         **found,
-        **llm_compressor,
         "gptq of gptqmodel": peer("gptqmodel", _peers.gptqmodel(bits, 64)),
         **{
             f"auto-round, {iterations} iterations": peer(
@@ -71,7 +71,7 @@ def rounding(bits: int, subject: Subject) -> dict[str, Method]:
 
 
 def sizes() -> dict[str, dict[str, Method]]:
-    """Other sizes on disk than those of groups of 64, which no peer's results are held against."""
+    """Other sizes on disk than those of symmetric groups of 64."""
     finer = ("quantize/gptq", {"grid": "int4-g32"})
     return {
         "int8-channel": {"rtn": own(("quantize/rtn", {"grid": "int8-channel"}))},
@@ -81,6 +81,13 @@ def sizes() -> dict[str, dict[str, Method]]:
         },
         "3.5 bits": {"mixed": own(("quantize/mixed", {"bits": 3.5}))},
         "6 bits": {"mixed": own(("quantize/mixed", {"bits": 6.0}))},
+        **{
+            f"int{bits}-g64-min": {
+                "hqq": own(("quantize/hqq", {"grid": f"int{bits}-g64-min"})),
+                "hqq of its authors": peer("hqq", _peers.hqq(bits, 64)),
+            }
+            for bits in (4, 3)
+        },
     }
 
 
@@ -192,11 +199,13 @@ def compare(case: str, kept: Kept) -> None:
 
     `less`: of what both are judged by; `nats`: of what a token costs, the logarithm of perplexity.
     What no peer has, and what was healed, is held against the best of all; what was healed also
-    against what it was before: the share of the divergence that is gone.
+    against what it was before: the share of the divergence that is gone. Rows whose weights are no
+    longer there stay as they are.
     """
     methods = CASES[case].methods
     judge = "kl" if CASES[case].subject.task == DECODER.task else "distance"
     rows = {name: row for (where, name), row in kept.rows.items() if where == case}
+    rows = {name: row for name, row in rows.items() if (folder(case, name) / RESULT).exists()}
     own = {name: row for name, row in rows.items() if methods[name].package == SELF}
     peers = sorted(rows.keys() - own.keys(), key=lambda name: rows[name][judge])
     for name, row in own.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import combinations
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -125,6 +126,33 @@ def test_weights_are_counted_where_codes_stand_for_them(family: str) -> None:
     rounded = find(RTN).model_validate(settings).apply(model, context)
     found = _weights(rounded.module, rounded.facts())
     assert found == pytest.approx(before, rel=0.01)
+
+
+def test_blocks_follow_the_originals_where_they_are_as_many_and_as_wide() -> None:
+    """What is refused with the reason when it is planned, and what heals a model all the same."""
+
+    def folded(family: str, task: Any, room: float, *steps: Any) -> tuple[list[str], str]:
+        model = tiny(family, task)
+        raw = {"model": "m", "data": {"train": "t.txt"}, "steps": [*steps]}
+        inputs: Any = SimpleNamespace(task=model.task, config=model.config)
+        facts = model.facts()
+        found = fold(
+            Recipe.model_validate(raw), inputs, facts, traits_of(model.module, facts), room
+        )
+        return found.problems, found.recipe.steps[-1].kind
+
+    shallow, narrow = {"prune/depth": {"remove": 1}}, {"prune/width": {"hidden": 16}}
+    for cut, left in ((shallow, "2 blocks of 32"), (narrow, "3 blocks of 16")):
+        (problem,), _ = folded("llama", None, 16.0, cut, {"heal/blockwise": {}})
+        assert f"the original has 3 blocks of 32 channels, the model by then {left}" in problem
+        assert folded("llama", None, 4.0, cut, {"heal": "auto"}) == ([], "heal/lora")
+    (problem,), kind = folded("bert", "embedding", 16.0, shallow, {"heal": "auto"})
+    assert "distill: auto" in problem
+    assert kind == "heal/blockwise"
+    fewer = {"prune/neurons": {"multiple": 4}}
+    assert folded("bert", "embedding", 16.0, fewer, {"heal": "auto"}) == ([], "heal/blockwise")
+    other = {"heal/blockwise": {"teacher": "somewhere"}}
+    assert folded("llama", None, 16.0, shallow, other)[0] == []
 
 
 def test_a_choice_left_to_the_plan_is_settled_by_memory_and_traits() -> None:

@@ -56,7 +56,8 @@ class Step(BaseModel):
     that it may work on blocks that share their weights, for it changes them by gradients of the
     whole; others are refused there. `served` names the settings whose model may be behind an
     address; `any_vocabulary` says that a model it reads may have other tokens than the one that
-    the step changes; `media`, that it may work on models that take in images or sounds. `promises`
+    the step changes; `media`, that it may work on models that take in images or sounds; `by_block`,
+    that each block follows one of a teacher, which must have as many, as wide. `promises`
     are held against the result by the guard: `changed` (weights differ from the parent's),
     `smaller` (fewer bytes on disk).
     """
@@ -84,6 +85,7 @@ class Step(BaseModel):
     promises: ClassVar[frozenset[str]] = frozenset({"changed"})
     any_vocabulary: ClassVar[bool] = False
     media: ClassVar[bool] = False
+    by_block: ClassVar[bool] = False
 
     id: str | None = Field(
         default=None,
@@ -101,11 +103,11 @@ class Step(BaseModel):
         """Do the work and return the model; it may be the same object, changed."""
         raise NotImplementedError
 
-    def chosen(self, room: float, traits: Collection[Trait], task: Task) -> Step:
+    def chosen(self, room: float, traits: Collection[Trait], task: Task, alike: bool) -> Step:
         """The step that this one stands for: itself, unless it leaves the choice to the plan.
 
         room: bytes of memory for each weight; traits: those that every linear in scope has; task:
-        the model's.
+        the model's; alike: whether its blocks can follow those of the step's teacher one by one.
         """
         return self
 

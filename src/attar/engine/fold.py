@@ -36,9 +36,10 @@ def fold(
     problems: list[str] = []
     steps: list[Step] = []
     blame: dict[str, str] = {}
-    media = family_of(inputs.config.model_type).media
+    media, original = family_of(inputs.config.model_type).media, _shape(facts)
     for number, (step, name) in enumerate(zip(recipe.steps, recipe.stage_ids(), strict=True), 1):
-        step = _settled(step, name, room, facts, traits, inputs.task)
+        alike = getattr(step, "teacher", None) != "original" or _shape(facts) == original
+        step = _settled(step, name, room, facts, traits, inputs.task, alike)
         steps.append(step)
         where = f"step {number} ({step.kind})"
         if inputs.task not in step.tasks:
@@ -52,6 +53,11 @@ def fold(
         if isinstance(step, DataStep):
             problems += [f"{where}: {text}" for text in step.check(facts)]
             continue
+        if step.by_block and not alike:
+            problems.append(
+                f"{where} matches blocks one by one, and the original has {original}, the model "
+                f"by then {_shape(facts)}. Take `distill: auto`, which learns as a whole"
+            )
         origin, evened = step.origin(facts), set(step.evened(facts))
         chosen = step.scope.select(facts)
         if not chosen:
@@ -79,6 +85,14 @@ def fold(
     return Folded(recipe.model_copy(update={"steps": tuple(steps)}), problems)
 
 
+def _shape(facts: Sequence[ModuleFact]) -> str:
+    """How many blocks there are, and how wide."""
+    pairs = [pair for fact in facts for pair in zip(fact.axes, fact.shape, strict=False)]
+    hidden = max((size for axis, size in pairs if axis == "hidden"), default=0)
+    count = len({fact.block for fact in facts if fact.block is not None})
+    return f"{count} blocks of {hidden} channels"
+
+
 def _settled(
     step: Step,
     name: str,
@@ -86,11 +100,12 @@ def _settled(
     facts: Sequence[ModuleFact],
     traits: Mapping[str, set[Trait]],
     task: Task,
+    alike: bool,
 ) -> Step:
     """The step, or the one that it stands for here, which keeps its name."""
     linears = set(step.scope.select(facts)) & set(Scope.linears().select(facts))
     each = [traits.get(name, {FLOAT}) for name in linears]
-    found = step.chosen(room, set[Trait].intersection(*each) if each else (), task)
+    found = step.chosen(room, set[Trait].intersection(*each) if each else (), task, alike)
     return step if found is step else found.model_copy(update={"id": name})
 
 

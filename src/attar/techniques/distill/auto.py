@@ -53,7 +53,7 @@ class Auto(Step, kind="distill/auto"):
             raise ValueError("epochs and tokens both say how long to train; keep one")
         return self
 
-    def chosen(self, room: float, traits: Collection[Trait], task: Task) -> Step:
+    def chosen(self, room: float, traits: Collection[Trait], task: Task, alike: bool) -> Step:
         """The step that this one stands for."""
         given: dict[str, Any] = {name: getattr(self, name) for name in self.model_fields_set}
         if task == "contrastive":
@@ -68,4 +68,4 @@ class Auto(Step, kind="distill/auto"):
 
     def apply(self, model: Model, ctx: Context) -> Model:
         """Distill as chosen for the model that is there."""
-        return self.chosen(float("inf"), (), model.task).apply(model, ctx)
+        return self.chosen(float("inf"), (), model.task, alike=False).apply(model, ctx)

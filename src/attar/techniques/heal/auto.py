@@ -9,7 +9,7 @@ from pydantic import Field
 
 from attar.core.context import Context
 from attar.core.scope import Scope
-from attar.core.step import DataRef, ModelRef, Step, Task
+from attar.core.step import TASKS, DataRef, ModelRef, Step, Task
 from attar.core.traits import QUANTIZED, Trait
 from attar.layers import QuantizedLinear
 from attar.models.model import Model
@@ -24,11 +24,13 @@ class Auto(Step, kind="heal/auto"):
     """Stands for one of the others here, which the plan shows and the key is made of.
 
     Where all weights are on a grid, their scales are distilled (`heal/scales`); else an adapter of
-    low rank is, and merged (`heal/lora`). A model that does not fit the memory that this takes is
-    trained block by block (`heal/blockwise`).
+    low rank is, and merged (`heal/lora`). A model that does not fit the memory that this takes,
+    and one whose vectors are its answers, is trained block by block (`heal/blockwise`), where its
+    blocks are as many and as wide as the original's.
     """
 
     needs = frozenset()
+    tasks = TASKS
     promises = frozenset()
 
     teacher: ModelRef = Field("original", description="whom to learn from")
@@ -39,12 +41,12 @@ class Auto(Step, kind="heal/auto"):
     tokens: int = Field(250_000, ge=1024, description="how much to learn on, in tokens")
     length: int = Field(256, ge=8, description="tokens in a sequence, at most")
 
-    def chosen(self, room: float, traits: Collection[Trait], task: Task) -> Step:
+    def chosen(self, room: float, traits: Collection[Trait], task: Task, alike: bool) -> Step:
         """The step that this one stands for; each has its own idea of what to touch."""
         given = {"id", "scope"} & self.model_fields_set
         shared: dict[str, Any] = {name: getattr(self, name) for name in given}
         shared |= {"teacher": self.teacher, "data": self.data, "length": self.length}
-        if room < Lora.training_bytes:
+        if task == "embedding" or (alike and room < Lora.training_bytes):
             sequences = max(_LEAST, self.tokens // (_PASSES * self.length))
             return Blockwise(**shared, sequences=sequences, epochs=_PASSES)
         kind = Scales if QUANTIZED in traits else Lora
@@ -56,4 +58,4 @@ class Auto(Step, kind="heal/auto"):
         linears = [part for name, part in model.linears(Scope.linears()).items() if name in names]
         every = bool(linears) and all(isinstance(part, QuantizedLinear) for part in linears)
         traits = (QUANTIZED,) if every else ()
-        return self.chosen(float("inf"), traits, model.task).apply(model, ctx)
+        return self.chosen(float("inf"), traits, model.task, alike=True).apply(model, ctx)

@@ -19,7 +19,7 @@ from attar.calibrate.view import BlockView
 from attar.calibrate.walk import walk
 from attar.core.context import Context
 from attar.core.scope import Scope
-from attar.core.step import DataRef, ModelRef, Step
+from attar.core.step import TASKS, DataRef, ModelRef, Step
 from attar.errors import UserError
 from attar.models.model import Model
 from attar.train.scoped import freed
@@ -37,6 +37,8 @@ class Blockwise(Matching, Step, kind="heal/blockwise"):
     """
 
     needs = frozenset()
+    tasks = TASKS
+    by_block = True
     promises = frozenset()  # a block that training did not help is left as it was
 
     teacher: ModelRef = Field(

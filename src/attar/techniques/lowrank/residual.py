@@ -14,7 +14,7 @@ from attar.calibrate.walk import tell_errors, walk
 from attar.core.context import Context
 from attar.core.grid import Grid, GridName
 from attar.core.scope import ModuleFact, Scope
-from attar.core.step import Step
+from attar.core.step import TASKS, Step
 from attar.core.traits import FLOAT, LOWRANK, MASKED, QUANTIZED
 from attar.models.model import Model, weight_of
 from attar.ops.gram import lost_share
@@ -34,6 +34,7 @@ class Residual(Calibrated, Step, kind="lowrank/residual"):
     removes = frozenset({FLOAT, MASKED})
     adds = frozenset({QUANTIZED, LOWRANK})
     forbids = frozenset({LOWRANK})
+    tasks = TASKS
     promises = frozenset({"changed", "smaller"})
 
     rank: int = Field(32, ge=1, description="the rank of the factors")

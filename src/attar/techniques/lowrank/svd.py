@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from attar.calibrate.install import install_factors
 from attar.core.context import Context
-from attar.core.step import ANSWERING, Step
+from attar.core.step import TASKS, Step
 from attar.core.traits import FLOAT, LOWRANK, MASKED
 from attar.models.model import Model, weight_of
 from attar.ops.factor import factored
@@ -15,7 +15,7 @@ class Svd(Ranks, Step, kind="lowrank/svd"):
     """Truncated singular value decomposition of each weight (Eckart and Young 1936)."""
 
     needs = frozenset({FLOAT})
-    tasks = (*ANSWERING, "contrastive")
+    tasks = (*TASKS, "contrastive")
     media = True
     removes = frozenset({MASKED})
     adds = frozenset({LOWRANK})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from attar.calibrate.rows import Calibrated, calibration
 from attar.core.context import Context
-from attar.core.step import Step
+from attar.core.step import TASKS, Step
 from attar.core.traits import FLOAT, LOWRANK, MASKED
 from attar.models.model import Model
 from attar.techniques.lowrank._rank import Ranks, walk_and_factorize
@@ -20,6 +20,7 @@ class Whitened(Ranks, Calibrated, Step, kind="lowrank/whitened"):
     removes = frozenset({MASKED})
     adds = frozenset({LOWRANK})
     forbids = frozenset({LOWRANK})
+    tasks = TASKS
     promises = frozenset({"changed", "smaller"})
 
     def apply(self, model: Model, ctx: Context) -> Model:

@@ -15,7 +15,7 @@ from attar.calibrate.view import BlockView
 from attar.calibrate.walk import tell_errors, walk
 from attar.core.context import Context
 from attar.core.scope import ModuleFact, Scope
-from attar.core.step import Step
+from attar.core.step import TASKS, Step
 from attar.core.traits import FLOAT, UNEVEN
 from attar.data.batches import Batch
 from attar.models.axes import ordinary
@@ -40,6 +40,7 @@ class Units(Calibrated, Step):
 
     needs = frozenset({FLOAT})
     adds = frozenset({UNEVEN})
+    tasks = TASKS
     promises = frozenset({"changed", "smaller"})
     role: ClassVar[str]
     unit: ClassVar[str]

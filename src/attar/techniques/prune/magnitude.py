@@ -6,7 +6,7 @@ from pydantic import Field
 
 from attar.core.context import Context
 from attar.core.scope import Scope
-from attar.core.step import ANSWERING, Step
+from attar.core.step import TASKS, Step
 from attar.core.traits import FLOAT, MASKED
 from attar.models.model import Model, weight_of
 from attar.techniques.prune._sparsity import Sparsity, Zeros, put, tell
@@ -16,7 +16,7 @@ class Magnitude(Sparsity, Step, kind="prune/magnitude"):
     """Magnitude pruning (Han et al. 2015, arXiv 1506.02626), within each linear."""
 
     needs = frozenset({FLOAT})
-    tasks = (*ANSWERING, "contrastive")
+    tasks = (*TASKS, "contrastive")
     media = True
     adds = frozenset({MASKED})
     promises = frozenset({"changed"})

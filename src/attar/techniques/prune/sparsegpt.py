@@ -9,7 +9,7 @@ from attar.calibrate.view import BlockView
 from attar.calibrate.walk import walk
 from attar.core.context import Context
 from attar.core.scope import Scope
-from attar.core.step import Step
+from attar.core.step import TASKS, Step
 from attar.core.traits import FLOAT, MASKED
 from attar.models.model import Model, weight_of
 from attar.ops.sparse import sparsegpt_each
@@ -22,6 +22,7 @@ class SparseGpt(Sparsity, Calibrated, Step, kind="prune/sparsegpt"):
     version = 2
     needs = frozenset({FLOAT})
     adds = frozenset({MASKED})
+    tasks = TASKS
     promises = frozenset({"changed"})
     walked = True
 

@@ -9,7 +9,7 @@ from attar.calibrate.view import BlockView
 from attar.calibrate.walk import walk
 from attar.core.context import Context
 from attar.core.scope import Scope
-from attar.core.step import Step
+from attar.core.step import TASKS, Step
 from attar.core.traits import FLOAT, MASKED
 from attar.models.model import Model, weight_of
 from attar.ops.gram import Energy
@@ -27,6 +27,7 @@ class Wanda(Sparsity, Calibrated, Step, kind="prune/wanda"):
     version = 2
     needs = frozenset({FLOAT})
     adds = frozenset({MASKED})
+    tasks = TASKS
     promises = frozenset({"changed"})
     walked = True
 

@@ -20,7 +20,7 @@ from attar.calibrate.walk import walk
 from attar.core.context import Context
 from attar.core.grid import Grid, GridName
 from attar.core.scope import Scope
-from attar.core.step import Step
+from attar.core.step import TASKS, Step
 from attar.core.traits import FLOAT, QUANTIZED
 from attar.layers import QuantizedLinear
 from attar.models.masks import is_masked
@@ -41,6 +41,7 @@ class AutoRound(Matching, Embeddings, Step, kind="quantize/autoround"):
     needs = frozenset({FLOAT})
     removes = frozenset({FLOAT})
     adds = frozenset({QUANTIZED})
+    tasks = TASKS
     promises = frozenset({"changed", "smaller"})
 
     grid: GridName = Field("int4-g64", description="the numbers a weight may take")

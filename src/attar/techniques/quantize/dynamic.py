@@ -7,7 +7,7 @@ from pydantic import Field
 from attar.core.context import Context
 from attar.core.grid import Grid, IntegerGridName
 from attar.core.scope import Scope
-from attar.core.step import Step
+from attar.core.step import TASKS, Step
 from attar.core.traits import FLOAT, QUANTIZED
 from attar.layers import DynamicLinear
 from attar.models.model import Model
@@ -20,6 +20,7 @@ class Dynamic(Step, kind="quantize/dynamic"):
     needs = frozenset({FLOAT})
     removes = frozenset({FLOAT})
     adds = frozenset({QUANTIZED})
+    tasks = TASKS
     promises = frozenset({"changed", "smaller"})
 
     grid: IntegerGridName = Field("int8-channel", description="the numbers a weight may take")

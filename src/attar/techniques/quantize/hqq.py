@@ -10,7 +10,7 @@ from attar.calibrate.install import install_linear
 from attar.core.context import Context
 from attar.core.grid import Grid, GridName
 from attar.core.scope import ModuleFact, Scope
-from attar.core.step import Step
+from attar.core.step import TASKS, Step
 from attar.core.traits import FLOAT, QUANTIZED
 from attar.models.model import Model, weight_of
 from attar.ops.hqq import solve
@@ -27,6 +27,7 @@ class Hqq(Embeddings, Step, kind="quantize/hqq"):
     needs = frozenset({FLOAT})
     removes = frozenset({FLOAT})
     adds = frozenset({QUANTIZED})
+    tasks = TASKS
     promises = frozenset({"changed", "smaller"})
 
     grid: GridName = Field("int4-g64-min", description="the numbers a weight may take")

@@ -21,7 +21,7 @@ from attar.calibrate.walk import tell_errors, walk
 from attar.core.context import Context
 from attar.core.grid import Grid, GridName
 from attar.core.scope import ModuleFact, Scope
-from attar.core.step import FileRef, Step
+from attar.core.step import TASKS, FileRef, Step
 from attar.core.traits import FLOAT, QUANTIZED
 from attar.data.batches import Batch
 from attar.data.files import located
@@ -44,6 +44,7 @@ class Mixed(Calibrated, Embeddings, Step, kind="quantize/mixed"):
     needs = frozenset({FLOAT})
     removes = frozenset({FLOAT})
     adds = frozenset({QUANTIZED})
+    tasks = TASKS
     promises = frozenset({"changed", "smaller"})
 
     bits: float = Field(4.0, gt=0, le=8, description="the average of a code, scales not counted")

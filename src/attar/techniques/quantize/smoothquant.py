@@ -11,7 +11,7 @@ from attar.calibrate.walk import walk
 from attar.core.context import Context
 from attar.core.grid import Grid, IntegerGridName
 from attar.core.scope import Scope
-from attar.core.step import Step
+from attar.core.step import TASKS, Step
 from attar.core.traits import FLOAT, QUANTIZED
 from attar.layers import DynamicLinear
 from attar.models.model import Model
@@ -29,6 +29,7 @@ class SmoothQuant(Calibrated, Step, kind="quantize/smoothquant"):
     needs = frozenset({FLOAT})
     removes = frozenset({FLOAT})
     adds = frozenset({QUANTIZED})
+    tasks = TASKS
     promises = frozenset({"changed", "smaller"})
 
     grid: IntegerGridName = Field("int8-channel", description="the numbers a weight may take")

@@ -13,7 +13,7 @@ from attar.calibrate.walk import walk
 from attar.core.context import Context
 from attar.core.grid import Grid, IntegerGridName
 from attar.core.scope import ModuleFact, Scope
-from attar.core.step import Step
+from attar.core.step import TASKS, Step
 from attar.core.traits import FLOAT, QUANTIZED
 from attar.layers import RoundedLinear, StaticLinear
 from attar.models.model import Model, weight_of
@@ -36,6 +36,7 @@ class Static(Calibrated, Step, kind="quantize/static"):
     needs = frozenset({FLOAT})
     removes = frozenset({FLOAT})
     adds = frozenset({QUANTIZED})
+    tasks = TASKS
     promises = frozenset({"changed", "smaller"})
 
     grid: IntegerGridName = Field("int8-channel", description="the numbers a weight may take")
