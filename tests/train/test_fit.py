@@ -46,7 +46,7 @@ def test_learns(context: Contexts, model_type: str, task: Task, optimizer: str) 
     assert ctx.notes["tokens"] > 0
     assert ctx.notes["precision"] == "float32"
     assert {"loss/train", "loss/dev", "loss/task"} <= ctx.curves.keys()
-    assert [x for x, _ in ctx.curves["loss/dev"]] == [8, 16, 24, 30]
+    assert [x for x, _ in ctx.curves["loss/dev"]] == [0, 8, 16, 24, 30]
 
 
 def test_the_global_seed_does_not_matter(context: Contexts) -> None:
@@ -93,9 +93,9 @@ def fitted(context: Contexts, scores: list[float], **more: Any) -> tuple[Any, Mo
 
 
 def test_keeps_the_best_state(context: Contexts) -> None:
-    result, model, seen = fitted(context, [3.0, 1.0, math.nan, 2.0], steps=4)
+    result, model, seen = fitted(context, [4.0, 3.0, 1.0, math.nan, 2.0], steps=4)
     assert (result.best, result.best_step, result.steps) == (1.0, 2, 4)
-    assert equal(weights(model), seen[1])
+    assert equal(weights(model), seen[2])
 
 
 def test_keeps_the_last_state_if_asked(context: Contexts) -> None:
@@ -105,9 +105,9 @@ def test_keeps_the_last_state_if_asked(context: Contexts) -> None:
 
 
 def test_stops_when_it_no_longer_gets_better(context: Contexts) -> None:
-    result, model, seen = fitted(context, [3.0, 2.0, 2.5, 2.1, 1.0], steps=5, patience=2)
+    result, model, seen = fitted(context, [4.0, 3.0, 2.0, 2.5, 2.1, 1.0], steps=5, patience=2)
     assert (result.best, result.best_step, result.steps) == (2.0, 2, 4)
-    assert equal(weights(model), seen[1])
+    assert equal(weights(model), seen[2])
 
 
 def test_only_the_scope_is_trained(context: Contexts) -> None:
@@ -151,6 +151,79 @@ def test_diverging_stops_at_once(context: Contexts, tmp_path: Path) -> None:
     assert "Lower learning_rate to 0.001" in str(caught.value)
     assert len(calls) == 3
     assert folders(tmp_path) == ["step-00000002"]
+
+
+def exploding(
+    context: Contexts, scores: list[float], at: int, times: float, **more: Any
+) -> tuple[Any, Any, Model, list[Any]]:
+    """A training whose loss is `times` as large from a step on, and whose evaluations are given."""
+    model, ctx = tiny_models.tiny("llama"), context()
+    step = Full(**{**SHORT, "evaluate_every": 2, "steps": 40, **more})
+    own, told, seen = Objective(model), iter(scores), []
+    calls: list[float] = []
+
+    def loss(batch: Any, progress: float) -> Loss:
+        calls.append(progress)
+        value = own(batch, progress).value * (times if len(calls) > at else 1)
+        return Loss(value, 1, {"task": (float(value.detach()), 1)})
+
+    def evaluate() -> float:
+        seen.append(weights(model))
+        return next(told)
+
+    result = fit(model, loss, stream_of(ctx.data("train"), model, step, ctx), step, ctx, evaluate)
+    return result, ctx, model, seen
+
+
+@pytest.mark.parametrize("times", [math.nan, 100.0])
+def test_gone_astray_it_ends_with_the_best_state(context: Contexts, times: float) -> None:
+    """It stops at the step, says so, and leaves a state that was better than the start."""
+    scores = [3.0, 2.0, 1.0, 2.5, 9.0, 9.0, 9.0]
+    result, ctx, model, seen = exploding(context, scores, 7, times)
+    assert (result.best, result.best_step) == (1.0, 4)
+    assert result.steps < 10
+    assert equal(weights(model), seen[2])
+    (warning,) = ctx.warnings
+    assert f"astray at step {8 if math.isnan(times) else result.steps}" in warning
+    assert "the state of step 4, the best on held-out data, is kept" in warning
+    assert "Lower learning_rate to 0.001" in warning
+
+
+@pytest.mark.parametrize("scores", [[3.0, 3.1, 3.2, 9.0, 9.0, 9.0], [math.nan, 2.0, 1.0, 9.0, 9.0]])
+def test_gone_astray_without_a_better_state_it_fails(
+    context: Contexts, scores: list[float]
+) -> None:
+    with pytest.raises(
+        TrainingDiverged, match=r"task from 5\.\d+ to \d\d.*step began with is kept"
+    ):
+        exploding(context, scores, 5, 100.0)
+
+
+def test_a_loss_that_rises_a_little_goes_on(context: Contexts) -> None:
+    result, ctx, *_ = exploding(context, [3.0] + [2.0] * 20, 20, 1.8)
+    assert result.steps == 40
+    assert ctx.warnings == []
+
+
+def test_no_state_better_than_the_start_is_told(context: Contexts) -> None:
+    ctx = exploding(context, [2.0] + [2.5] * 20, 40, 1.0)[1]
+    (warning,) = ctx.warnings
+    assert "as good on held-out data as what it began with: 2, at best 2.5" in warning
+
+
+def test_no_checkpoint_holds_what_is_no_number(context: Contexts, tmp_path: Path) -> None:
+    """The update, not the loss, made it so: the step after would have seen it."""
+    model, ctx = tiny_models.tiny("llama"), context(scratch=tmp_path)
+    settings = {**SHORT, "learning_rate": 1e38, "optimizer": "sgd", "clip": None}
+    step, own = Full(**settings, steps=5, checkpoint_minutes=0), Objective(model)
+
+    def loss(batch: Any, progress: float) -> Loss:
+        found = own(batch, progress)
+        return Loss(found.value * 1e6, found.count, {})
+
+    with pytest.raises(TrainingDiverged, match=r"step 1: .*not finite.*step began with is kept"):
+        fit(model, loss, stream_of(ctx.data("train"), model, step, ctx), step, ctx)
+    assert folders(tmp_path) == []
 
 
 def test_a_last_step_too_far_is_seen(context: Contexts) -> None:

@@ -29,17 +29,20 @@ class State:
     """Where a training is, its weights and moments apart; plain numbers only.
 
     `waited` counts evaluations since the best one. `mean` and `share` are the running mean of
-    the loss and the share of it that is filled.
+    the loss and the share of it that is filled, `course` how its parts go. `start` is the
+    evaluation before the first step.
     """
 
     step: int = 0
     steps: int = 0
     world: int = 1
+    start: float | None = None
     best: float | None = None
     best_step: int = -1
     waited: int = 0
     mean: float = 0.0
     share: float = 0.0
+    course: dict[str, list[float]] = field(default_factory=dict)
     tokens: int = 0
     seconds: float = 0.0
     curves: dict[str, list[tuple[float, float]]] = field(default_factory=dict)

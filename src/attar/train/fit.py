@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 from tempfile import TemporaryDirectory
 from typing import Protocol
 
@@ -17,22 +16,19 @@ import torch
 from attar.core.context import Bar, Context
 from attar.core.keys import seed_of
 from attar.data.batches import Batch
-from attar.errors import OutOfMemory
+from attar.errors import TrainingDiverged
 from attar.models.blocks import recomputed
 from attar.models.mapped import trim
 from attar.models.model import Model, inference
-from attar.train import trackers
+from attar.train import astray, trackers
 from attar.train.checkpoint import Checkpoints, State
 from attar.train.losses import Loss
-from attar.train.machine import Machine, Taken
+from attar.train.machine import Machine, Taken, memory_advice
 from attar.train.schedule import Training, rate_at, steps_of
 from attar.train.scoped import in_float32
 from attar.train.seen import final, renew
 
 POINTS = 200  # of a curve, about
-_WORSE = 1.5  # how many times what it was at the start a loss is told, at the end
-_SMALL = 0.05  # nats: a loss that ends below is not told
-_FEW = 3  # points of a curve that tell how it began and ended
 _MEMORY = 0.9  # how much of the running mean of the loss stays in a step
 
 
@@ -79,10 +75,14 @@ def fit(
     one. Under `accelerate launch` every process works on its own rows, and the gradient is
     that of all rows together. Views that weights are seen through are renewed before each step,
     and no state is kept as the best before they are final.
+
+    A loss that is no number, or far beyond where it began, stops the training at once: it ends
+    with the best state where that was better on held-out data than the start, and else raises
+    TrainingDiverged.
     """
     trackers.check(ctx)
     with ExitStack() as stack:
-        stack.enter_context(_memory_advice(schedule))
+        stack.enter_context(memory_advice(schedule))
         stack.enter_context(torch.random.fork_rng())
         stack.enter_context(in_float32(model.module))
         if schedule.recompute:
@@ -120,6 +120,7 @@ class _Run:
         self.state = State(steps=self.steps, world=machine.world)
         self.every = schedule.evaluate_every or math.ceil(self.steps / 4)
         self.saved = time.monotonic()
+        self.astray = False
 
     def resume(self) -> None:
         """Go on from the newest checkpoint that fits, if there is one."""
@@ -135,10 +136,23 @@ class _Run:
 
     def train(self) -> None:
         """Take the steps that are left."""
-        state, label = self.state, "training"
-        with self.ctx.progress.bar(label, self.steps) as bar:
+        try:
+            self._steps()
+            self.machine.check_finite(self.state.step)
+        except TrainingDiverged as error:
+            good = f"the state of step {self.state.best_step}, the best on held-out data, is kept"
+            if not self._better():
+                raise TrainingDiverged(f"{error}; {self._kept()}") from error
+            self.ctx.warn(f"{error}; {good}")
+            self.astray = True
+
+    def _steps(self) -> None:
+        state = self.state
+        with self.ctx.progress.bar("training", self.steps) as bar:
             if state.step:
                 bar.advance(state.step)
+            elif self.evaluate is not None and self.schedule.keep_best:
+                state.start = self._score(self.evaluate)
             while state.step < self.steps and not self._enough():
                 taken = self._step()
                 state.step += 1
@@ -149,18 +163,29 @@ class _Run:
                     self._judge(self.evaluate)
                 self._checkpoint()
 
+    def _better(self) -> bool:
+        """Whether a state is at hand that is better on held-out data than the start."""
+        best, start = self.state.best, self.state.start
+        there = self.schedule.keep_best and self.state.best_step < self.steps
+        return there and best is not None and start is not None and best < start
+
+    def _kept(self) -> str:
+        """What is left of a training that went astray."""
+        written = self.ctx.scratch is not None and self.checkpoints.last_step() is not None
+        folder = f"the last good state is kept in {self.checkpoints.folder}"
+        return folder if written else "the model that the step began with is kept"
+
     def finish(self) -> FitResult:
         """Put the best state into the model and say how it went."""
         state = self.state
         ends_at = state.step
-        if self.schedule.keep_best and state.best is not None and state.best_step != state.step:
+        passed = self.astray or state.best_step != state.step
+        if self.schedule.keep_best and state.best is not None and passed:
             ends_at = state.best_step
             if self.machine.main:
                 self.machine.put(self.checkpoints.best(ends_at))
             self.machine.share()
-        self.machine.check_finite(state.step)
-        if ends_at == state.step:  # no earlier, better state was put back
-            self._tell_worse()
+        self._tell_worse(ends_at)
         for curve, points in state.curves.items():
             for x, y in points:
                 self.ctx.point(curve, x, y)
@@ -187,7 +212,7 @@ class _Run:
 
     def _follow(self, taken: Taken, bar: Bar) -> None:
         """Show the loss, and keep a point of its running mean now and then."""
-        state = self.state
+        state, machine = self.state, self.machine
         state.mean = _MEMORY * state.mean + (1 - _MEMORY) * taken.loss
         state.share = _MEMORY * state.share + (1 - _MEMORY)
         mean = state.mean / state.share
@@ -197,16 +222,26 @@ class _Run:
             state.point("loss/train", mean)
             for name, value in taken.parts.items():
                 state.point(f"loss/{name}", value)
+        astray.follow(state.course, taken.parts or {"loss": taken.loss})
+        lost = None if machine.kept else astray.lost(state.course)
+        if machine.agree(float(lost is not None)):  # all processes, or none
+            raise machine.astray(state.step, taken.rate, lost or "the loss rose")
         followed = {"loss/train": taken.loss, "learning_rate": taken.rate, "gradient": taken.norm}
-        self.machine.log(followed, state.step)
+        machine.log(followed, state.step)
+
+    def _score(self, evaluate: Callable[[], float]) -> float:
+        """The loss on held-out data."""
+        machine = self.machine
+        with machine.judging(), inference(self.ctx.device, self.ctx.precision):
+            score = machine.agree(evaluate())
+        self.state.point("loss/dev", score)
+        machine.log({"loss/dev": score}, self.state.step)
+        return score
 
     def _judge(self, evaluate: Callable[[], float]) -> None:
         """Evaluate; keep the state where it is the best so far of those that may be the end."""
         state, machine = self.state, self.machine
-        with machine.judging(), inference(self.ctx.device, self.ctx.precision):
-            score = machine.agree(evaluate())
-        state.point("loss/dev", score)
-        machine.log({"loss/dev": score}, state.step)
+        score = self._score(evaluate)
         if not final(machine.model.module, state.step, self.steps):
             return
         if math.isfinite(score) and (state.best is None or score < state.best):
@@ -217,26 +252,27 @@ class _Run:
         else:
             state.waited += 1
 
-    def _tell_worse(self) -> None:
-        """Say so where all that the loss is made of ended well above where it began.
+    def _tell_worse(self, ends_at: int) -> None:
+        """Say so where the state that it ends with is worse than what it began with.
 
         Not where weights are seen through views that change as training goes on, and the task
         with them.
         """
-        curves = self.state.curves
-        names = [name for name in curves if name.startswith("loss/")]
-        parts = [name for name in names if name not in ("loss/train", "loss/dev")] or names
-        ends = [_ends(curves[name]) for name in parts]
-        worse = all(last > max(_WORSE * first, _SMALL) for first, last in ends)
-        if ends and worse and not self.machine.kept:
-            told = ", ".join(
-                f"{name.removeprefix('loss/')} from {first:.3g} to {last:.3g}"
-                for name, (first, last) in zip(parts, ends, strict=True)
+        state, start = self.state, self.state.start
+        if self.machine.kept:
+            return
+        worse = astray.worse(state.curves) if ends_at == state.step else None
+        if worse is not None:
+            told = f"training made its own loss worse: {worse}"
+        elif start is not None and state.best is not None and state.best > start:
+            told = (
+                "no state of the training was as good on held-out data as what it began with: "
+                f"{start:.4g}, at best {state.best:.4g}"
             )
-            self.ctx.warn(
-                f"training made its own loss worse: {told}. Lower learning_rate to "
-                f"{self.schedule.learning_rate / 3:.1g}, or raise warmup"
-            )
+        else:
+            return
+        rate = self.schedule.learning_rate / 3
+        self.ctx.warn(f"{told}. Lower learning_rate to {rate:.1g}, or raise warmup")
 
     def _checkpoint(self) -> None:
         """Write a checkpoint where it is time; none after the last step, which is the end."""
@@ -244,6 +280,7 @@ class _Run:
         if self.ctx.scratch is None or not self.machine.main or not due:
             return
         if self.state.step < self.steps and not self._enough():
+            self.machine.check_finite(self.state.step)
             self.checkpoints.write(self.state, self.machine.parts())
             self.saved = time.monotonic()
 
@@ -253,27 +290,3 @@ class _Run:
     def _enough(self) -> bool:
         patience = self.schedule.patience
         return patience is not None and self.state.waited >= patience
-
-
-def _ends(points: list[tuple[float, float]]) -> tuple[float, float]:
-    """How a curve began and ended: means of a few points."""
-    values = [value for _, value in points]
-    return fmean(values[:_FEW]), fmean(values[-_FEW:])
-
-
-@contextmanager
-def _memory_advice(schedule: Training) -> Iterator[None]:
-    """Turn running out of memory into what to do about it."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        text = str(error).lower()
-        short = ("out of memory", "allocate memory", "not enough memory")
-        if not isinstance(error, MemoryError) and not any(words in text for words in short):
-            raise
-        half, twice = max(1, schedule.batch // 2), schedule.accumulate * 2
-        raise OutOfMemory(
-            f"training with batch {schedule.batch} and length {schedule.length} does not fit the "
-            f"memory. Write batch: {half} and accumulate: {twice}, or recompute: yes, which train "
-            "the same, or shorten `length`"
-        ) from error

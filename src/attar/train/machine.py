@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from attar.core.context import Context
 from attar.data.batches import Batch
-from attar.errors import TrainingDiverged, UserError
+from attar.errors import OutOfMemory, TrainingDiverged, UserError
 from attar.models.model import Model
 from attar.train import trackers
 from attar.train.checkpoint import Tensors
@@ -126,7 +126,7 @@ class Machine:
         mean = total / max(judged, 1.0)
         norm = self._scale(self.world / max(judged, 1.0))
         if not (math.isfinite(mean) and math.isfinite(norm)):
-            raise self._diverged(step, rate, f"the loss is {mean:.4g}, its gradient {norm:.4g}")
+            raise self.astray(step + 1, rate, f"the loss is {mean:.4g}, its gradient {norm:.4g}")
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self._prepared.step()
@@ -199,7 +199,7 @@ class Machine:
         for name, parameter in self.named.items():
             if not parameter.sum(dtype=torch.float64).isfinite():
                 rate = self.optimizer.param_groups[0]["lr"]
-                raise self._diverged(step, rate, f"{name} holds numbers that are not finite")
+                raise self.astray(step, rate, f"{name} holds numbers that are not finite")
 
     def _sum(self, values: Tensor) -> Tensor:
         if self.world == 1:
@@ -218,14 +218,12 @@ class Machine:
             torch._foreach_mul_(grads, scale)
         return norm
 
-    def _diverged(self, step: int, rate: float, what: str) -> TrainingDiverged:
-        kept = "the model that the step began with is kept"
-        if self.ctx.scratch is not None and any((self.ctx.scratch / "train").glob("*-*")):
-            kept = f"the last good state is kept in {self.ctx.scratch / 'train'}"
+    def astray(self, step: int, rate: float, what: str) -> TrainingDiverged:
+        """The error of a training whose step number `step`, from 1 on, did that."""
         return TrainingDiverged(
-            f"training went astray at step {step + 1}: {what} (learning rate {rate:.3g}). Lower "
+            f"training went astray at step {step}: {what} (learning rate {rate:.3g}). Lower "
             f"learning_rate to {self.schedule.learning_rate / 3:.1g}, or raise warmup, or set clip "
-            f"if it is off; {kept}"
+            "if it is off"
         )
 
 
@@ -246,3 +244,21 @@ def _optimizer(parameters: list[nn.Parameter], schedule: Training) -> torch.opti
 
 def _mean(parts: list[tuple[float, int]]) -> float:
     return sum(mean * count for mean, count in parts) / max(1, sum(count for _, count in parts))
+
+
+@contextmanager
+def memory_advice(schedule: Training) -> Iterator[None]:
+    """Turn running out of memory into what to do about it."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        text = str(error).lower()
+        short = ("out of memory", "allocate memory", "not enough memory")
+        if not isinstance(error, MemoryError) and not any(words in text for words in short):
+            raise
+        half, twice = max(1, schedule.batch // 2), schedule.accumulate * 2
+        raise OutOfMemory(
+            f"training with batch {schedule.batch} and length {schedule.length} does not fit the "
+            f"memory. Write batch: {half} and accumulate: {twice}, or recompute: yes, which train "
+            "the same, or shorten `length`"
+        ) from error
