@@ -157,7 +157,12 @@ def theirs() -> dict[str, tuple[Objective, tuple[str, ...]]]:
         entropy = torch.distributions.Categorical(logits=teacher).entropy().mean()
         return losses.att_ce_loss(given["student_scores"], teacher) - entropy
 
-    found["TextBrewer att_ce"] = maps, ("student_scores",)
+    scores = ("student_scores", "teacher_scores")
+    found["TextBrewer att_ce"] = maps, scores[:1]
+    found["TextBrewer att_mse"] = (
+        lambda g: losses.att_mse_loss(*(g[key] for key in scores), g["mask"]),
+        scores[:1],
+    )
     return found
 
 
@@ -169,7 +174,7 @@ def ours() -> dict[str, tuple[Objective, tuple[str, ...]]]:
     """The same by Attar."""
     import torch
 
-    from attar.ops.alike import maps_kl, missed, turned
+    from attar.ops.alike import maps_kl, missed, scores_missed, turned
     from attar.ops.chunked import Mix, Side, chunked
 
     names: dict[float, Any] = {0.0: "forward", 1.0: "reverse"}
@@ -227,10 +232,14 @@ def ours() -> dict[str, tuple[Objective, tuple[str, ...]]]:
         seen = torch.ones(2, 24, dtype=torch.bool)
         return maps_kl(own.softmax(-1), other.softmax(-1), seen)
 
+    def scores(given: Given) -> Any:
+        return scores_missed(given["student_scores"], given["teacher_scores"], given["mask"].bool())
+
     found["TextBrewer kd_mse"] = squares, ("student",)
     found["TextBrewer hid_mse"] = states, ("student_states",)
     found["TextBrewer cos"] = angle, ("student_states",)
     found["TextBrewer att_ce"] = maps, ("student_scores",)
+    found["TextBrewer att_mse"] = scores, ("student_scores",)
     return found
 
 

@@ -12,11 +12,13 @@ from torch import Tensor
 
 from attar.ops.alike import (
     alignment,
+    attention_scores,
     in_order,
     info_nce,
     maps_kl,
     missed,
     relations_kl,
+    scores_missed,
     similarities_missed,
     turned,
 )
@@ -73,6 +75,56 @@ def test_maps_are_compared_head_by_head_or_in_the_mean(heads: int) -> None:
     assert maps_kl(other, other, MASK).item() == pytest.approx(0.0, abs=1e-6)
 
 
+def test_scores_are_missed_by_squares_over_heads_and_pairs_of_real_tokens() -> None:
+    own, other = drawn(2, 3, 7, 7), drawn(2, 3, 7, 7, seed=1)
+    start, exact = own.clone().requires_grad_(True), own.double().requires_grad_(True)
+    total, count = torch.zeros((), dtype=torch.float64), 0
+    for row, real in enumerate(MASK.sum(1).tolist()):
+        for head in range(3):
+            for i in range(real):
+                for j in range(real):
+                    miss = exact[row, head, i, j] - other[row, head, i, j].double()
+                    total, count = total + miss**2, count + 1
+    (total / count).backward()
+    value = scores_missed(start, other, MASK)
+    value.backward()
+    assert count == 3 * (7 * 7 + 4 * 4)
+    assert value.item() == pytest.approx((total / count).item(), rel=1e-6)
+    assert start.grad is not None
+    assert exact.grad is not None
+    torch.testing.assert_close(start.grad, exact.grad.float(), rtol=1e-5, atol=1e-8)
+
+
+def test_scores_of_padding_count_for_nothing() -> None:
+    own, other = drawn(2, 3, 7, 7), drawn(2, 3, 7, 7, seed=1)
+    expected = scores_missed(own, other, MASK)
+    own[1, :, 4:], other[1, :, :, 4:] = torch.inf, torch.nan
+    own.requires_grad_(True)
+    value = scores_missed(own, other, MASK)
+    value.backward()
+    assert value.item() == expected.item()
+    assert own.grad is not None
+    assert own.grad[1, :, 4:].abs().max() == own.grad[1, :, :, 4:].abs().max() == 0
+    assert own.grad[1, :, :4, :4].abs().min() > 0
+
+
+@pytest.mark.parametrize("heads", [1, 2, 4])
+def test_scores_are_products_of_queries_and_keys(heads: int) -> None:
+    queries, keys, way = drawn(2, 7, 8), drawn(2, 7, 8, seed=1), drawn(2, heads, 7, 7, seed=2)
+    starts = [part.clone().requires_grad_(True) for part in (queries, keys)]
+    exact = [part.double().requires_grad_(True) for part in (queries, keys)]
+    cut = [part.reshape(2, 7, heads, 8 // heads) for part in exact]
+    wanted = torch.einsum("bihd,bjhd->bhij", *cut) / math.sqrt(8 // heads)
+    found = attention_scores(starts[0], starts[1], heads)
+    torch.testing.assert_close(found, wanted.float(), rtol=1e-5, atol=1e-6)
+    (found * way).sum().backward()
+    (wanted * way).sum().backward()
+    for start, other in zip(starts, exact, strict=True):
+        assert start.grad is not None
+        assert other.grad is not None
+        torch.testing.assert_close(start.grad, other.grad.float(), rtol=1e-5, atol=1e-5)
+
+
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "missed": lambda own, other: missed(own, other, MASK),
     "turned": lambda own, other: turned(own, other, MASK),
@@ -81,6 +133,9 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
         own[:, None].expand(-1, 2, -1, -1)[..., :7].softmax(-1),
         other[:, None, :, :7].softmax(-1),
         MASK,
+    ),
+    "scores": lambda own, other: scores_missed(
+        attention_scores(own, other, 2), attention_scores(other, other, 2), MASK
     ),
     "similarities": lambda own, other: similarities_missed(own[:, 0], other[:, 0]),
     "contrast": lambda own, other: info_nce(own[:, 0], other[:, 0], 0.1),
@@ -140,7 +195,8 @@ def test_autocast_rounds_nothing() -> None:
 
     def every() -> list[float]:
         one, two = own.mean(1), other.mean(1)
-        found = (relations_kl(own, other, 2, MASK), similarities_missed(one, two))
+        missing = scores_missed(attention_scores(own, other, 2), drawn(2, 2, 7, 7), MASK)
+        found = (relations_kl(own, other, 2, MASK), missing, similarities_missed(one, two))
         return [float(value) for value in (*found, info_nce(one, two, 0.05))]
 
     exact = every()

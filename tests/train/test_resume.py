@@ -109,6 +109,7 @@ BESIDE: list[tuple[str, dict[str, Any]]] = [
         ("adapt/full", {}),
         ("prompt/soft", {"size": 3}),
         ("distill/attention", {"relations": ["maps", "values"]}),
+        ("distill/attention", {"relations": ["scores"], "layers": "uniform"}),
         ("distill/pretrain", {"next_sentence": 0}),
     ],
 )

@@ -58,12 +58,33 @@ def maps_kl(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
     return each.mean(1)[mask].mean()
 
 
+def scores_missed(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+    """Mean square of what attention's scores miss, over heads and pairs of real tokens.
+
+    student, teacher: [batch, heads, length, length], as before the softmax (Jiao et al. 2020,
+    TinyBERT, arXiv 1909.10351, equation 7).
+    """
+    real = mask[:, None, :, None] & mask[:, None, None, :]
+    rest = (student.float() - teacher.float()).masked_fill(~real, 0.0)
+    return rest.square().sum() / (real.sum() * rest.shape[1]).clamp_min(1)
+
+
+def attention_scores(queries: Tensor, keys: Tensor, heads: int) -> Tensor:
+    """Products of queries and keys over the root of a head's size: [batch, heads, length, length].
+
+    queries, keys: [batch, length, width] (Vaswani et al. 2017, arXiv 1706.03762, equation 1).
+    """
+    own, other = (
+        part.float().unflatten(-1, (heads, -1)).transpose(1, 2) for part in (queries, keys)
+    )
+    with torch.autocast(own.device.type, enabled=False):  # it would round products to bf16
+        return own @ other.transpose(-1, -2) / own.shape[-1] ** 0.5
+
+
 def _relations(values: Tensor, heads: int, mask: Tensor) -> Tensor:
     """Logarithms of relations: [batch, heads, length, length]."""
-    parts = values.float().unflatten(-1, (heads, -1)).transpose(1, 2)
-    with torch.autocast(parts.device.type, enabled=False):  # it would round products to bf16
-        scores = parts @ parts.transpose(-1, -2) / parts.shape[-1] ** 0.5
-    return scores.masked_fill(~mask[:, None, None, :], -1e4).log_softmax(-1)
+    found = attention_scores(values, values, heads)
+    return found.masked_fill(~mask[:, None, None, :], -1e4).log_softmax(-1)
 
 
 def alignment(one: Tensor, other: Tensor) -> Tensor:

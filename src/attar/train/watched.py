@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from attar.models.blocks import recorded
 from attar.models.model import Model
+from attar.ops.alike import attention_scores
 
 _DROPOUT = ("attention_dropout", "dropout")  # where attention keeps a probability as a number
 
@@ -30,12 +31,36 @@ class Watched:
         self.made: list[list[Tensor]] = [[] for _ in model.blocks]
         self.maps: list[Tensor | None] = [None] * len(model.blocks)
         sizes = model.sizes
+        self._head = sizes.head
         self._widths = [sizes.head * heads for heads in (sizes.queries, sizes.keys, sizes.keys)]
 
     def qkv(self, block: int) -> list[Tensor]:
         """Queries, keys and values of a block, [batch, length, width], before any rotation."""
         made = self.made[block]
         return list(made[0].split(self._widths, -1)) if len(made) == 1 else made
+
+    def heads(self, block: int) -> int:
+        """How many heads of queries a block has."""
+        return self.qkv(block)[0].shape[-1] // self._head
+
+    def scores(self, block: int) -> Tensor:
+        """What attention's softmax is taken of, [batch, heads, length, length], before any mask.
+
+        Where attention multiplies queries and keys as they are, which `unscored` tells.
+        """
+        queries, keys, _ = self.qkv(block)
+        return attention_scores(queries, keys, self.heads(block))
+
+
+def unscored(model: Model) -> str | None:
+    """Why queries and keys do not tell the scores of a model's attention; None where they do."""
+    name = model.config.model_type
+    if getattr(model.config, "rope_parameters", None):
+        return f"{name} rotates queries and keys by their positions first"
+    attention = model.blocks[0].get_submodule(model.family.attention_name)
+    if getattr(attention, "is_causal", False):
+        return f"{name} has scores for earlier tokens alone, not for all pairs"
+    return None
 
 
 @contextmanager

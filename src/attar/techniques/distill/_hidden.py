@@ -17,12 +17,13 @@ _RIDGE = 1e-3  # of the mean energy of an input, in the projections that trainin
 
 
 Distance = Callable[[Tensor, Tensor, Tensor], Tensor]
+Layers = Literal["uniform", "last", "searched"]
 
 
 class HiddenSignal(Signal):
     """Which blocks of the teacher the student's blocks follow, and how far they are from them."""
 
-    layers: Literal["uniform", "last", "searched"] = Field(
+    layers: Layers = Field(
         "uniform",
         description="which of the teacher's blocks each of the student's follows. uniform: at even "
         "distances; last: the teacher's last ones; searched: in order, those whose states are most "
@@ -36,22 +37,11 @@ class HiddenSignal(Signal):
     def compared(self, student: Sight, teacher: Sight, mask: Tensor) -> Compared:
         """A projection to the teacher's width for each block, where widths differ."""
         own, theirs = student.made.states, teacher.made.states
-        places = self._places(own[1:], theirs[1:], mask)
-        pairs = [(index + 1, place + 1) for index, place in enumerate(places)]
+        pairs = [(i + 1, j + 1) for i, j in followed(self.layers, student, teacher, mask)]
         if self.include_embeddings:
             pairs.insert(0, (0, 0))
         maps = [projection(own[i][mask].double(), theirs[j][mask].double()) for i, j in pairs]
         return _Hidden(pairs, maps, missed if self.distance == "squares" else turned)
-
-    def _places(self, own: list[Tensor], theirs: list[Tensor], mask: Tensor) -> list[int]:
-        """For each block of the student, the teacher's block that it follows."""
-        few, many = len(own), len(theirs)
-        if self.layers == "last" and few <= many:
-            return list(range(many - few, many))
-        if self.layers == "searched" and few <= many:
-            scores = [[alignment(one[mask], other[mask]) for other in theirs] for one in own]
-            return in_order(torch.tensor(scores))
-        return [max(0, round((index + 1) * many / few) - 1) for index in range(few)]
 
 
 class _Hidden(Compared):
@@ -67,6 +57,19 @@ class _Hidden(Compared):
             for turn, (i, j) in zip(self.maps, self.pairs, strict=True)
         ]
         return torch.stack(losses).mean()
+
+
+def followed(layers: Layers, student: Sight, teacher: Sight, mask: Tensor) -> list[tuple[int, int]]:
+    """Each block of the student, and the teacher's block that it follows."""
+    own, theirs = student.made.states[1:], teacher.made.states[1:]
+    few, many = len(own), len(theirs)
+    places = [max(0, round((index + 1) * many / few) - 1) for index in range(few)]
+    if layers == "last" and few <= many:
+        places = list(range(many - few, many))
+    if layers == "searched" and few <= many:
+        scores = [[alignment(one[mask], other[mask]) for other in theirs] for one in own]
+        places = in_order(torch.tensor(scores))
+    return list(enumerate(places))
 
 
 def projection(own: Tensor, theirs: Tensor) -> nn.Module:

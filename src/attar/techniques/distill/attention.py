@@ -12,9 +12,10 @@ from attar.techniques.distill._guided import GuidedTraining
 class Attention(AttentionSignal, GuidedTraining, Step, kind="distill/attention"):
     """Relations of queries, keys and values (MiniLMv2, Wang et al. 2021, arXiv 2012.15828).
 
-    Of the student's last block and one of the teacher's; queries and keys before any rotation. Or
-    attention's own maps (MiniLM, Wang et al. 2020, arXiv 2002.10957), after rotation and masks.
-    `also` adds other signals.
+    Of the student's last block and one of the teacher's, or by `layers` of all; queries and keys
+    before any rotation. Or attention's own maps (MiniLM, Wang et al. 2020, arXiv 2002.10957), after
+    rotation and masks; or an encoder's scores before the softmax, by squares (TinyBERT, Jiao et al.
+    2020, arXiv 1909.10351, equation 7). `also` adds other signals.
     """
 
     version = 2
