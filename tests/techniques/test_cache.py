@@ -198,3 +198,22 @@ def test_a_server_of_other_tokens_is_refused(tmp_path: Path) -> None:
         settings = {"cache": {"top": 4}, "server": {"key": "TEACHER_KEY"}}
         with pytest.raises(UserError, match="TEACHER_KEY, which is not set"):
             trained(tiny_models.tiny("llama"), ctx, teacher=server.url, **settings)
+
+
+def test_a_server_that_does_not_tell_its_tokens_must_be_vouched_for(tmp_path: Path) -> None:
+    teacher = tiny_models.tiny("llama", seed=1)
+    behind = tiny_models.behind(teacher)
+    with serving() as server:
+        server.reply = lambda path, asked: (
+            (404, {}) if path.endswith("tokenize") else behind(path, asked)
+        )
+        ctx = context(gone, "causal-lm", tmp_path)
+        ctx.beside = lambda _: tmp_path / "there"
+        settings = {"teacher": server.url, "cache": {"top": 16}}
+        with pytest.raises(UserError, match=r"does not tell its tokens .*same_tokens: yes"):
+            trained(tiny_models.tiny("llama"), ctx, **settings)
+        found = trained(
+            tiny_models.tiny("llama"), ctx, **settings, server={"same_tokens": True, "tries": 1}
+        )
+    here = context(of(teacher), "causal-lm", tmp_path / "here")
+    assert near(found, trained(tiny_models.tiny("llama"), here, cache={"top": 16}))

@@ -35,6 +35,10 @@ class Server(BaseModel):
     timeout: float = Field(default=120.0, gt=0, description="seconds that an answer may take")
     tries: int = Field(default=5, ge=1, description="how often to ask where the server fails")
     at_once: int = Field(default=4, ge=1, le=256, description="questions at a time")
+    same_tokens: bool = Field(
+        default=False,
+        description="its tokens are the student's, though it does not tell them: it is believed",
+    )
 
 
 class ByAddress(BaseModel):
@@ -45,7 +49,7 @@ class ByAddress(BaseModel):
     server: Annotated[Server, Unkeyed()] = Field(
         Server(),
         description="how a teacher behind an address is asked: {key: the environment variable with "
-        "its key, timeout: 120 seconds, tries: 5, at_once: 4}",
+        "its key, timeout: 120 seconds, tries: 5, at_once: 4, same_tokens: no}",
     )
 
     def secrets(self) -> Iterable[str]:

@@ -97,7 +97,7 @@ def asked_of(
         return Local(loaded, cache.sketch, ctx.precision)
     endpoint = connect(teacher, server, ctx)
     return Served(
-        partial(_checked, endpoint, model, ctx, text), cache.top or 64, model.config.vocab_size
+        partial(_checked, endpoint, model, server, text), cache.top or 64, model.config.vocab_size
     )
 
 
@@ -105,16 +105,17 @@ def _loaded(name: str, student: Model, ctx: Context) -> Model:
     return ready(ctx.model(name), student, ctx.device, ctx.precision)
 
 
-def _checked(endpoint: Endpoint, model: Model, ctx: Context, text: str) -> Endpoint:
+def _checked(endpoint: Endpoint, model: Model, server: Server, text: str) -> Endpoint:
     """The server, where its tokens are the student's."""
     theirs = endpoint.tokens(text[:_TEXT])
     own = model.tokenizer(text[:_TEXT], add_special_tokens=False).input_ids
-    if theirs is None:
-        ctx.warn(
-            f"{endpoint.address} does not tell its tokens; that they are the student's could not "
-            "be seen, and a student of another vocabulary would learn nonsense"
+    if theirs is None and not server.same_tokens:
+        raise UserError(
+            f"{endpoint.address} does not tell its tokens (/tokenize), so whether they are the "
+            "student's cannot be seen, and a student of another vocabulary would learn nonsense. "
+            "Where you know that they are, write server: {same_tokens: yes}"
         )
-    elif list(theirs) != list(own):
+    if theirs is not None and list(theirs) != list(own):
         raise UserError(
             f"{endpoint.address} makes other tokens of a text than the student does, so what it "
             "says cannot be compared position by position. Serve a model of the student's family"
