@@ -19,6 +19,8 @@ from attar.techniques.quantize._solving import Embeddings, solve_group
 class Gptq(Calibrated, Embeddings, Step, kind="quantize/gptq"):
     """GPTQ (arXiv 2210.17323), block by block, each fed by the blocks already rounded.
 
+    Columns go by falling energy of their inputs, on scales that are fixed before the first. The
+    gram's diagonal is damped by 1 % of its mean, or by as much more as it takes to be definite.
     The zeros of a linear that was pruned stay zeros.
     """
 
