@@ -6,6 +6,7 @@ from pydantic import Field
 
 from attar.calibrate.gradients import row_sensitivity
 from attar.calibrate.install import install_factors
+from attar.calibrate.linears import each_linear
 from attar.calibrate.rows import Calibrated, calibration
 from attar.core.context import Context
 from attar.core.step import DataRef, Step
@@ -36,15 +37,14 @@ class Fisher(Ranks, Calibrated, Step, kind="lowrank/fisher"):
     def apply(self, model: Model, ctx: Context) -> Model:
         """A pass for the gradients; then factorize one linear at a time."""
         labeled(self.data, model, ctx)
-        linears = model.linears(self.scope)
-        importance = row_sensitivity(model, calibration(self, model, ctx), list(linears), ctx)
-        errors: list[float] = []
-        with ctx.progress.bar("factorizing", len(linears)) as bar:
-            for name, linear in linears.items():
-                weight = weight_of(linear)
-                factors = factored(weight, self.rank(weight), importance=importance[name])
-                install_factors(model, name, factors)
-                errors.append(factors.error)
-                bar.advance(1, name)
-        tell(ctx, errors)
+        names = list(model.linears(self.scope))
+        importance = row_sensitivity(model, calibration(self, model, ctx), names, ctx)
+
+        def change(name: str) -> float:
+            weight = weight_of(model.module.get_submodule(name))
+            factors = factored(weight, self.rank(weight), importance=importance[name])
+            install_factors(model, name, factors)
+            return factors.error
+
+        tell(ctx, each_linear(model, self.scope, ctx, change, "factorizing"))
         return model

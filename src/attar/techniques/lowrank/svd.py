@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from attar.calibrate.install import install_factors
+from attar.calibrate.linears import each_linear
 from attar.core.context import Context
 from attar.core.step import TASKS, Step
 from attar.core.traits import FLOAT, LOWRANK, MASKED
@@ -24,14 +25,12 @@ class Svd(Ranks, Step, kind="lowrank/svd"):
 
     def apply(self, model: Model, ctx: Context) -> Model:
         """Factorize one linear at a time."""
-        errors: list[float] = []
-        linears = model.linears(self.scope)
-        with ctx.progress.bar("factorizing", len(linears)) as bar:
-            for name, linear in linears.items():
-                weight = weight_of(linear)
-                factors = factored(weight, self.rank(weight))
-                install_factors(model, name, factors)
-                errors.append(factors.error)
-                bar.advance(1, name)
-        tell(ctx, errors)
+
+        def change(name: str) -> float:
+            weight = weight_of(model.module.get_submodule(name))
+            factors = factored(weight, self.rank(weight))
+            install_factors(model, name, factors)
+            return factors.error
+
+        tell(ctx, each_linear(model, self.scope, ctx, change, "factorizing"))
         return model

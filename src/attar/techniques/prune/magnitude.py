@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from attar.calibrate.linears import each_linear
 from attar.core.context import Context
 from attar.core.scope import Scope
 from attar.core.step import TASKS, Step
@@ -25,13 +26,11 @@ class Magnitude(Sparsity, Step, kind="prune/magnitude"):
 
     def apply(self, model: Model, ctx: Context) -> Model:
         """Prune one linear at a time."""
-        pattern, counts = self.wanted(), list[Zeros]()
-        linears = model.linears(self.scope)
-        with ctx.progress.bar("pruning", len(linears)) as bar:
-            for name, linear in linears.items():
-                weight = weight_of(linear).detach()
-                keep = pattern.together(weight.float().abs())
-                counts.append(put(model, name, weight * keep))
-                bar.advance(1, name)
-        tell(ctx, counts)
+        pattern = self.wanted()
+
+        def change(name: str) -> Zeros:
+            weight = weight_of(model.module.get_submodule(name)).detach()
+            return put(model, name, weight * pattern.together(weight.float().abs()))
+
+        tell(ctx, each_linear(model, self.scope, ctx, change, "pruning"))
         return model

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from attar.calibrate.install import install_linear, quantize_embeddings
 from attar.calibrate.view import BlockView
-from attar.core.context import Context
 from attar.core.grid import Grid, GridName
-from attar.core.scope import Scope
 from attar.layers import QuantizedLinear
 from attar.models.masks import is_masked
 from attar.models.model import Model, weight_of
@@ -40,15 +36,6 @@ def round_linear(
     """Round a linear to nearest, on scales that make the squared error of each group smallest."""
     weight = weight_of(model.module.get_submodule(name))
     install_linear(model, name, nearest(weight, grid), grid, cls)
-
-
-def each_linear(model: Model, scope: Scope, ctx: Context, change: Callable[[str], object]) -> None:
-    """Change every linear in scope, by its name, one at a time under a bar."""
-    names = list(model.linears(scope))
-    with ctx.progress.bar("rounding", len(names)) as bar:
-        for name in names:
-            change(name)
-            bar.advance(1, name)
 
 
 def solve_group(

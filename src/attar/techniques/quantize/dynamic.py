@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from attar.calibrate.linears import each_linear
 from attar.core.context import Context
 from attar.core.grid import Grid, IntegerGridName
 from attar.core.scope import Scope
@@ -11,7 +12,7 @@ from attar.core.step import TASKS, Step
 from attar.core.traits import FLOAT, QUANTIZED
 from attar.layers import DynamicLinear
 from attar.models.model import Model
-from attar.techniques.quantize._solving import each_linear, round_linear
+from attar.techniques.quantize._solving import round_linear
 
 
 class Dynamic(Step, kind="quantize/dynamic"):

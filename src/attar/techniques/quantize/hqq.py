@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pydantic import Field
 
 from attar.calibrate.install import install_linear
+from attar.calibrate.linears import each_linear
 from attar.core.context import Context
 from attar.core.grid import Grid, GridName
 from attar.core.scope import ModuleFact, Scope
@@ -14,7 +15,7 @@ from attar.core.step import TASKS, Step
 from attar.core.traits import FLOAT, QUANTIZED
 from attar.models.model import Model, weight_of
 from attar.ops.hqq import solve
-from attar.techniques.quantize._solving import Embeddings, each_linear
+from attar.techniques.quantize._solving import Embeddings
 
 
 class Hqq(Embeddings, Step, kind="quantize/hqq"):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from attar.calibrate.linears import each_linear
 from attar.core.context import Context
 from attar.core.grid import Grid, GridName
 from attar.core.scope import Scope
 from attar.core.step import TASKS, Step
 from attar.core.traits import FLOAT, QUANTIZED
 from attar.models.model import Model
-from attar.techniques.quantize._solving import Embeddings, each_linear, round_linear
+from attar.techniques.quantize._solving import Embeddings, round_linear
 
 
 class Rtn(Embeddings, Step, kind="quantize/rtn"):
