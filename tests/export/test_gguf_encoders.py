@@ -111,7 +111,7 @@ def test_exported_verified_and_served(tmp_path: Path) -> None:
         assert cosine > 0.999
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_many_texts_and_the_longest(dtype: torch.dtype, tmp_path: Path) -> None:
     pytest.importorskip("xllamacpp")
     model = encoder(dtype=dtype)

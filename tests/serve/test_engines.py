@@ -20,7 +20,7 @@ from tiny_models import press
 ENGINES = {
     "gguf": ("xllamacpp", "llama-cpp"),
     "onnx": ("onnxruntime_genai", "genai"),
-    "openvino": ("openvino_genai", "openvino"),
+    "openvino": ("openvino_tokenizers", "openvino"),
 }
 PROMPTS = [f"crate {number} of the keeper" for number in range(6)]
 
