@@ -34,24 +34,27 @@ def test_an_export_its_card_and_its_speed(attar: Attar, tmp_path: Path) -> None:
     folder = tmp_path / "home" / "exports" / "pressed" / "hf"
     assert str(folder) in done.out
     record = json.loads((folder / "attar-export.json").read_text())
-    assert record["verified"]["outputs"]["largest_difference"] < 1e-3
+    assert record["engines"]["torch"]["outputs"]["largest_difference"] < 1e-3
     card = attar("card", str(tmp_path / "pressed"), *home)
     assert card.code == 0
     assert "## hf" in card.out
     timed = attar("bench", str(tmp_path / "pressed"), "--threads", "1", *home)
     assert timed.code == 0, timed.err
-    assert "fastest here: hf" in timed.out
+    assert "fastest here: hf in torch" in timed.out
     record = json.loads((folder / "attar-export.json").read_text())
-    assert record["speed"]["tokens_per_second"]["value"] > 0
-    assert record["speed"]["peak_memory"]["value"] > 1e6
+    speed = record["engines"]["torch"]["speed"]
+    assert speed["tokens_per_second"]["value"] > 0
+    assert speed["peak_memory"]["value"] > 1e6
+    told = f"{speed['peak_memory']['value'] / 1e6:.1f} MB"
+    assert f"peak_memory in torch: {told}" in (folder / "README.md").read_text()
 
 
 @pytest.fixture(name="timed")
 def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two targets, and speeds that nobody measured: llama.cpp is the fastest."""
+    """Three targets, and speeds that nobody measured: llama.cpp is the fastest."""
 
     def timed(_: Path, engine: str, *__: object, **___: object) -> dict[str, Figure]:
-        rate = 300.0 if engine == "llama-cpp" else 20.0
+        rate = {"llama-cpp": 300.0, "genai": 200.0}.get(engine, 20.0)
         return {
             "tokens_per_second": Figure(value=rate, unit="tokens/s"),
             "latency_p50": Figure(value=1000 / rate, unit="ms"),
@@ -61,13 +64,14 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
         }
 
     monkeypatch.setattr("attar.export.export.time_engine", timed)
-    few = SimpleNamespace(names=lambda: ["gguf", "hf"])
+    few = SimpleNamespace(names=lambda: ["gguf", "hf", "onnx"])
     monkeypatch.setattr("attar.export.everything.TARGETS", few)
 
 
 @pytest.mark.usefixtures("timed")
 def test_all_targets_and_the_fastest(attar: Attar, tmp_path: Path) -> None:
-    pytest.importorskip("xllamacpp")
+    for package in ("xllamacpp", "onnxruntime_genai"):
+        pytest.importorskip(package)
     save(press(decoder(), "q4_1", "int8-g32"), tmp_path / "minima")
     home = ("--home", str(tmp_path / "home"))
     alone = attar("export", str(tmp_path / "minima"), "--all", *home)
@@ -77,14 +81,17 @@ def test_all_targets_and_the_fastest(attar: Attar, tmp_path: Path) -> None:
     save(press(decoder(), "int4-g32", "int8-g32"), tmp_path / "small")
     done = attar("export", str(tmp_path / "small"), "--all", *home)
     assert done.code == 0, done.err
-    rows = {line.split()[0]: line.split() for line in done.out.splitlines() if line.strip()}
-    titles = ["target", "bytes", "speed", "p50", "p95", "first", "memory", "KL,", "nats", "ppl"]
-    assert rows["target"] == titles
-    for name, told in (("gguf", "300 tokens/s 3.33 ms 6.67 ms"), ("hf", "20.0 tokens/s 50.0 ms")):
-        row = " ".join(rows[name])
-        assert told in row
-        assert "7.51 ms 250 MB" in row
-    assert f"fastest here: gguf, {tmp_path / 'home/exports/small/gguf'}" in done.out
+    words = [line.split() for line in done.out.splitlines() if line.strip()]
+    assert words[0] == ["p50", "p95", "first", "KL"]
+    titles = ["target", "engine", "bytes", "tokens/s", "ms", "ms", "ms", "memory", "nats", "ppl"]
+    assert words[1] == titles
+    rows = {tuple(row[:2]): " ".join(row[4:9]) for row in words}
+    assert rows["gguf", "llama-cpp"] == "300 3.33 6.67 7.51 250"
+    assert rows["hf", "torch"] == "20.0 50.0 100 7.51 250"
+    assert rows["onnx", "onnxruntime"] == rows["hf", "torch"]
+    assert rows["onnx", "genai"] == "200 5.00 10.0 7.51 250"
+    told = f"fastest here: gguf in llama-cpp, {tmp_path / 'home/exports/small/gguf'}"
+    assert told in done.out
 
 
 @pytest.mark.usefixtures("timed")
@@ -99,7 +106,10 @@ def test_the_demo_ends_in_the_fastest_engine(
     report = Report(name=name, task="causal-lm", recipe={}, environment={}, stages=[original])
     ship(report, str(tmp_path / "home"))
     told = capsys.readouterr().out
-    assert "Fastest here: gguf, 300 tokens/s, 10.0 times the original's in PyTorch" in told
+    assert (
+        "Fastest here: gguf in llama-cpp, 300 tokens/s, 10.0 times the original's in PyTorch"
+        in told
+    )
     assert told.rstrip().splitlines()[-1].startswith("It says: ")
 
 

@@ -18,9 +18,10 @@ from attar.export import export as room
 from attar.export.artifact import find_artifact
 from attar.export.card import card
 from attar.export.everything import export_all
-from attar.export.export import RECORD, Wanted, draft_of, exports_of
+from attar.export.export import Wanted, draft_of, exports_of
 from attar.export.licence import licence_of
 from attar.export.push import push
+from attar.export.record import RECORD
 from attar.models import Files, save
 from attar.runtimes.torch import Torch, TorchDecoder
 from export.decoders import decoder
@@ -44,7 +45,8 @@ def test_an_export_is_whole(model: Path, tmp_path: Path) -> None:
     assert {"model.gguf", RECORD, "README.md", "tokenizer.json"} <= names
     record = json.loads((done.folder / RECORD).read_text())
     assert record["verified"]["codes"]["layers"] == 22
-    assert record["verified"]["outputs"]["agreement"] > 0.8
+    assert done.record == record
+    assert done.outputs["agreement"] > 0.8
     assert record["grids"]["model.embed_tokens"] == "int8-g32"
     artifact = find_artifact(str(model), tmp_path)
     assert exports_of(artifact, tmp_path) == {done.folder: record}

@@ -16,8 +16,9 @@ import pytest
 from attar.errors import ExportError, Problem, UserError
 from attar.export import first_use
 from attar.export.artifact import find_artifact
-from attar.export.export import RECORD, default_folder, draft_of
+from attar.export.export import default_folder, draft_of
 from attar.export.first_use import Choice, Wish, fastest
+from attar.export.record import RECORD
 from attar.measure.machine import cores, processor
 from attar.models import Files, load, save
 from attar.runtimes import engine_of, find
@@ -106,7 +107,7 @@ def test_what_is_made_on_first_use_answers_as_the_model(kinds: Path, home: Path)
         assert opened.run(ids, np.ones_like(ids)) == pytest.approx(wanted, abs=0.1)
     record = json.loads((found.folder / RECORD).read_text())
     assert record["verified"]["codes"]["layers"] > 0
-    assert "speed" not in record
+    assert record["engines"]["openvino"].keys() == {"version", "outputs"}
 
 
 def test_what_is_there_is_taken_and_nothing_made(kinds: Path, home: Path, made: list[str]) -> None:
@@ -269,6 +270,7 @@ def test_two_at_once_make_one(
 def test_the_engine_that_is_named(kinds: Path, home: Path, made: list[str]) -> None:
     assert chosen(kinds, home, engine="onnxruntime").engine == "onnxruntime"
     assert made == ["onnx"]
+    assert chosen(kinds, home, engine="genai").why == "none of what was exported runs there"
     assert "no engine for an export" in chosen(kinds, home, engine="llama-cpp").why
     with pytest.raises(UserError, match="no engine is called 'warp'"):
         chosen(kinds, home, engine="warp")
@@ -299,6 +301,46 @@ def test_decoders_have_an_order_of_their_own(home: Path, made: list[str], tmp_pa
     for rate, engine in ((5, "llama-cpp"), (4, "openvino")):  # one that writes several counts twice
         put(tmp_path / "writer", "gguf", home, **speed(rate, "tokens_per_second"))
         assert chosen(tmp_path / "writer", home).engine == engine
+
+
+def test_the_fastest_of_the_engines_that_run_an_export(
+    home: Path, made: list[str], tmp_path: Path
+) -> None:
+    for package in ("xllamacpp", "onnxruntime_genai"):
+        pytest.importorskip(package)
+    save(press(decoder(), "int4-g32", "int8-g32"), tmp_path / "writer")
+
+    def onnx(**rates: float | None) -> None:
+        """`None`: the engine ran it, and nobody timed it."""
+        engines = {
+            name: {} if rate is None else speed(rate, "tokens_per_second")
+            for name, rate in rates.items()
+        }
+        folder = put(tmp_path / "writer", "onnx", home, engines=engines)
+        (folder / "genai_config.json").touch()
+
+    def found(**wish: Any) -> tuple[str | None, str]:
+        told = chosen(tmp_path / "writer", home, **wish)
+        return told.engine, told.why
+
+    onnx(onnxruntime=60, genai=90)
+    assert found() == ("genai", "measured fastest here, 90 a second")
+    assert found(engine="onnxruntime") == ("onnxruntime", "measured fastest here, 60 a second")
+    onnx(onnxruntime=60, genai=50)
+    assert found()[0] == "onnxruntime"
+    assert found(engine="genai") == ("genai", "measured fastest here, 50 a second")
+    onnx(onnxruntime=60, genai=None)
+    assert found() == ("onnxruntime", "measured fastest here, 60 a second")
+    onnx(onnxruntime=None, genai=None)
+    assert found() == ("onnxruntime", "not all are timed here, and onnx comes first")
+    onnx(onnxruntime=60, tomorrows=900)
+    assert found()[0] == "onnxruntime"
+    onnx(onnxruntime=60, genai=90)
+    put(tmp_path / "writer", "gguf", home, **speed(46, "tokens_per_second"))
+    assert found()[0] == "llama-cpp"  # which writes several answers at once
+    put(tmp_path / "writer", "gguf", home, **speed(44, "tokens_per_second"))
+    assert found()[0] == "genai"
+    assert made == []
 
 
 def test_an_installed_engine_before_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

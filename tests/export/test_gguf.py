@@ -32,6 +32,13 @@ GRIDS = (
 )
 
 
+FLOATS = {  # what GGUF calls a matrix of them, and a file
+    torch.float32: ("F32", "ALL_F32"),
+    torch.float16: ("F16", "MOSTLY_F16"),
+    torch.bfloat16: ("BF16", "MOSTLY_BF16"),
+}
+
+
 def written(model: Model, folder: Path) -> Path:
     refuse(model, Gguf(), allow_rounding=False)
     assert refuse_codes(model, Gguf(), allow_rounding=False) == []
@@ -49,10 +56,13 @@ def test_codes_come_back_exactly(grid: str, make: Callable[[], Model], tmp_path:
         assert codes.difference(found[name]) is None, name
 
 
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
 @pytest.mark.parametrize("kind", ["llama", "mistral", "qwen2", "qwen3"])
-def test_floats_come_back_exactly(kind: str, tmp_path: Path) -> None:
-    model = decoder(kind, dtype=torch.bfloat16)
+def test_floats_come_back_exactly(kind: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    model = decoder(kind, dtype=dtype)
     reader = gguf.GGUFReader(written(model, tmp_path))
+    types = gguf.GGMLQuantizationType
+    assert reader.fields["general.file_type"].contents() == gguf.LlamaFileType[FLOATS[dtype][1]]
     wanted = dict(model.module.named_parameters())
     family = reader.fields["general.architecture"].contents()
     assert {module_name(t.name.rpartition(".")[0], family) for t in reader.tensors} == {
@@ -67,6 +77,7 @@ def test_floats_come_back_exactly(kind: str, tmp_path: Path) -> None:
             value = value.reshape(heads, 2, 8, -1).swapaxes(1, 2).reshape(value.shape)
         data = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
         assert np.array_equal(data.reshape(value.shape), value), tensor.name
+        assert tensor.tensor_type == (types.F32 if value.ndim == 1 else types[FLOATS[dtype][0]])
 
 
 def test_names_lead_back() -> None:
@@ -136,6 +147,15 @@ def test_llama_cpp_answers_as_pytorch_does(kind: str, tmp_path: Path) -> None:
     pytest.importorskip("xllamacpp")
     most, mean = _difference(decoder(kind), tmp_path)
     assert most < 0.05  # its cache is float16
+    assert mean < 0.01
+
+
+def test_llama_cpp_answers_in_half_precision(tmp_path: Path) -> None:
+    pytest.importorskip("xllamacpp")
+    exact = decoder(dtype=torch.float16)
+    exact.module.float()  # the same numbers, nothing rounded on the way
+    most, mean = _difference(decoder(dtype=torch.float16), tmp_path, exact)
+    assert most < 0.1  # its cache is float16, and inputs of products are
     assert mean < 0.01
 
 

@@ -91,10 +91,9 @@ def test_exported_verified_and_served(tmp_path: Path) -> None:
     done = attar.export(
         tmp_path / "pressed", "gguf", tmp_path / "out", tmp_path, Wanted(speed=False, threads=1)
     )
-    outputs = done.record["verified"]["outputs"]
-    assert outputs["texts_tokenized_alike"] == 1
-    assert outputs["median_difference"] < 0.02 * outputs["spread"]
-    assert "agreement" not in outputs
+    assert done.outputs["texts_tokenized_alike"] == 1
+    assert done.outputs["median_difference"] < 0.02 * done.outputs["spread"]
+    assert "agreement" not in done.outputs
     assert "--embedding" in (done.folder / "README.md").read_text("utf-8")
     import openai
 
@@ -112,7 +111,7 @@ def test_exported_verified_and_served(tmp_path: Path) -> None:
         assert cosine > 0.999
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_many_texts_and_the_longest(dtype: torch.dtype, tmp_path: Path) -> None:
     pytest.importorskip("xllamacpp")
     model = encoder(dtype=dtype)

@@ -58,7 +58,8 @@ def test_the_page_is_told_what_it_needs(tmp_path: Path) -> None:
     assert page["data"] == ["model.onnx.data"]
     record = json.loads((folder / "attar-export.json").read_text())
     assert record["verified"]["codes"]["layers"] > 20
-    assert "speed" not in record  # a browser's is another
+    assert list(record["engines"]) == ["onnxruntime"]
+    assert "speed" not in record["engines"]["onnxruntime"]  # a browser's is another
     for name in ("index.html", "page.mjs", "model.mjs", "README-web.md", "tokenizer.json"):
         assert (folder / name).is_file()
 

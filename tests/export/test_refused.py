@@ -179,9 +179,8 @@ def test_hf_holds_models_without_a_head_or_with_two(
     expected = logits(model)
     save(model, tmp_path / "model")
     done = attar.export(tmp_path / "model", "hf", tmp_path / "out", wanted=Wanted(speed=False))
-    outputs = done.record["verified"]["outputs"]
-    assert outputs["largest_difference"] < 1e-4
-    assert ("agreement" in outputs) == (model.task != "embedding")
+    assert done.outputs["largest_difference"] < 1e-4
+    assert ("agreement" in done.outputs) == (model.task != "embedding")
     again = attar.load(done.folder)
     assert again.task == model.task
     assert (logits(again) - expected).abs().max() < 1e-4

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from attar.cli.export import Ref, show_exports
+from attar.cli.export import Ref, show_exports, told_fastest
 from attar.cli.options import HOME, Home
 
 
@@ -19,7 +19,7 @@ def bench(
     ] = None,
     home: Home = HOME,
 ) -> None:
-    """Time the exports of an artifact again on this machine, each in a fresh process."""
+    """Time an artifact's exports again on this machine, in every engine that runs them."""
     from attar.export.artifact import find_artifact
     from attar.export.everything import time_again
 
@@ -30,4 +30,4 @@ def bench(
     for target, reason in done.skipped.items():
         typer.secho(f"{target} was left out: {reason}", err=True)
     if done.fastest is not None:
-        typer.echo(f"fastest here: {done.fastest.target}, {done.fastest.folder}")
+        typer.echo(told_fastest(done.fastest))

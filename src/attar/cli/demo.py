@@ -15,7 +15,7 @@ from attar.cli.options import HOME, Device, Home, Language, Set
 
 if TYPE_CHECKING:
     from attar.core.report import Report
-    from attar.export.export import Exported
+    from attar.export.record import Exported
     from attar.runtimes.runtime import Decoder
 
 RECIPE = Path(__file__).with_name("demo.yaml")
@@ -68,12 +68,13 @@ def ship(report: Report, home: str) -> None:
     before = report.stages[0].figures.get("tokens_per_second")
     speed = rate(fastest) or 0.0
     beside = f", {speed / before.value:.1f} times the original's in PyTorch" if before else ""
-    typer.echo(f"Fastest here: {fastest.target}, {speed:.0f} tokens/s{beside}: {fastest.folder}")
+    told = f"{fastest.target} in {fastest.engine}, {speed:.0f} tokens/s{beside}"
+    typer.echo(f"Fastest here: {told}: {fastest.folder}")
     typer.echo(f"Asked: {PROMPT}\nIt says: {answer(fastest)}")
 
 
 def answer(exported: Exported) -> str:
-    """What an exported model writes after the demo's prompt, in its own engine."""
+    """What an exported model writes after the demo's prompt."""
     from attar.models import Files
     from attar.models.load import load_tokenizer
     from attar.runtimes import find
@@ -82,7 +83,7 @@ def answer(exported: Exported) -> str:
     chat = [{"role": "user", "content": PROMPT}]
     text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
     prompt = tokenizer(text, add_special_tokens=False).input_ids
-    with find(exported.record["reads_with"]).open(exported.folder) as opened:
+    with find(exported.engine).open(exported.folder) as opened:
         written = cast("Decoder", opened).generate(prompt, LONGEST, stop=[tokenizer.eos_token_id])
         ids = [token.id for token in written]
     return tokenizer.decode(ids, skip_special_tokens=True).strip()

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from attar.cli.options import HOME, Home
 
 if TYPE_CHECKING:
-    from attar.export.export import Exported, Wanted
+    from attar.export.export import Wanted
+    from attar.export.record import Exported
 
 Ref = Annotated[
     str,
@@ -59,6 +60,7 @@ def export(
     from attar.errors import UserError
     from attar.export.export import Wanted
     from attar.export.export import export as one
+    from attar.export.record import in_engines
     from attar.export.target import TARGETS
 
     if every == (target is not None):
@@ -69,7 +71,7 @@ def export(
         _all(ref, out, home, wanted)
         return
     found = one(ref, target, out, home, wanted, _say)
-    show_exports([found])
+    show_exports(in_engines(found.folder, found.record))
     typer.echo(f"written to {found.folder}")
 
 
@@ -85,20 +87,25 @@ def _all(ref: str, out: Path | None, home: str, wanted: Wanted) -> None:
     for name, reason in found.skipped.items():
         typer.secho(f"{name} was left out: {reason}", err=True)
     if found.fastest is not None:
-        typer.echo(f"fastest here: {found.fastest.target}, {found.fastest.folder}")
+        typer.echo(told_fastest(found.fastest))
+
+
+def told_fastest(one: Exported) -> str:
+    """The line that names what to take on this machine."""
+    return f"fastest here: {one.target} in {one.engine}, {one.folder}"
 
 
 def show_exports(exports: list[Exported]) -> None:
-    """A row for each export: bytes, speed, memory, and how near its answers are."""
+    """A row for each export in each engine: bytes, speed, memory, how near its answers are."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    outputs = [one.record["verified"].get("outputs", {}) for one in exports]
-    near = "KL, nats" if any("kl" in each for each in outputs) else "off by"
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("target", min_width=max((len(one.target) for one in exports), default=0))
-    for title in ("bytes", "speed", "p50", "p95", "first", "memory", near, "ppl"):
+    rate = "texts/s" if any("texts_per_second" in one.speed for one in exports) else "tokens/s"
+    near = "KL\nnats" if any("kl" in one.outputs for one in exports) else "off\nby"
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
+    latencies = ("p50\nms", "p95\nms", "first\nms")
+    for title in ("target", "engine", "bytes", rate, *latencies, "memory", near, "ppl"):
         table.add_column(title)
     for one in exports:
         table.add_row(*_cells(one))
@@ -106,26 +113,20 @@ def show_exports(exports: list[Exported]) -> None:
 
 
 def _cells(one: Exported) -> list[str]:
+    from attar.export.everything import rate
     from attar.present.plain import bytes_text, significant
 
-    speed = one.speed
-    rate = speed.get("tokens_per_second") or speed.get("texts_per_second")
+    def told(value: float | None, digits: int = 3) -> str:
+        return "–" if value is None else significant(value, digits)
 
-    def told(name: str) -> str:
-        figure = speed.get(name)
-        return "–" if figure is None else f"{significant(figure.value, 3)} {figure.unit}"
-
-    outputs: dict[str, Any] = one.record["verified"].get("outputs", {})
-    near = outputs.get("kl", outputs.get("largest_difference"))
-    perplexity = outputs.get("perplexity_engine")
+    speed = {name: figure.value for name, figure in one.speed.items()}
     return [
         one.target,
+        one.engine,
         bytes_text(one.record["bytes"]),
-        "–" if rate is None else f"{significant(rate.value, 3)} {rate.unit}",
-        told("latency_p50"),
-        told("latency_p95"),
-        told("first_token"),
-        bytes_text(speed["peak_memory"].value) if "peak_memory" in speed else "–",
-        "–" if near is None else significant(near, 3),
-        "–" if perplexity is None else significant(perplexity, 4),
+        told(rate(one)),
+        *(told(speed.get(name)) for name in ("latency_p50", "latency_p95", "first_token")),
+        bytes_text(speed["peak_memory"]) if "peak_memory" in speed else "–",
+        told(one.outputs.get("kl", one.outputs.get("largest_difference"))),
+        told(one.outputs.get("perplexity_engine"), 4),
     ]

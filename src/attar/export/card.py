@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from attar.core.recipe import ModelSource
@@ -144,7 +144,7 @@ def number(value: float, unit: str = "") -> str:
 
 
 def _export(record: Mapping[str, Any]) -> str:
-    """One export: its grids, how it was verified, and how fast it is."""
+    """One export: its grids, how it was verified, and how fast it is in each engine."""
     grids = sorted({str(grid) for grid in record["grids"].values()})
     lines = [f"\n## {record['target']}\n", f"- size: {number(record['bytes'], 'bytes')}"]
     lines.append(f"- grids: {', '.join(grids) or 'none'}; floats in {record['floats']}")
@@ -164,18 +164,10 @@ def _export(record: Mapping[str, Any]) -> str:
             f"- read back by {record['reads_with']}: {codes['codes']:,} codes of "
             f"{codes['layers']} layers, their scales and zero points exactly equal"
         )
-    outputs = record["verified"].get("outputs")
-    if outputs:
-        measured = {name: value for name, value in outputs.items() if name != "text"}
-        told = ", ".join(f"{name} {number(value)}" for name, value in measured.items())
-        lines.append(f"- its answers beside PyTorch's on {outputs['text']}: {told}")
     if "not_run" in record:
         lines.append(f"- not run: {record['not_run']}")
-    for name in _SPEED:
-        plain = record.get("speed", {}).get(name)
-        if plain:
-            figure = Figure.model_validate(plain)
-            lines.append(f"- {name}: {number(figure.value, figure.unit)} ({figure.note})")
+    for engine, found in record["engines"].items():
+        lines += _in_engine(engine, found)
     use = _USE.get(str(record["target"]))
     if use:
         task = record["task"]
@@ -183,3 +175,17 @@ def _export(record: Mapping[str, Any]) -> str:
         use = use.format(auto=_AUTO[task], folder="this folder", flags=flags)
         lines.append(f"\n```\n{use}\n```")
     return "\n".join(lines)
+
+
+def _in_engine(engine: str, found: Mapping[str, Any]) -> Iterator[str]:
+    """How near an export's answers are in one engine, and how fast they come."""
+    outputs = found.get("outputs")
+    if outputs:
+        measured = {name: value for name, value in outputs.items() if name != "text"}
+        told = ", ".join(f"{name} {number(value)}" for name, value in measured.items())
+        yield f"- its answers in {engine} beside PyTorch's on {outputs['text']}: {told}"
+    for name in _SPEED:
+        plain = found.get("speed", {}).get(name)
+        if plain:
+            figure = Figure.model_validate(plain)
+            yield f"- {name} in {engine}: {number(figure.value, figure.unit)} ({figure.note})"

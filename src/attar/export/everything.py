@@ -1,31 +1,25 @@
-"""Every target that fits an artifact, side by side."""
+"""Every target that fits an artifact, and every engine that runs it, side by side."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from attar.engine.store import write_text
 from attar.errors import AttarError, UserError
 from attar.export.artifact import Artifact
-from attar.export.export import (
-    RECORD,
-    USUAL,
-    Exported,
-    Say,
-    Wanted,
-    export,
-    exports_of,
-    timed,
-)
+from attar.export.export import USUAL, Say, Wanted, export, exports_of, timed
+from attar.export.record import Exported, in_engines, write_record
 from attar.export.target import TARGETS, find
 from attar.measure.machine import environment
 
 
 @dataclass(frozen=True)
 class All:
-    """What came of exporting to every target: the exports, and why the others were left out."""
+    """What came of exporting to every target: the exports, and why the others were left out.
+
+    An export is there once for each engine that runs it.
+    """
 
     exports: list[Exported]
     skipped: dict[str, str]
@@ -60,7 +54,8 @@ def export_all(
     for target in TARGETS.names():
         folder = Path(out) / target if out else None
         try:
-            exports.append(export(ref, target, folder, home, wanted, say))
+            done = export(ref, target, folder, home, wanted, say)
+            exports += in_engines(done.folder, done.record)
         except AttarError as error:
             skipped[target] = str(error)
         except Exception as error:  # whatever a writer or an engine raises
@@ -74,25 +69,41 @@ def export_all(
 def time_again(
     artifact: Artifact, home: Path, threads: int | None = None, say: Say = lambda _: None
 ) -> All:
-    """An artifact's exports under `home`, timed anew; their records keep the new figures."""
+    """An artifact's exports under `home`, timed anew in every engine that runs them here.
+
+    Their records and cards tell the new figures, and no older ones.
+    """
     exports: list[Exported] = []
     skipped: dict[str, str] = {}
     for folder, record in exports_of(artifact, home).items():
-        if not find(record["target"]).timed:
+        target = find(record["target"])
+        if not target.timed:
             continue
         record.setdefault("prompt", [list(range(10, 42))])
-        say(f"timing {record['target']} in a fresh process")
-        try:
-            record["speed"] = timed(folder, record, threads)
-        except AttarError as error:
-            skipped[record["target"]] = str(error)
-            continue
-        record.pop("not_run", None)
-        record["environment"] = environment()
-        write_text(folder / RECORD, json.dumps(record, indent=1) + "\n")
-        exports.append(Exported(record["target"], folder, record))
+        speeds: dict[str, Any] = {}
+        names = [engine.name for engine in target.engines(folder)] or [target.engine]
+        for one in (Exported(folder, record, name) for name in names):
+            say(f"timing {one.target} in {one.engine}, in a fresh process")
+            try:
+                speeds[one.engine] = timed(one, threads)
+                exports.append(one)
+            except AttarError as error:
+                skipped[f"{one.target} in {one.engine}"] = str(error)
+        if speeds:
+            _keep(artifact, folder, record, speeds)
     if not exports and not skipped:
         raise UserError(
             f"{artifact.name} has no exports under {home}. `attar export REF --all` makes them"
         )
     return All(exports, skipped)
+
+
+def _keep(artifact: Artifact, folder: Path, record: dict[str, Any], speeds: dict[str, Any]) -> None:
+    """Write the figures of now in the place of those of another time and machine."""
+    for found in record["engines"].values():
+        found.pop("speed", None)
+    for engine, speed in speeds.items():
+        record["engines"].setdefault(engine, {})["speed"] = speed
+    record.pop("not_run", None)
+    record["environment"] = environment()
+    write_record(artifact, folder, record)

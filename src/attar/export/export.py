@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from glob import escape
 from pathlib import Path
 from typing import Any
 
-from attar.core.report import Figure
-from attar.engine.store import alive, flush, readable, write_text
-from attar.errors import AttarError, UserError
+from attar.engine.store import alive, flush, readable
+from attar.errors import UserError
 from attar.export.artifact import Artifact, find_artifact
-from attar.export.card import card
 from attar.export.prepare import merge_factors, refuse, refuse_codes, round_again
+from attar.export.record import FORMAT, RECORD, Exported, read_record, write_record
 from attar.export.target import TARGETS, Target, find, quantized
 from attar.export.verify import compare_codes, compare_outputs, far, held_out_rows, missing
 from attar.measure.engines import time_engine
@@ -29,7 +27,6 @@ from attar.models.adapters import adapted_in
 from attar.models.load import config_of, load_tokenizer, skeleton, task_of
 from attar.runtimes import find as find_engine
 
-RECORD = "attar-export.json"
 PROMPT, TEXT, TEXTS = 64, 128, 8
 Say = Callable[[str], None]
 
@@ -51,20 +48,6 @@ class Wanted:
 
 
 USUAL = Wanted()
-
-
-@dataclass(frozen=True)
-class Exported:
-    """What was written: the folder, and its record as attar-export.json holds it."""
-
-    target: str
-    folder: Path
-    record: dict[str, Any] = field(default_factory=dict[str, Any])
-
-    @property
-    def speed(self) -> dict[str, Figure]:
-        """What was timed, by name."""
-        return {k: Figure.model_validate(v) for k, v in self.record.get("speed", {}).items()}
 
 
 def export(
@@ -114,41 +97,46 @@ def write(
             "as_floats": floats,
             "bytes": weights_size(draft) or total_size(draft),
             "verified": {"codes": compare_codes(model, engine, draft, floats)},
+            "engines": {},
         }
         absent = missing(engine)
         if absent is not None:
             record["not_run"] = str(absent)
-        else:
-            record["engine"] = engine.version()
-            speed = wanted.speed and target.timed
-            _run(artifact, model, draft, replace(wanted, speed=speed), record, say)
-        write_text(draft / RECORD, json.dumps(record, indent=1) + "\n")
-        write_text(draft / "README.md", card(artifact, [record]))
-    return Exported(target.name, folder, record)
+        wanted = replace(wanted, speed=wanted.speed and target.timed)
+        if wanted.speed:
+            record["prompt"] = _prompt(model)
+        for runs in target.engines(draft):
+            try:
+                _run(artifact, model, Exported(draft, record, runs.name), wanted, say)
+            except Exception as error:  # whatever an engine raises
+                if runs.name == target.engine:
+                    raise
+                _warn(record, f"{runs.name} does not run it, {target.engine} does: {error}", say)
+        write_record(artifact, draft, record)
+    return Exported(folder, record, target.engine)
 
 
-def _run(
-    artifact: Artifact,
-    model: Model,
-    folder: Path,
-    wanted: Wanted,
-    record: dict[str, Any],
-    say: Say,
-) -> None:
-    engine = find_engine(record["reads_with"])
+def _run(artifact: Artifact, model: Model, one: Exported, wanted: Wanted, say: Say) -> None:
+    """Put into the record what is found in one engine: its version, its answers, its speed."""
+    engine = find_engine(one.engine)
+    found: dict[str, Any] = {"version": engine.version()}
     if wanted.verify:
-        say("comparing its answers with PyTorch's")
+        say(f"comparing its answers in {engine.name} with PyTorch's")
         rows, where = held_out_rows(artifact, model)
-        found = compare_outputs(model, engine, folder, rows)
-        record["verified"]["outputs"] = {**found, "text": where}
-        warning = far(found, engine.name)
+        outputs = compare_outputs(model, engine, one.folder, rows)
+        found["outputs"] = {**outputs, "text": where}
+        warning = far(outputs, engine.name)
         if warning:
-            record["warnings"] = [warning]
-            say(f"warning: {warning}")
+            _warn(one.record, warning, say)
     if wanted.speed:
-        say("timing it in a fresh process")
-        record["prompt"] = _prompt(model)
-        record["speed"] = timed(folder, record, wanted.threads)
+        say(f"timing it in {engine.name}, in a fresh process")
+        found["speed"] = timed(one, wanted.threads)
+    one.record["engines"][engine.name] = found
+
+
+def _warn(record: dict[str, Any], warning: str, say: Say) -> None:
+    record.setdefault("warnings", []).append(warning)
+    say(f"warning: {warning}")
 
 
 def _prompt(model: Model) -> list[list[int]]:
@@ -159,10 +147,10 @@ def _prompt(model: Model) -> list[list[int]]:
     return random_ids(model, 1 if decodes else TEXTS, max(1, min(length, limit // 2))).tolist()
 
 
-def timed(folder: Path, record: dict[str, Any], threads: int | None) -> dict[str, Any]:
-    """The figures of an export's engine, with the prompt that its record holds."""
-    rows = record["prompt"]
-    found = time_engine(folder, record["reads_with"], rows, threads, tokens=len(rows[0]))
+def timed(one: Exported, threads: int | None) -> dict[str, Any]:
+    """The figures of an export in one engine, with the prompt that its record holds."""
+    rows = one.record["prompt"]
+    found = time_engine(one.folder, one.engine, rows, threads, tokens=len(rows[0]))
     return {name: figure.model_dump() for name, figure in found.items()}
 
 
@@ -171,7 +159,7 @@ def _about(artifact: Artifact, model: Model, target: Target) -> dict[str, Any]:
 
     grids = {item.name: item.told for item in quantized(model)}
     return {
-        "format": 1,
+        "format": FORMAT,
         "attar": __version__,
         "source": artifact.source,
         "stamp": artifact.stamp,
@@ -253,14 +241,3 @@ def exports_of(artifact: Artifact, home: Path) -> dict[Path, dict[str, Any]]:
     folders = (default_folder(home, artifact.name, target) for target in TARGETS.names())
     found = {folder: read_record(folder) for folder in folders if (folder / RECORD).is_file()}
     return {f: record for f, record in found.items() if record["source"] == artifact.source}
-
-
-def read_record(folder: Path) -> dict[str, Any]:
-    """The record of an export. Raises AttarError where there is none, or it is damaged."""
-    try:
-        record = json.loads((folder / RECORD).read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise AttarError(f"{folder / RECORD} cannot be read ({error}). Export again") from None
-    if not isinstance(record, dict) or not {"source", "target", "reads_with"} <= record.keys():
-        raise AttarError(f"{folder / RECORD} is no record of an export. Export again")
-    return record

@@ -18,7 +18,8 @@ from attar.engine.store import readable
 from attar.errors import AttarError, MissingPackage
 from attar.export.artifact import REPORT, Artifact, find_artifact
 from attar.export.everything import rate
-from attar.export.export import RECORD, Exported, Say, Wanted, default_folder, export, read_record
+from attar.export.export import Say, Wanted, default_folder, export
+from attar.export.record import RECORD, Exported, in_engines, read_record
 from attar.export.target import TARGETS, find
 from attar.measure.machine import cores, processor
 from attar.models.load import config_of, task_of
@@ -58,11 +59,11 @@ class Choice:
 def fastest(path: str, home: Path, wish: Wish, say: Say = lambda _: None) -> Choice | None:
     """The export to serve in the place of a model; None where there is nothing to choose.
 
-    `path` is a model's folder, a run's `model`, or package:NAME. Of exports under `home` that an
-    installed engine runs, the one that was measured fastest on this machine (of decoders, one
-    that writes several answers at once counts twice), or the first by ORDER where not all are
-    timed. Where there is none it is made, in `home`, by the first target of ORDER that takes the
-    artifact. Raises UserError where the user names an engine that does not exist.
+    `path` is a model's folder, a run's `model`, or package:NAME. Of exports under `home` and the
+    installed engines that run them, the two that were measured fastest on this machine (of
+    decoders, what writes several answers at once counts twice), or the first by ORDER where not
+    all exports are timed. Where there is none it is made, in `home`, by the first target of ORDER
+    that takes the artifact. Raises UserError where the user names an engine that does not exist.
     """
     engine = None if wish.engine is None else find_engine(wish.engine).name
     there = Path(path).expanduser()
@@ -103,37 +104,42 @@ class _Search:
     def found(self) -> Choice | None:
         """The fastest that is there; PyTorch's own only where it was measured to be that."""
         folders = sorted(self.home.glob("exports/*/*"))
-        usable = [one for folder in folders if (one := self._usable(folder)) is not None]
+        usable = [one for folder in folders for one in self._usable(folder)]
         order = ORDER[self.task]
         ours = [one for one in usable if one.target in order]
         if not ours:
             return None
-        if all(map(_rate_here, ours)):
-            best = max(filter(_rate_here, usable), key=self._worth)
+        timed = list(filter(_rate_here, usable))
+        if {one.folder for one in ours} <= {one.folder for one in timed}:
+            best = max(timed, key=self._worth)
             why = f"measured fastest here, {_rate_here(best):.3g} a second"
         else:
             best = min(ours, key=lambda one: order.index(one.target))
             why = f"not all are timed here, and {best.target} comes first"
-        return Choice(why, best.folder, self.engine or best.record["reads_with"])
+        return Choice(why, best.folder, best.engine)
 
     def _worth(self, one: Exported) -> float:
         several = self.task == "causal-lm" and one.target in _SEVERAL
         return _rate_here(one) * (_AT_ONCE if several else 1)
 
-    def _usable(self, folder: Path) -> Exported | None:
+    def _usable(self, folder: Path) -> list[Exported]:
+        """An export of the artifact in each engine that runs it here, the usual one first."""
         if folder.name not in TARGETS.names() or not (folder / RECORD).is_file():
-            return None
+            return []
         try:
             record = read_record(folder)
-            runs = find_engine(self.engine or record["reads_with"])
-        except AttarError:  # damaged, or of an Attar that knows more engines
-            return None
+        except AttarError:
+            return []
         ours, theirs = self.artifact.source, record["source"]
         same = theirs["path"] == ours["path"] and record.get("stamp") == self.artifact.stamp
         if self.artifact.key is not None:
             same = theirs["key"] == ours["key"]
-        fits = same and not record["rounded"] and runs.installed() and runs.holds(folder)
-        return Exported(record["target"], folder, record) if fits else None
+        if not same or record["rounded"]:
+            return []
+        each = in_engines(folder, record)
+        if self.engine is not None:
+            each = [Exported(folder, record, self.engine)]
+        return [one for one in each if _runs(one)]
 
     def made(self, say: Say) -> Choice:
         """One that is made now, by one process at a time; or why there is none."""
@@ -153,7 +159,7 @@ class _Search:
                     found = self.found()
         except AttarError as error:
             return Choice(str(error))
-        return found or Choice("; ".join(reasons))
+        return found or Choice("; ".join(reasons) or "none of what was exported runs there")
 
     def _tried(self, target: str, say: Say) -> list[str]:
         """Why an export was not made, if so."""
@@ -183,13 +189,20 @@ class _Search:
     def _installed(self, target: str) -> bool:
         """Whether a target can be written and run here, and by the engine that the user names."""
         chosen = find(target)
-        engines = {chosen.engine, "genai"} if target == "onnx" else {chosen.engine}
         try:
             chosen.require()
         except MissingPackage:
             return False
         wanted = self.engine or chosen.engine
-        return wanted in engines and find_engine(wanted).installed()
+        return wanted in (chosen.engine, *chosen.others) and find_engine(wanted).installed()
+
+
+def _runs(one: Exported) -> bool:
+    try:
+        engine = find_engine(one.engine)
+    except AttarError:  # of an Attar that knows more engines
+        return False
+    return engine.installed() and engine.holds(one.folder)
 
 
 def _rate_here(one: Exported) -> float:

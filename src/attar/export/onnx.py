@@ -26,6 +26,7 @@ class Onnx(Target):
     extra = "onnx"
     modules = ("onnx", "onnxruntime")
     engine = "onnxruntime"
+    others = ("genai",)
     grids = ("int2, int3, int4 and int8 with one scale a row or a group, with a zero point or not",)
 
     def problems(self, model: Model) -> Sequence[str]:

@@ -26,6 +26,7 @@ class OnnxWeb(Onnx):
     """
 
     name = "onnx-web"
+    others = ()
     timed = False
 
     def problems(self, model: Model) -> Sequence[str]:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from attar.engine.store import readable
 from attar.errors import Unreachable, UserError
-from attar.export.export import RECORD, check_place, draft_of
+from attar.export.export import check_place, draft_of
+from attar.export.record import RECORD
 
 HUB = "hub:"
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")

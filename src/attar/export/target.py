@@ -22,6 +22,8 @@ from attar.layers import (
 )
 from attar.models import Model
 from attar.ops.rounding import Codes
+from attar.runtimes import find as find_engine
+from attar.runtimes.runtime import Engine
 from attar.runtimes.torch import stored
 
 __all__ = [
@@ -48,6 +50,7 @@ TARGETS = Room(
         "licence",
         "prepare",
         "push",
+        "record",
         "target",
         "verify",
     ),
@@ -108,8 +111,9 @@ class Target(ABC):
 
     `name` is the file's name with hyphens, `extra` the extra of Attar that installs what it
     writes with, `modules` the Python modules that must be there, `engine` the name of the engine
-    that reads it back and runs it. `grids` names the grids that it can hold, for refusals.
-    `timed`: whether that engine is where it will run, so that its speed here says something.
+    that reads it back and runs it, `others` those that run it too. `grids` names the grids that
+    it can hold, for refusals. `timed`: whether these engines are where it will run, so that their
+    speed here says something.
 
     A target never rounds: `export` has put what it cannot hold on a grid of `nearest` before, if
     the user allowed that; with `positive`, on scales that are not below zero.
@@ -119,6 +123,7 @@ class Target(ABC):
     extra: ClassVar[str | None] = None
     modules: ClassVar[tuple[str, ...]] = ()
     engine: ClassVar[str]
+    others: ClassVar[tuple[str, ...]] = ()
     grids: ClassVar[tuple[str, ...]]
     positive: ClassVar[bool] = False
     timed: ClassVar[bool] = True
@@ -127,6 +132,11 @@ class Target(ABC):
         """Raise MissingPackage, with the command that installs what it writes with."""
         if any(find_spec(module) is None for module in self.modules):
             raise MissingPackage(f"exporting to {self.name}", f"pip install 'attar[{self.extra}]'")
+
+    def engines(self, folder: Path) -> list[Engine]:
+        """The engines here that run what it wrote into this folder, the one that reads it first."""
+        named = (find_engine(name) for name in (self.engine, *self.others))
+        return [engine for engine in named if engine.installed() and engine.holds(folder)]
 
     @abstractmethod
     def problems(self, model: Model) -> Sequence[str]:

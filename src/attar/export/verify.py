@@ -24,7 +24,7 @@ from attar.runtimes.torch import TorchDecoder, TorchEncoder
 
 ROWS, LENGTH = 4, 48
 _FAR_KL, _FAR = 0.1, 0.1  # nats a token; of the spread of an encoder's answers
-_NARROW = ("onnxruntime", "openvino")  # engines that add 8-bit products in 16 bits without VNNI
+_NARROW = ("onnxruntime", "genai", "openvino")  # add 8-bit products in 16 bits without VNNI
 _LEAST = 1e-9  # of a share that float32 cannot tell from none
 _TEXT = (
     "The harbour was quiet when the last boat came in, and the keeper counted the crates twice "

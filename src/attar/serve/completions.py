@@ -103,9 +103,14 @@ def _logprobs(model: Loaded, asked: Completion, tokens: Sequence[Written]) -> di
     return {
         "tokens": [token_text(model, each.token.id) for each in tokens],
         "token_logprobs": [finite(each.token.logprob) for each in tokens],
-        "top_logprobs": [
-            {token_text(model, token): finite(logprob) for token, logprob in each.token.top}
-            for each in tokens
-        ],
+        "top_logprobs": [_likeliest(model, each) for each in tokens],
         "text_offset": [each.offset for each in tokens],
     }
+
+
+def _likeliest(model: Loaded, written: Written) -> dict[str, float]:
+    """The likeliest tokens by their texts; of several that have one text, the likeliest."""
+    found: dict[str, float] = {}
+    for token, logprob in written.token.top:
+        found.setdefault(token_text(model, token), finite(logprob))
+    return found

@@ -1,0 +1,149 @@
+"""An export in every engine that runs it: compared, timed, told in its record and its card."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import attar
+from attar.core.report import Figure
+from attar.errors import AttarError, ModelError, UserError
+from attar.export.artifact import find_artifact
+from attar.export.everything import All, time_again
+from attar.export.export import Wanted
+from attar.export.record import RECORD, in_engines, read_record
+from attar.models import save
+from attar.runtimes.genai import Genai
+from attar.runtimes.onnxruntime import OnnxRuntime
+from export.decoders import decoder
+from export.encoders import encoder
+from tiny_models import press
+
+pytest.importorskip("onnxruntime_genai")
+Speeds = dict[str, float]
+
+
+@pytest.fixture(name="speeds")
+def made_up(monkeypatch: pytest.MonkeyPatch) -> Speeds:
+    """Speeds that nobody measured, by engine; one that is not there fails."""
+    found: Speeds = {"onnxruntime": 60.0, "genai": 90.0}
+
+    def timed(_: Path, engine: str, *__: object, **___: object) -> dict[str, Figure]:
+        if engine not in found:
+            raise AttarError(f"{engine} was killed")
+        return {"tokens_per_second": Figure(value=found[engine], unit="tokens/s", note="here")}
+
+    monkeypatch.setattr("attar.export.export.time_engine", timed)
+    return found
+
+
+@pytest.fixture(name="model")
+def saved(tmp_path: Path) -> Path:
+    save(press(decoder(), "int8-g32", "int8-g32"), tmp_path / "pressed")
+    return tmp_path / "pressed"
+
+
+def again(model: Path, home: Path) -> All:
+    return time_again(find_artifact(str(model), home), home)
+
+
+def rates(folder: Path) -> Speeds:
+    each = in_engines(folder, read_record(folder))
+    return {one.engine: one.speed["tokens_per_second"].value for one in each if one.speed}
+
+
+def test_each_engine_is_compared_and_timed(model: Path, tmp_path: Path, speeds: Speeds) -> None:
+    done = attar.export(model, "onnx", home=tmp_path)
+    each = in_engines(done.folder, done.record)
+    assert [one.engine for one in each] == ["onnxruntime", "genai"]
+    for one in each:
+        assert 0 <= one.outputs["kl"] < 0.05
+        assert one.outputs["agreement"] > 0.8
+    assert rates(done.folder) == speeds
+    assert done.speed["tokens_per_second"].value == speeds["onnxruntime"]
+    text = (done.folder / "README.md").read_text()
+    assert "- its answers in onnxruntime beside PyTorch's on a few sentences" in text
+    assert "- its answers in genai beside PyTorch's on a few sentences" in text
+    assert "- tokens_per_second in genai: 90 tokens/s (here)" in text
+
+
+def test_an_encoder_has_no_engine_of_decoders(tmp_path: Path, speeds: Speeds) -> None:
+    save(press(encoder(), "int8-g32"), tmp_path / "vectors")
+    done = attar.export(tmp_path / "vectors", "onnx", home=tmp_path)
+    assert list(done.record["engines"]) == ["onnxruntime"]
+
+
+def test_another_engine_that_fails_is_told_and_left_out(
+    model: Path, tmp_path: Path, speeds: Speeds, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> Any:
+        raise ModelError("it has no such operator")
+
+    monkeypatch.setattr(Genai, "open", broken)
+    said: list[str] = []
+    done = attar.export(model, "onnx", home=tmp_path, say=said.append)
+    assert list(done.record["engines"]) == ["onnxruntime"]
+    [warning] = done.record["warnings"]
+    assert warning == "genai does not run it, onnxruntime does: it has no such operator"
+    assert f"warning: {warning}" in said
+    monkeypatch.setattr(OnnxRuntime, "open", broken)
+    with pytest.raises(ModelError, match="no such operator"):
+        attar.export(model, "onnx", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_timed_again_in_all_of_them(model: Path, tmp_path: Path, speeds: Speeds) -> None:
+    done = attar.export(model, "onnx", home=tmp_path)
+    speeds |= {"onnxruntime": 75.0, "genai": 45.0}
+    found = again(model, tmp_path)
+    assert {one.engine: one.speed["tokens_per_second"].value for one in found.exports} == speeds
+    assert found.fastest is not None
+    assert found.fastest.engine == "onnxruntime"
+    assert rates(done.folder) == speeds
+    text = (done.folder / "README.md").read_text()
+    assert "- tokens_per_second in onnxruntime: 75 tokens/s (here)" in text
+    assert "90 tokens/s" not in text
+    del speeds["genai"]
+    found = again(model, tmp_path)
+    assert found.skipped == {"onnx in genai": "genai was killed"}
+    assert rates(done.folder) == speeds  # and no figure of another time
+    assert "tokens_per_second in genai" not in (done.folder / "README.md").read_text()
+    assert (
+        in_engines(done.folder, read_record(done.folder))[1].outputs
+        == (done.record["engines"]["genai"]["outputs"])
+    )
+    before = (done.folder / RECORD).read_text()
+    speeds.clear()
+    found = again(model, tmp_path)
+    assert (found.exports, list(found.skipped)) == ([], ["onnx in onnxruntime", "onnx in genai"])
+    assert (done.folder / RECORD).read_text() == before
+
+
+def test_a_record_of_one_engine_is_read_and_timed_in_all(
+    model: Path, tmp_path: Path, speeds: Speeds
+) -> None:
+    done = attar.export(model, "onnx", home=tmp_path)
+    record = json.loads((done.folder / RECORD).read_text())
+    found = record.pop("engines")["onnxruntime"]
+    record["verified"]["outputs"] = found["outputs"]
+    former = {**record, "format": 1, "engine": found["version"], "speed": found["speed"]}
+    (done.folder / RECORD).write_text(json.dumps(former))
+    assert read_record(done.folder) == {**record, "engines": {"onnxruntime": found}} | {
+        "verified": {"codes": record["verified"]["codes"]}
+    }
+    assert rates(done.folder) == {"onnxruntime": 60.0}
+    again(model, tmp_path)
+    assert rates(done.folder) == speeds
+
+
+def test_nothing_to_time(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="`attar export REF --all` makes them"):
+        again(model, tmp_path)
+    quick = Wanted(speed=False, verify=False)
+    done = attar.export(model, "onnx-web", home=tmp_path, wanted=quick)
+    assert "speed" not in done.record["engines"]["onnxruntime"]
+    with pytest.raises(UserError, match="has no exports"):
+        again(model, tmp_path)
