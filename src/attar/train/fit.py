@@ -148,10 +148,11 @@ class _Run:
 
     def _steps(self) -> None:
         state = self.state
+        starts = self.schedule.keep_best and not self.machine.kept and not state.step
         with self.ctx.progress.bar("training", self.steps) as bar:
             if state.step:
                 bar.advance(state.step)
-            elif self.evaluate is not None and self.schedule.keep_best:
+            if self.evaluate is not None and starts:
                 state.start = self._score(self.evaluate)
             while state.step < self.steps and not self._enough():
                 taken = self._step()
