@@ -8,6 +8,8 @@ import pytest
 import torch
 
 import attar
+from attar.calibrate.rows import calibration
+from attar.calibrate.sensitivity import answers, moved
 from attar.core.context import Context
 from attar.core.registry import find
 from attar.core.scope import Scope
@@ -16,9 +18,10 @@ from attar.data.example import Dataset, Example
 from attar.layers import LowRank
 from attar.models import Model, load, save
 from attar.models.load import config_of, skeleton
-from attar.models.model import weight_of
+from attar.models.model import set_weight, weight_of
 from attar.models.source import Files
 from attar.models.traits import traits_of
+from attar.techniques.lowrank.balanced import Balanced
 from tiny_models import PAIRS, logits, texts, tiny
 
 KINDS = ("lowrank/fisher", "lowrank/svd", "lowrank/whitened")
@@ -126,6 +129,25 @@ def test_ranks_are_shared_out_over_the_model(family: str, task: str, tmp_path: P
     assert ctx.notes["foreseen divergence"] > 0
     save(small, tmp_path / "saved")
     assert torch.equal(logits(attar.load(tmp_path / "saved")), logits(small))
+
+
+@pytest.mark.parametrize("keep", [0.6, 0.45, 0.3])
+def test_the_foreseen_divergence_is_what_is_measured(keep: float) -> None:
+    """Each rank is worth what it says, so that the budget goes where the answers need it."""
+    model = tiny("llama")
+    for linear in model.linears(Scope.linears()).values():  # as trained ones, nearly of low rank
+        left, sizes, right = torch.linalg.svd(weight_of(linear).detach(), full_matrices=False)
+        set_weight(linear, left * (sizes * 0.85 ** torch.arange(len(sizes))) @ right)
+    data = Dataset("train", [Example(text) for text in texts(count=200, length=16)], "", ())
+    ctx = Context("causal-lm", lambda _: data, lambda _: None)  # type: ignore[arg-type,return-value]
+    settings = {"sequences": 64, "length": 16, "batch": 8, "measured": 64, "keep": keep}
+    step = Balanced.model_validate(settings)
+    batches = calibration(step, model, ctx)
+    before = [answers(model, batch, ctx) for batch in batches]
+    small = step.apply(model, ctx)
+    pairs = zip(batches, before, strict=True)
+    lost = [moved(small, answers(small, batch, ctx), own) for batch, own in pairs]
+    assert ctx.notes["foreseen divergence"] == pytest.approx(sum(lost) / len(lost), rel=0.3)
 
 
 def test_ranks_that_no_factors_are_thin_enough_for_are_refused() -> None:
