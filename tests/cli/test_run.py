@@ -24,6 +24,7 @@ def test_run_shows_the_table_and_says_where_everything_is(
         assert str(folder / name) in done.out
         assert (folder / name).exists()
     assert "<html" in (folder / "report.html").read_text("utf-8")
+    assert "What it came to" in (folder / "README.md").read_text("utf-8")
 
 
 def test_the_home_may_come_from_the_environment(

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import attar
 from attar.errors import AttarError, ExportError, StoreError, Unreachable, UserError
@@ -25,7 +26,7 @@ from attar.export.record import RECORD
 from attar.models import Files, save
 from attar.runtimes.torch import Torch, TorchDecoder
 from export.decoders import decoder
-from tiny_models import press
+from tiny_models import logits, press
 
 pytest.importorskip("gguf")
 QUICK = Wanted(speed=False, verify=False)
@@ -255,6 +256,36 @@ def test_a_push_copies_whole(model: Path, tmp_path: Path) -> None:
         push(model, str(tmp_path / "elsewhere"))
     with pytest.raises(UserError, match="lies within"):
         push(done.folder, str(done.folder / "sub"))
+
+
+def test_an_artifact_is_pushed_with_its_card(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, there = tmp_path / "home", tmp_path / "there"
+    save(decoder(), tmp_path / "float")
+    steps = [{"quantize/rtn": {"grid": "int8-channel"}}]
+    recipe = {"name": "pressed", "model": str(tmp_path / "float"), "steps": steps}
+    folder = attar.run(recipe, home=home).folder
+    for ref in ((folder / "model").resolve().name, folder, "pressed"):
+        shutil.rmtree(there, ignore_errors=True)
+        assert push(ref, str(there), home=home) == str(there)
+        assert "1. `quantize/rtn`" in (there / "README.md").read_text("utf-8")
+        again = attar.load(there)
+        assert torch.equal(logits(again), logits(attar.load(folder / "model")))
+    assert not (folder / "model" / "README.md").exists()
+    told: dict[str, bytes] = {}
+
+    class Hub:
+        def create_repo(self, name: str, **how: Any) -> None:
+            pass
+
+        def upload_folder(self, repo_id: str, folder_path: Path) -> str:
+            told.update({path.name: path.read_bytes() for path in folder_path.iterdir()})
+            return repo_id
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
+    assert push("pressed", "hub:me/small", home=home) == "me/small"
+    assert told == {path.name: path.read_bytes() for path in there.iterdir()}
 
 
 def test_a_push_to_a_hub_hands_the_whole_folder_to_its_client(

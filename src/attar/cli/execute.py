@@ -40,13 +40,16 @@ def execute(recipe: Recipe, home: str, language: str, device: str) -> Run:
 
 
 def present(report: Report, folder: Path, language: str) -> None:
-    """Print a run's table and where its files are; writes its page. One process does."""
+    """Print a run's table and where its files are; writes its page and its card.
+
+    One process does.
+    """
     if not leads():
         return
     from rich.console import Console
     from rich.text import Text
 
-    from attar.cli.kept import PAGE, REPORT, write_page
+    from attar.cli.kept import PAGE, REPORT, write_card, write_page
     from attar.present.terminal import show
     from attar.present.words import Words
 
@@ -56,6 +59,7 @@ def present(report: Report, folder: Path, language: str) -> None:
     show(report, console, language, page)
     lines = [Words(language)("saved", path=folder / REPORT)]
     if report.finished:
+        write_card(folder)
         lines.append(f"{_MODEL[language]} {folder / 'model'}")
     for line in lines:
         console.print(Text(line), soft_wrap=True)

@@ -72,3 +72,14 @@ def write_page(report: Report, path: Path, language: str) -> None:
     text = page(report, language)
     with readable(f"the page {path} cannot be written", path):
         write_text(path, text)
+
+
+def write_card(folder: Path) -> None:
+    """Write the card of the model that a run ended with beside its report."""
+    from attar.engine.store import readable, write_text
+    from attar.export.artifact import find_artifact
+    from attar.export.card import CARD, card
+
+    text = card(find_artifact(str(folder), folder.parent.parent))
+    with readable(f"the card {folder / CARD} cannot be written", folder):
+        write_text(folder / CARD, text)

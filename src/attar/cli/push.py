@@ -1,16 +1,22 @@
-"""attar push: an export to a folder, or to a hub."""
+"""attar push: an export or an artifact to a folder, or to a hub."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from attar.cli.options import HOME, Home
+
 
 def push(
-    folder: Annotated[
-        Path, typer.Argument(metavar="FOLDER", help="An export's folder.", show_default=False)
+    ref: Annotated[
+        str,
+        typer.Argument(
+            metavar="REF",
+            help="An export's folder, a run's name, or the key of an artifact.",
+            show_default=False,
+        ),
     ],
     to: Annotated[
         str,
@@ -21,8 +27,9 @@ def push(
     private: Annotated[
         bool, typer.Option("--private", help="Let only you see a repository that is made.")
     ] = False,
+    home: Home = HOME,
 ) -> None:
-    """Copy an export, its record and its model card to a folder or a model hub."""
+    """Copy an export or an artifact, with its model card, to a folder or a model hub."""
     from attar.export.push import push as send
 
-    typer.echo(f"pushed to {send(folder, to, private)}")
+    typer.echo(f"pushed to {send(ref, to, private, home)}")

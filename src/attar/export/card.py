@@ -14,6 +14,7 @@ from attar.export.artifact import Artifact
 from attar.export.licence import licence_of
 from attar.models.source import Files, resolve
 
+CARD = "README.md"
 _PIPELINES = {
     "causal-lm": "text-generation",
     "masked-lm": "fill-mask",

@@ -11,7 +11,7 @@ from attar.core.report import Figure
 from attar.engine.store import write_text
 from attar.errors import AttarError
 from attar.export.artifact import Artifact
-from attar.export.card import card
+from attar.export.card import CARD, card
 
 RECORD = "attar-export.json"
 FORMAT = 2  # 1 told of one engine alone
@@ -54,7 +54,7 @@ def in_engines(folder: Path, record: dict[str, Any]) -> list[Exported]:
 def write_record(artifact: Artifact, folder: Path, record: dict[str, Any]) -> None:
     """Write an export's record and its card, which says the same."""
     write_text(folder / RECORD, json.dumps(record, indent=1) + "\n")
-    write_text(folder / "README.md", card(artifact, [record]))
+    write_text(folder / CARD, card(artifact, [record]))
 
 
 def read_record(folder: Path) -> dict[str, Any]:
