@@ -27,7 +27,7 @@ from attar.models.source import Files
 from attar.ops.chunked import Mix
 from attar.train.pretraining import Heads
 from tiny_models import tiny
-from train.small import equal, weights
+from train.small import equal, losses_of, parts_of, weights
 
 KINDS = ("adapt/pretrain", "distill/pretrain")
 SHORT: dict[str, Any] = {"batch": 8, "length": 24, "steps": 30, "learning_rate": 3e-3}
@@ -138,6 +138,23 @@ def test_signals_go_beside_the_heads() -> None:
     step("distill/pretrain", student, ctx, also={"hidden": {}, "embedding": {"weight": 0.5}})
     assert {"loss/hidden", "loss/embedding", "loss/divergence"} <= ctx.curves.keys()
     assert set(student.module.state_dict()) == names
+
+
+def test_the_loss_is_the_heads_and_each_signal_times_its_weight() -> None:
+    """What each of four steps cost, from what it is made of; texts one by one tell all of it."""
+    ctx = context(both(seed=1))
+    also = {"hidden": {"weight": 2.0, "weight_end": 0.0}, "embedding": {"weight": 0.5}}
+    moving = {"weight": 0.8, "weight_end": 0.4, "next_sentence": 0}
+    step("distill/pretrain", both(), ctx, also=also, steps=4, **moving)
+    weights_then = zip([0.8, 0.7, 0.6, 0.5], [2, 1.5, 1, 0.5], strict=True)
+    wanted = [
+        weight * part["divergence"]
+        + (1 - weight) * part["task"]
+        + hidden * part["hidden"]
+        + 0.5 * part["embedding"]
+        for part, (weight, hidden) in zip(parts_of(ctx), weights_then, strict=True)
+    ]
+    assert losses_of(ctx) == pytest.approx(wanted, rel=1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)
