@@ -208,6 +208,21 @@ def test_signals_go_beside_the_answers_on_a_schedule() -> None:
     assert losses_of(ctx) == pytest.approx(wanted, rel=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["distill/logits", "distill/hidden", "distill/pretrain"])
+def test_a_batch_goes_through_either_model_once(kind: str) -> None:
+    """However many signals share what the teacher makes of it."""
+    made = {"both_heads": True} if kind == "distill/pretrain" else {}
+    teacher, student = (tiny("bert", "masked-lm", seed=seed, **made) for seed in (1, 0))
+    seen: list[Model] = []
+    for model in (teacher, student):
+        model.base.register_forward_hook(lambda *_, model=model: seen.append(model))
+    also = {"hidden": {}, "attention": {"relations": ["maps", "values"]}, "embedding": {}}
+    also.pop(kind.removeprefix("distill/"), None)
+    step(kind, student, context(teacher), also=also, steps=5, held_out=None)
+    # what signals are made ready by is a batch too
+    assert [sum(model is one for one in seen) for model in (teacher, student)] == [6, 6]
+
+
 def test_a_signal_of_its_own_is_weighed_too() -> None:
     teacher, student = tiny("llama", seed=1), tiny("llama")
     ctx, also = context(teacher), {"attention": {"weight": 0.3, "weight_end": 0.7}}
