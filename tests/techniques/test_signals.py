@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from attar.core.step import Task
 from attar.data.batches import Batch
 from attar.errors import UserError
 from attar.models.model import Model
-from attar.techniques.distill._hidden import HiddenSignal
+from attar.techniques.distill._hidden import HiddenSignal, projection
 from attar.techniques.distill.logits import Logits
-from attar.train.signals import Sight, guided
+from attar.train.machine import Machine
+from attar.train.signals import NAME, Sight, guided
 from attar.train.watched import watched
 from tiny_models import batch, tiny
 from train.small import dataset, equal, losses_of, parts_of, weights
@@ -146,6 +148,36 @@ def test_a_narrower_student_is_brought_to_the_teachers_width(tmp_path: Path) -> 
     assert not any("signals" in name for name in student.module.state_dict())
 
 
+def test_projections_start_at_least_squares() -> None:
+    drawn = torch.randn(40, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    own, theirs = drawn[:, :3], drawn[:, 3:]
+    wanted = torch.linalg.lstsq(own, theirs).solution.t()
+    start = projection(own, theirs).weight
+    torch.testing.assert_close(start.double(), wanted, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["distill/hidden", "distill/embedding"])
+def test_projections_are_learned(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By their gradient alone: weight decay would move them too."""
+    kept: list[dict[str, Tensor]] = []
+    whole = Machine.step
+
+    def watching(machine: Machine, *args: Any) -> Any:
+        kept.append(weights(machine.model, NAME))
+        return whole(machine, *args)
+
+    monkeypatch.setattr(Machine, "step", watching)
+    teacher = tiny("llama", seed=1)
+    sizes = {"hidden": 16, "sequences": 4, "length": 16}
+    student = find("prune/width").model_validate(sizes).apply(tiny("llama"), context(teacher))
+    step(kind, student, context(teacher), steps=3, scope="mlp", weight_decay=0.0)
+    assert [tuple(one.shape) for one in kept[0].values()] == [(32, 16)] * len(kept[0])
+    assert len(kept[0]) == (3 if kind == "distill/hidden" else 1)
+    for before, after in pairwise(kept):
+        for name, weight in before.items():
+            assert (weight - after[name]).abs().median() > 1e-5, name
+
+
 @pytest.mark.parametrize(
     ("progress", "weight", "squares"), [(0.0, 0.9, 0.5), (0.5, 0.5, 1.25), (1.0, 0.1, 2.0)]
 )
@@ -256,8 +288,6 @@ def test_a_killed_training_goes_on_bit_equal(tmp_path: Path) -> None:
 
 
 def stop_after(patch: pytest.MonkeyPatch, steps: int) -> None:
-    from attar.train.machine import Machine
-
     whole, taken = Machine.step, 0
 
     def counted(machine: Machine, *args: Any) -> Any:

@@ -25,9 +25,10 @@ def dataset(name: str = "train", count: int = 48, labeled: int | None = None) ->
     return Dataset(name, examples, "fingerprint", tiny_models.LABELS)
 
 
-def weights(model: Model) -> Weights:
-    """A copy of every weight."""
-    return {name: tensor.clone() for name, tensor in model.module.state_dict().items()}
+def weights(model: Model, under: str = "") -> Weights:
+    """A copy of every weight, or of those whose names begin so."""
+    whole = model.module.state_dict()
+    return {name: tensor.clone() for name, tensor in whole.items() if name.startswith(under)}
 
 
 def equal(one: Weights, other: Weights) -> bool:
