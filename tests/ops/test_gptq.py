@@ -111,13 +111,50 @@ def test_between_the_exact_optimum_and_round_to_nearest(seed: int):
     weight = torch.randn(1, 6, generator=generator)
     gram = correlated(6, seed)
     solved = gptq.solve(weight, gram, grid, sweeps=2)
-    choices = torch.tensor(list(itertools.product(range(grid.low, grid.high + 1), repeat=6)))
-    rows = choices.double() * solved.scales.double()
-    rest = weight.double() - rows
-    best = float(((rest @ gram.double()) * rest).sum(1).min())
+    best = float(optimum(weight, solved, gram, grid))
     found = objective(weight, solved, gram, grid)
     nearest = objective(weight, gptq.nearest(weight, grid, gram.diagonal()), gram, grid)
     assert best - 1e-9 <= found <= nearest + 1e-9
+
+
+def optimum(weight: torch.Tensor, codes: Codes, gram: torch.Tensor, grid: Grid) -> torch.Tensor:
+    """The least error of each row among all codes, on the scales that were found: [rows]."""
+    every = itertools.product(range(grid.low, grid.high + 1), repeat=weight.shape[1])
+    rest = weight.double()[:, None] - torch.tensor(list(every)) * codes.scales.double()[:, :, None]
+    return ((rest @ gram.double()) * rest).sum(-1).amin(1)
+
+
+@pytest.mark.parametrize(
+    ("sweeps", "lost", "exact", "better"), [(0, 1.3, 0.58, 0.35), (2, 1.12, 0.78, 0.9)]
+)
+def test_over_many_problems_it_is_near_the_optimum(
+    sweeps: int, lost: float, exact: float, better: float
+):
+    """Nearest, or no errors moved, loses 1.6 times the optimum, and finds it in 4 of 10 rows.
+
+    Nor are these bounds met after two sweeps that left out moving codes or refitting scales.
+    """
+    grid = Grid(bits=2)
+    ratios: list[torch.Tensor] = []
+    wins: list[torch.Tensor] = []
+    for seed in range(60):
+        weight = torch.randn(8, 6, generator=torch.Generator().manual_seed(seed))
+        gram = correlated(6, seed)
+        solved = gptq.solve(weight, gram, grid, sweeps)
+        found, nearest = (
+            ((rest @ gram.double()) * rest).sum(1)
+            for rest in (
+                weight.double() - dequantize(codes, grid).double()
+                for codes in (solved, gptq.nearest(weight, grid, gram.diagonal()))
+            )
+        )
+        ratios.append(found / optimum(weight, solved, gram, grid))
+        wins.append(found < 0.999 * nearest)
+    ratio = torch.cat(ratios)
+    assert ratio.min() > 1 - 1e-6
+    assert ratio.log().mean().exp() < lost
+    assert (ratio < 1.0001).double().mean() > exact
+    assert torch.cat(wins).double().mean() > better
 
 
 @pytest.mark.parametrize("name", ["int4-g64", "int3-g32", "int4-g32-zp", "int8-channel", *NEW])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -52,6 +53,35 @@ def test_a_heads_activity_is_the_norm_of_its_output() -> None:
 
 def test_importance_is_the_norm_over_sequences() -> None:
     assert importance(torch.tensor([[3.0, 1.0], [4.0, 1.0]])).tolist() == pytest.approx([5, 2**0.5])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_each_is_its_formula_in_float64(dtype: torch.dtype) -> None:
+    """On rows cut to their length, of which one holds no token."""
+    generator, lengths = torch.Generator().manual_seed(0), (50, 31, 1, 0)
+    made = 100 * torch.randn(4, 50, 12, generator=generator) + 30
+    values = made.to(dtype)
+    others = (made + 60 * torch.randn(4, 50, 12, generator=generator)).to(dtype)
+    mask = torch.arange(50)[None] < torch.tensor(lengths)[:, None]
+    one, two = values.double().numpy(), others.double().numpy()
+    cut = [(x[:length], y[:length]) for x, y, length in zip(one, two, lengths, strict=True)]
+
+    dots = np.concatenate([(x * y).sum(1) for x, y in cut])
+    norms = np.concatenate([np.sqrt((x**2).sum(1) * (y**2).sum(1)) for x, y in cut])
+    influence = block_influence(values, others, mask).item()
+    assert influence == pytest.approx((1 - dots / norms).mean(), rel=1e-4)
+
+    sizes = [np.abs(x).sum(0) / max(len(x), 1) for x, _ in cut]
+    found = activity(values, mask)
+    np.testing.assert_allclose(found, sizes, rtol=1e-5)
+    np.testing.assert_allclose(importance(found), np.sqrt((np.array(sizes) ** 2).sum(0)), rtol=1e-5)
+
+    heads = [x.reshape(len(x), 3, 4) for x, _ in cut]
+    norms = [np.sqrt((x**2).sum(2)).sum(0) / max(len(x), 1) for x in heads]
+    np.testing.assert_allclose(head_activity(values, mask, 3), norms, rtol=1e-5)
+
+    changes = np.einsum("rthi,rthi->rh", *(x.reshape(4, 50, 3, 4) for x in (one, two)))
+    np.testing.assert_allclose(taylor(values, others, 3), np.abs(changes), rtol=1e-5)
 
 
 def test_strongest_are_in_ascending_order_and_of_equals_the_first() -> None:

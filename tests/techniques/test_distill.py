@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import tiny_models
 from attar.core.context import Context
 from attar.core.step import Task
 from attar.data.batches import Batch
+from attar.data.example import Dataset, Example
 from attar.errors import DataError, UserError
 from attar.models.model import Model
 from attar.ops.chunked import Mix
@@ -77,6 +82,63 @@ def test_every_variant_comes_nearer(settings: dict[str, Any]) -> None:
     before = apart(student, teacher, direction)
     Logits(**{**SHORT, "steps": 24, **settings}).apply(student, context(teacher))
     assert apart(student, teacher, direction) < before
+
+
+class Seen(TorchDispatchMode):
+    """The largest tensor of floats made while this lasts, and the most logits there are at once.
+
+    What logits are is told by their last size, which nothing else has.
+    """
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.classes, self.largest, self.most = classes, 0, 0
+        self.alive: dict[int, tuple[StorageWeakRef, int]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(made):
+            if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point():
+                continue
+            self.largest = max(self.largest, tensor.numel())
+            if tensor.shape[-1:] == (self.classes,):
+                storage = tensor.untyped_storage()
+                size = storage.nbytes() // tensor.element_size()
+                self.alive[storage._cdata] = StorageWeakRef(storage), size
+        self.alive = {at: one for at, one in self.alive.items() if not one[0].expired()}
+        self.most = max(self.most, sum(size for _, size in self.alive.values()))
+        return made
+
+
+@pytest.mark.parametrize(
+    ("family", "settings"),
+    [
+        ("llama", {}),
+        ("gemma2", {"weight": 0.5}),  # its head is more than a linear
+        ("bert", {}),
+        ("llama", {"also": {"hidden": {}, "attention": {}}}),
+        ("llama", {"cache": {"top": 8}, "batch": 32}),
+        ("llama", {"cache": {"sampled": 8}, "batch": 32}),
+    ],
+    ids=str,
+)
+def test_all_logits_are_never_there_at_once(
+    family: str, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    """Neither on the way forward nor back, of teacher or student, nor where states are judged."""
+    classes, rows, length = 3001, settings.get("batch", 64), 64
+    teacher, student = (tiny_models.tiny(family, vocab_size=classes, seed=s) for s in (1, 0))
+    data = Dataset("train", [Example(text) for text in tiny_models.texts(rows, length)], "some")
+    ctx = Context(teacher.task, lambda _: data, lambda _: teacher, beside=lambda _: tmp_path)
+    step = Logits.model_validate(
+        {"batch": rows, "length": length, "steps": 1, "evaluate_on": rows, **settings}
+    )
+    with Seen(classes) as seen:
+        step.apply(student, ctx)
+    all_of_them = rows * length * classes
+    assert "loss/dev" in ctx.curves
+    assert 100 * classes < seen.largest < all_of_them / 3
+    assert seen.most < all_of_them
 
 
 def test_a_share_of_no_mixture_is_refused() -> None:

@@ -55,21 +55,21 @@ def test_comes_nearer_to_what_they_say_together(family: str, task: Task, combine
     assert all(equal(weights(ctx.model(name)), kept) for name, kept in before.items())
 
 
+def answers(one: Model, batch: Batch) -> torch.Tensor:
+    """Logits at what is judged: [positions, classes]."""
+    found = one.logits(batch)
+    return found[:, :-1].flatten(0, 1) if one.task == "causal-lm" else found
+
+
 def by_hand(
     student: Model, others: list[Model], batch: Batch, combined: Combined, temperature: float
-) -> float:
-    """T^2 KL(mixture || student), a mean over what is judged, in float64."""
-
-    def answers(one: Model) -> torch.Tensor:
-        logits = one.logits(batch).detach().double()
-        if one.task == "causal-lm":
-            return logits[:, :-1].flatten(0, 1)
-        return logits
-
+) -> tuple[float, torch.Tensor]:
+    """T^2 KL(mixture || student), a mean over what is judged, in float64; its slope in logits."""
     labels = batch.labels if student.task == "classification" else batch.labels[:, 1:].flatten()
-    tempered = [torch.softmax(answers(one) / temperature, -1) for one in others]
-    own = torch.log_softmax(answers(student) / temperature, -1)
-    total = 0.0
+    said = [answers(one, batch).detach().double() for one in others]
+    tempered = [torch.softmax(one / temperature, -1) for one in said]
+    own = torch.softmax(answers(student, batch).detach().double() / temperature, -1)
+    total, slopes = 0.0, torch.zeros_like(own)
     for place, label in enumerate(labels.tolist()):
         rows = [one[place] for one in tempered]
         if combined == "mean":
@@ -77,20 +77,21 @@ def by_hand(
         elif combined == "confidence":
             shares = [float(torch.exp((p * p.log()).sum())) for p in rows]
         else:
-            chances = [float(answers(one).softmax(-1)[place, label]) for one in others]
+            chances = [float(one.softmax(-1)[place, label]) for one in said]
             shares = [float(chance == max(chances)) for chance in chances]
         p = torch.stack([share * row for share, row in zip(shares, rows, strict=True)]).sum(0)
         p = p / sum(shares)
-        total += temperature**2 * float((p * (p.log() - own[place])).sum())
-    return total / len(labels)
+        total += temperature**2 * float((p * (p / own[place]).log()).sum())
+        slopes[place] = temperature * (own[place] - p)
+    return total / len(labels), slopes / len(labels)
 
 
 @pytest.mark.parametrize("combined", ["mean", "confidence", "best"])
 @pytest.mark.parametrize(
     ("family", "task", "temperature"),
-    [("llama", "causal-lm", 1.0), ("bert", "classification", 2.0)],
+    [("llama", "causal-lm", 1.0), ("llama", "causal-lm", 1.7), ("bert", "classification", 2.0)],
 )
-def test_the_loss_is_the_formula(
+def test_the_loss_and_its_gradient_are_the_formula(
     family: str, task: Task, temperature: float, combined: Combined
 ) -> None:
     student, others = tiny_models.tiny(family, task), list(teachers(family, task).values())
@@ -98,8 +99,13 @@ def test_the_loss_is_the_formula(
     mix = Mix("forward", temperature, 1.0, 0.0)
     ensemble = Ensemble(student, others, combined, temperature)
     loss = Objective(student, ensemble, lambda _: mix)(batch, 0.0)
-    wanted = by_hand(student, others, batch, combined, temperature)
+    wanted, slopes = by_hand(student, others, batch, combined, temperature)
     assert float(loss.value.detach()) == pytest.approx(wanted, rel=1e-4)
+    parameters = [p for p in student.module.parameters() if p.requires_grad]
+    found = torch.autograd.grad(loss.value, parameters)
+    pulled = torch.autograd.grad(answers(student, batch), parameters, slopes.float())
+    for one, other in zip(found, pulled, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
 def test_teachers_of_different_widths_teach_together() -> None:

@@ -27,7 +27,7 @@ from attar.models.source import Files
 from attar.ops.chunked import Mix
 from attar.train.pretraining import Heads
 from tiny_models import tiny
-from train.small import equal, weights
+from train.small import equal, losses_of, parts_of, weights
 
 KINDS = ("adapt/pretrain", "distill/pretrain")
 SHORT: dict[str, Any] = {"batch": 8, "length": 24, "steps": 30, "learning_rate": 3e-3}
@@ -81,7 +81,7 @@ def test_the_loss_is_that_of_transformers_own_model() -> None:
 
 
 @pytest.mark.parametrize("weight", [1.0, 0.3])
-def test_the_teachers_answers_count_by_the_formula(weight: float) -> None:
+def test_the_teachers_answers_and_their_gradient_are_the_formula(weight: float) -> None:
     model, teacher = both(), both(seed=1)
     batch, heat = pairs(model).batch(0), 2.0
     mix = Mix("forward", heat, weight, 1 - weight)
@@ -91,25 +91,32 @@ def test_the_teachers_answers_count_by_the_formula(weight: float) -> None:
         "attention_mask": batch.attention_mask,
         "token_type_ids": batch.segments,
     }
-    with torch.no_grad():
-        own, other = (m.module(**given) for m in (model, teacher))
+    own, other = (m.module(**given) for m in (model, teacher))
     assert batch.follows is not None
     judged = batch.labels != IGNORED
-    total = 0.0
+    total, slopes = 0.0, {}
     for share, name, labels in (
         (1.0, "prediction_logits", batch.labels),
         (0.5, "seq_relationship_logits", batch.follows),
     ):
-        one, two = (out[name].double() for out in (own, other))
-        if name == "prediction_logits":
-            one, two, labels = one[judged], two[judged], labels[judged]
-        q, p = (one / heat).log_softmax(-1), (two / heat).log_softmax(-1)
-        soft = heat**2 * (p.exp() * (p - q)).sum(-1).mean()
-        hard = -one.log_softmax(-1).gather(-1, labels[:, None]).mean()
+        at = judged if name == "prediction_logits" else torch.ones_like(labels).bool()
+        one, two = (out[name].detach().double()[at] for out in (own, other))
+        labels = labels[at]
+        q, p = (one / heat).softmax(-1), (two / heat).softmax(-1)
+        soft = heat**2 * (p * (p / q).log()).sum(-1).mean()
+        chances = one.softmax(-1)
+        hard = -chances.gather(-1, labels[:, None]).log().mean()
         total += share * float(weight * soft + (1 - weight) * hard)
+        right = torch.nn.functional.one_hot(labels, one.shape[-1])
+        slope = weight * heat * (q - p) + (1 - weight) * (chances - right)
+        slopes[name] = torch.zeros_like(own[name])
+        slopes[name][at] = (share * slope / len(labels)).float()
     assert found.value.item() == pytest.approx(total, rel=1e-5)
     found.value.backward()
-    assert all(p.grad is not None for p in model.module.cls.parameters())
+    parameters = list(model.module.parameters())
+    wanted = torch.autograd.grad([own[name] for name in slopes], parameters, list(slopes.values()))
+    for parameter, slope in zip(parameters, wanted, strict=True):
+        torch.testing.assert_close(parameter.grad, slope, rtol=1e-4, atol=1e-6)
     assert all(p.grad is None for p in teacher.module.parameters())
 
 
@@ -131,6 +138,23 @@ def test_signals_go_beside_the_heads() -> None:
     step("distill/pretrain", student, ctx, also={"hidden": {}, "embedding": {"weight": 0.5}})
     assert {"loss/hidden", "loss/embedding", "loss/divergence"} <= ctx.curves.keys()
     assert set(student.module.state_dict()) == names
+
+
+def test_the_loss_is_the_heads_and_each_signal_times_its_weight() -> None:
+    """What each of four steps cost, from what it is made of; texts one by one tell all of it."""
+    ctx = context(both(seed=1))
+    also = {"hidden": {"weight": 2.0, "weight_end": 0.0}, "embedding": {"weight": 0.5}}
+    moving = {"weight": 0.8, "weight_end": 0.4, "next_sentence": 0}
+    step("distill/pretrain", both(), ctx, also=also, steps=4, **moving)
+    weights_then = zip([0.8, 0.7, 0.6, 0.5], [2, 1.5, 1, 0.5], strict=True)
+    wanted = [
+        weight * part["divergence"]
+        + (1 - weight) * part["task"]
+        + hidden * part["hidden"]
+        + 0.5 * part["embedding"]
+        for part, (weight, hidden) in zip(parts_of(ctx), weights_then, strict=True)
+    ]
+    assert losses_of(ctx) == pytest.approx(wanted, rel=1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from attar.core.registry import find
 from attar.core.scope import Scope
 from attar.core.traits import FLOAT, MASKED
 from attar.data.example import Dataset, Example
+from attar.errors import UserError
 from attar.models import Model, load, save
 from attar.models.load import config_of, skeleton
 from attar.models.masks import is_masked
@@ -90,15 +92,62 @@ def test_training_leaves_zeros_where_they_are(kind: str, tmp_path: Path) -> None
         assert torch.equal(weight_of(linear) == 0, before[name]), name
 
 
-@pytest.mark.parametrize("grid", ["int4-g32", "int8-channel", "int4-g32-zp"])
-@pytest.mark.parametrize("kind", ["quantize/rtn", "quantize/gptq"])
-def test_rounding_leaves_zeros_where_they_are(kind: str, grid: str) -> None:
-    model, _ = applied(tiny("llama"), "prune/sparsegpt")
+ROUNDING: dict[str, list[dict[str, object]]] = {
+    "quantize/rtn": [{"grid": name} for name in ("int4-g32", "int8-channel", "int4-g32-zp")],
+    "quantize/gptq": [{"grid": name} for name in ("int4-g32", "int8-channel", "int4-g32-zp")],
+    "quantize/awq": [{"grid": "int4-g32-zp"}],
+    "quantize/autoround": [
+        {"grid": name, "steps": 8} for name in ("int2-g32", "int4-g32-zp", "nf4-g32")
+    ],
+    "quantize/mixed": [{"grids": ["int2-g32", "int4-g32-zp"], "bits": 3.0, "measured": 2}],
+    "quantize/qat": [{"grid": "int2-g32", "steps": 3, "learning_rate": 0.1, "keep_best": False}],
+    "quantize/dynamic": [{}],
+    "quantize/smoothquant": [{}],
+    "quantize/static": [{}],
+}
+PRUNED: list[tuple[str, dict[str, object]]] = [
+    ("prune/sparsegpt", {}),
+    ("prune/sparsegpt", {"pattern": "2:4"}),
+    ("prune/magnitude", {"sparsity": 0.6}),
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"), [(kind, each) for kind, some in ROUNDING.items() for each in some]
+)
+@pytest.mark.parametrize(("pruning", "how"), PRUNED, ids=str)
+def test_rounding_leaves_zeros_where_they_are(
+    kind: str,
+    settings: dict[str, object],
+    pruning: str,
+    how: dict[str, object],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    errors = count(start=0, step=-1)  # so that what a block learns is kept, though of few rows
+    monkeypatch.setattr("attar.calibrate.matching._judge", lambda *_: next(errors))
+    model, _ = applied(tiny("llama"), pruning, **how)
     before = zeros(model)
-    rounded, _ = applied(model, kind, grid=grid)
+    rounded, _ = applied(model, kind, **settings)
     for name, linear in rounded.linears(Scope.linears()).items():
-        assert (linear.weight[before[name]] == 0).all(), name
+        weight = weight_of(linear)
+        assert (weight[before[name]] == 0).all(), name
+        assert (weight != 0).any()
         assert is_masked(linear)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("quantize/hqq", {}),
+        ("quantize/gptq", {"grid": "int4-g32-min"}),
+        ("quantize/autoround", {"grid": "int4-g32-min"}),
+        ("quantize/mixed", {"grids": ["int2-g32", "int4-g32-min"]}),
+    ],
+)
+def test_grids_that_hold_no_zero_are_refused(kind: str, settings: dict[str, object]) -> None:
+    model, _ = applied(tiny("llama"), "prune/magnitude")
+    with pytest.raises(UserError, match=r"was pruned.*Take int4-g(32|64)-zp, which holds zero"):
+        applied(model, kind, **settings)
 
 
 def test_marks_are_kept_by_files_and_by_surgery(tmp_path: Path) -> None:

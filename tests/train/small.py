@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 import tiny_models
+from attar.core.context import Context
 from attar.data.example import Dataset, Example
 from attar.models.model import Model
 
@@ -24,14 +25,30 @@ def dataset(name: str = "train", count: int = 48, labeled: int | None = None) ->
     return Dataset(name, examples, "fingerprint", tiny_models.LABELS)
 
 
-def weights(model: Model) -> Weights:
-    """A copy of every weight."""
-    return {name: tensor.clone() for name, tensor in model.module.state_dict().items()}
+def weights(model: Model, under: str = "") -> Weights:
+    """A copy of every weight, or of those whose names begin so."""
+    whole = model.module.state_dict()
+    return {name: tensor.clone() for name, tensor in whole.items() if name.startswith(under)}
 
 
 def equal(one: Weights, other: Weights) -> bool:
     """Whether all weights are the same, to the bit."""
     return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+
+
+def losses_of(ctx: Context) -> list[float]:
+    """What each step cost, from the running mean, of which nine tenths stay in a step."""
+    sums = [mean * (1 - 0.9**step) for step, (_, mean) in enumerate(ctx.curves["loss/train"], 1)]
+    return [(after - 0.9 * before) / 0.1 for before, after in zip([0.0, *sums], sums, strict=False)]
+
+
+def parts_of(ctx: Context) -> list[dict[str, float]]:
+    """What the loss of each step was made of, by name."""
+    curves = {name.removeprefix("loss/"): curve for name, curve in ctx.curves.items()}
+    return [
+        {name: curve[step][1] for name, curve in curves.items() if step < len(curve)}
+        for step in range(len(curves["train"]))
+    ]
 
 
 def folders(scratch: Path) -> list[str]:
