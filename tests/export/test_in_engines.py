@@ -11,7 +11,6 @@ import pytest
 import attar
 from attar.core.report import Figure
 from attar.errors import AttarError, ModelError, UserError
-from attar.export.artifact import find_artifact
 from attar.export.everything import All, time_again
 from attar.export.export import Wanted
 from attar.export.record import RECORD, in_engines, read_record
@@ -47,7 +46,7 @@ def saved(tmp_path: Path) -> Path:
 
 
 def again(model: Path, home: Path) -> All:
-    return time_again(find_artifact(str(model), home), home)
+    return time_again(str(model), home)
 
 
 def rates(folder: Path) -> Speeds:
@@ -147,3 +146,17 @@ def test_nothing_to_time(model: Path, tmp_path: Path) -> None:
     assert "speed" not in done.record["engines"]["onnxruntime"]
     with pytest.raises(UserError, match="has no exports"):
         again(model, tmp_path)
+
+
+def test_an_exports_folder_is_timed_where_its_artifact_is_not(
+    model: Path, tmp_path: Path, speeds: Speeds
+) -> None:
+    done = attar.export(model, "onnx", tmp_path / "elsewhere", home=tmp_path)
+    speeds["genai"] = 120.0
+    assert time_again(str(done.folder), tmp_path).fastest is not None
+    assert "genai: 120 tokens/s" in (done.folder / "README.md").read_text()
+    model.rename(tmp_path / "gone")
+    speeds["genai"] = 150.0
+    time_again(str(done.folder), tmp_path)
+    assert rates(done.folder) == {"onnxruntime": 60.0, "genai": 150.0}
+    assert "genai: 120 tokens/s" in (done.folder / "README.md").read_text()

@@ -19,13 +19,11 @@ def bench(
     ] = None,
     home: Home = HOME,
 ) -> None:
-    """Time an artifact's exports again on this machine, in every engine that runs them."""
-    from attar.export.artifact import find_artifact
+    """Time an artifact's exports, or one export's folder, in every engine of this machine."""
     from attar.export.everything import time_again
 
-    artifact = find_artifact(ref, Path(home))
     say = partial(typer.secho, err=True, dim=True)
-    done = time_again(artifact, Path(home), threads, say)
+    done = time_again(ref, Path(home), threads, say)
     show_exports(done.exports)
     for target, reason in done.skipped.items():
         typer.secho(f"{target} was left out: {reason}", err=True)

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from attar.errors import AttarError, UserError
-from attar.export.artifact import Artifact
+from attar.export.artifact import Artifact, find_artifact
 from attar.export.export import USUAL, Say, Wanted, export, exports_of, timed
-from attar.export.record import Exported, in_engines, write_record
+from attar.export.record import RECORD, Exported, in_engines, read_record, write_record
 from attar.export.target import TARGETS, find
 from attar.measure.machine import environment
 
@@ -66,16 +66,16 @@ def export_all(
     return All(exports, skipped)
 
 
-def time_again(
-    artifact: Artifact, home: Path, threads: int | None = None, say: Say = lambda _: None
-) -> All:
-    """An artifact's exports under `home`, timed anew in every engine that runs them here.
+def time_again(ref: str, home: Path, threads: int | None = None, say: Say = lambda _: None) -> All:
+    """An export's folder, or an artifact's exports under `home`, timed anew in every engine here.
 
-    Their records and cards tell the new figures, and no older ones.
+    Their records and cards tell the new figures, and no older ones; the card of an export whose
+    artifact is not on this machine is left as it is.
     """
     exports: list[Exported] = []
     skipped: dict[str, str] = {}
-    for folder, record in exports_of(artifact, home).items():
+    artifact, there = _named(ref, home)
+    for folder, record in there.items():
         target = find(record["target"])
         if not target.timed:
             continue
@@ -93,12 +93,26 @@ def time_again(
             _keep(artifact, folder, record, speeds)
     if not exports and not skipped:
         raise UserError(
-            f"{artifact.name} has no exports under {home}. `attar export REF --all` makes them"
+            f"{ref} has no exports under {home} that are timed. `attar export REF --all` makes them"
         )
     return All(exports, skipped)
 
 
-def _keep(artifact: Artifact, folder: Path, record: dict[str, Any], speeds: dict[str, Any]) -> None:
+def _named(ref: str, home: Path) -> tuple[Artifact | None, dict[Path, dict[str, Any]]]:
+    """The exports that are meant, with their records, and the artifact that they were made of."""
+    folder = Path(ref).expanduser().absolute()
+    if not (folder / RECORD).is_file():
+        artifact = find_artifact(ref, home)
+        return artifact, exports_of(artifact, home)
+    record = read_record(folder)
+    source = Path(record["source"]["path"])
+    artifact = find_artifact(str(source), home) if source.exists() else None
+    return artifact, {folder: record}
+
+
+def _keep(
+    artifact: Artifact | None, folder: Path, record: dict[str, Any], speeds: dict[str, Any]
+) -> None:
     """Write the figures of now in the place of those of another time and machine."""
     for found in record["engines"].values():
         found.pop("speed", None)

@@ -51,10 +51,11 @@ def in_engines(folder: Path, record: dict[str, Any]) -> list[Exported]:
     return [Exported(folder, record, name) for name in names]
 
 
-def write_record(artifact: Artifact, folder: Path, record: dict[str, Any]) -> None:
-    """Write an export's record and its card, which says the same."""
+def write_record(artifact: Artifact | None, folder: Path, record: dict[str, Any]) -> None:
+    """Write an export's record, and its card where the artifact is at hand; they say the same."""
     write_text(folder / RECORD, json.dumps(record, indent=1) + "\n")
-    write_text(folder / CARD, card(artifact, [record]))
+    if artifact is not None:
+        write_text(folder / CARD, card(artifact, [record]))
 
 
 def read_record(folder: Path) -> dict[str, Any]:
