@@ -23,9 +23,9 @@ from attar.train.tuned import Updating
 class MultiTeacher(Answers, Updating, Step, kind="distill/multi-teacher"):
     """Distillation of one distribution that is made of several teachers'.
 
-    All have the student's vocabulary, or its classes. The loss is weight x divergence from
-    what they say together + (1 - weight) x the task's own loss. The divergence `logits` is refused:
-    probabilities have a mean that says what several teachers do, logits have none. All teachers'
+    All have the student's vocabulary, or its classes. The loss is weight x divergence from what
+    they say together + (1 - weight) x the task's own loss. They are made one by their
+    probabilities, so the divergence `logits` has nothing to compare and is refused. All teachers'
     weights are in memory at once; of their answers, one teacher's to a few positions.
     """
 
