@@ -21,6 +21,7 @@ from attar.models import save
 from attar.models.model import Model
 from attar.train.losses import Objective, judge, plain
 from attar.train.rows import held_out_of
+from techniques.losing import DIVERGENCES, LOGITS, MOVING, costs, mixed, same
 
 SHORT: dict[str, Any] = {"batch": 8, "length": 16, "steps": 30, "learning_rate": 5e-3}
 
@@ -180,3 +181,34 @@ def test_forgetting_is_what_is_missing_to_the_best() -> None:
     assert (found.value, found.unit) == (10.0, "points")
     assert forgetting(stages, [*names, "accuracy on another"]) is None
     assert forgetting([], names) is None
+
+
+@pytest.mark.parametrize("divergence", [*DIVERGENCES, LOGITS], ids=str)
+def test_the_former_self_teaches_as_any_teacher(
+    divergence: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By any divergence, with a weight that moves, once the model is another than it was."""
+    settings = {**SHORT, **MOVING, **divergence, "data": "other", "held_out": "one"}
+    former, now = tiny_models.tiny("llama", seed=1), tiny_models.tiny("llama")
+    kind, ctx = "distill/continual", context()
+    found = costs(kind, settings, tiny_models.tiny("llama", seed=1), ctx, monkeypatch, become=now)
+    ctx = Context("causal-lm", DATA.__getitem__, lambda _: former)
+    one = costs("distill/logits", settings, now, ctx, monkeypatch, batch=found.batch)
+    same(found, one)
+    assert found.score == pytest.approx(one.score, rel=1e-5)
+
+
+def test_the_weight_moves_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
+    former, now = tiny_models.tiny("llama", seed=1), tiny_models.tiny("llama")
+    settings = {**SHORT, **MOVING, "data": "other"}
+    student = tiny_models.tiny("llama", seed=1)
+    kind, ctx = "distill/continual", context()
+    found = costs(kind, settings, student, ctx, monkeypatch, become=now)
+    own, theirs = (
+        one.logits(found.batch)[:, :-1].detach().double().log_softmax(-1) for one in (now, former)
+    )
+    divergence = (theirs.exp() * (theirs - own)).sum(-1).mean()
+    labels = found.batch.labels[:, 1:]
+    assert bool((labels >= 0).all())
+    task = -own.gather(-1, labels.unsqueeze(-1)).mean()
+    assert found.totals == mixed(float(divergence), float(task))

@@ -25,6 +25,7 @@ from attar.train import paired
 from attar.train.losses import Objective, judge, plain
 from attar.train.paired import PairedObjective
 from attar.train.rows import held_out_of
+from techniques.losing import MOVING, costs, mixed
 from train.small import equal, weights
 
 LINES = [
@@ -110,7 +111,7 @@ def test_what_the_teacher_says_of_spans_teaches_the_student_its_language(teacher
 def objective(own: Model, theirs: Model, matching: Any, weight: float = 0.5) -> PairedObjective:
     table = torch.tensor(shared(Spelling(own.tokenizer, "a"), Spelling(theirs.tokenizer, "b")))
     common = Common.of(table[:, 0], table[:, 1], own.config.vocab_size, theirs.config.vocab_size)
-    return PairedObjective(own, theirs, common, matching, weight)
+    return PairedObjective(own, theirs, common, matching, lambda _: weight)
 
 
 def batch(own: Model, theirs: Model) -> PairedBatch:
@@ -209,3 +210,24 @@ def test_other_kinds_name_this_one(teacher: Model) -> None:
 def test_a_teacher_is_asked_for() -> None:
     with pytest.raises(ValueError, match="teacher"):
         find("distill/cross-tokenizer").model_validate({})
+
+
+@pytest.mark.parametrize("matching", ["merged", "sorted"])
+def test_the_weight_moves_evenly(
+    teacher: Model, matching: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    student, kind = model(270), "distill/cross-tokenizer"
+    settings = {**SHORT, **MOVING, "matching": matching}
+    found = costs(kind, settings, student, context(teacher), monkeypatch)
+    with torch.no_grad():
+        distance, task = (
+            float(objective(student, teacher, matching, weight)(found.batch, 0.0).value)
+            for weight in (1.0, 0.0)
+        )
+    logits = student.logits(found.batch)[:, :-1].detach().double()
+    labels = found.batch.labels[:, 1:]
+    wanted = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
+    assert task == pytest.approx(float(wanted), rel=1e-4)
+    assert found.totals == mixed(distance, task)
+    half_way = {**settings, "weight": 0.5, "weight_end": None}
+    assert found.score == costs(kind, half_way, student, context(teacher), monkeypatch).score

@@ -17,6 +17,7 @@ from attar.models.model import Model
 from attar.ops.chunked import Mix
 from attar.train.ensemble import Combined, Ensemble
 from attar.train.losses import Objective
+from techniques.losing import DIVERGENCES, MOVING, costs, mixed, same
 from train.small import dataset, equal, weights
 
 PLACES: list[tuple[str, Task]] = [
@@ -145,3 +146,64 @@ def test_the_key_holds_every_teacher() -> None:
     keys = {"a": "1", "b": "2"}
     assert step.keyed_references("model", keys.__getitem__) == {"teachers": ["1", "2"]}
     assert step.keyed_references("data", lambda name: name) == {"data": "train", "held_out": "dev"}
+
+
+def judged_by_itself(student: Model, batch: Batch) -> float:
+    """The task's own loss, in float64."""
+    logits = student.logits(batch).detach().double()
+    if student.task == "classification":
+        return float(torch.nn.functional.cross_entropy(logits, batch.labels))
+    labels = batch.labels[:, 1:].flatten()
+    return float(torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels))
+
+
+@pytest.mark.parametrize("combined", ["mean", "confidence", "best"])
+@pytest.mark.parametrize(
+    ("family", "task", "temperature"),
+    [("llama", "causal-lm", 1.0), ("bert", "classification", 2.0)],
+)
+def test_the_weight_moves_evenly(
+    family: str,
+    task: Task,
+    temperature: float,
+    combined: Combined,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    student, others = tiny_models.tiny(family, task), teachers(family, task)
+    settings = {**SHORT, **MOVING, "teachers": ["a", "b", "c"], "combined": combined}
+    batch = tiny_models.batch(student)
+    kind, ctx = "distill/multi-teacher", context(others)
+    found = costs(kind, settings, student, ctx, monkeypatch, batch=batch)
+    divergence = by_hand(student, list(others.values()), batch, combined, temperature)
+    assert found.totals == mixed(divergence, judged_by_itself(student, batch))
+    half_way = {**settings, "weight": 0.5, "weight_end": None}
+    assert found.score == costs(kind, half_way, student, ctx, monkeypatch).score
+
+
+@pytest.mark.parametrize("combined", ["mean", "confidence", "best"])
+@pytest.mark.parametrize("divergence", DIVERGENCES, ids=str)
+@pytest.mark.parametrize(("family", "task"), [("llama", "causal-lm"), ("bert", "classification")])
+def test_two_equal_teachers_are_as_one(
+    family: str,
+    task: Task,
+    divergence: dict[str, Any],
+    combined: Combined,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    student, ctx = tiny_models.tiny(family, task), context(teachers(family, task))
+    settings = {**SHORT, **MOVING, **divergence}
+    several = {**settings, "teachers": ["a", "a"], "combined": combined}
+    found = costs("distill/multi-teacher", several, student, ctx, monkeypatch)
+    one = costs("distill/logits", {**settings, "teacher": "a"}, student, ctx, monkeypatch)
+    same(found, one)
+    assert found.score == pytest.approx(one.score, rel=1e-5)
+
+
+def test_a_divergence_that_several_teachers_cannot_have_is_refused() -> None:
+    kind = find("distill/multi-teacher")
+    with pytest.raises(ValueError, match="compares logits, and several teachers are made one by"):
+        kind.model_validate({"teachers": ["a", "b"], "divergence": "logits"})
+    with pytest.raises(ValueError, match="`share` says nothing of forward"):
+        kind.model_validate({"teachers": ["a", "b"], "share": 0.5})
+    with pytest.raises(ValueError, match="weight_end"):
+        kind.model_validate({"teachers": ["a", "b"], "weight_end": 1.5})

@@ -10,13 +10,14 @@ import torch
 
 import tiny_models
 from attar.core.context import Context
-from attar.data.batches import Stream
+from attar.data.batches import Batch, Stream
 from attar.errors import TrainingDiverged
 from attar.models.model import Model
 from attar.ops.divergence import IGNORED
 from attar.techniques.distill.on_policy import OnPolicy
 from attar.train.machine import Machine
 from attar.train.written import Written
+from techniques.losing import DIVERGENCES, LOGITS, MOVING, WEIGHTS, costs, mixed, same
 from train.small import dataset, equal, weights
 
 SHORT: dict[str, Any] = {
@@ -146,3 +147,37 @@ def test_a_training_gone_astray_says_so() -> None:
 def test_a_prompt_that_leaves_no_room_is_refused() -> None:
     with pytest.raises(ValueError, match="leaves no room"):
         OnPolicy(prompt=32, length=32)
+
+
+@pytest.mark.parametrize("divergence", [*DIVERGENCES, LOGITS], ids=str)
+def test_what_the_student_wrote_is_no_label(
+    divergence: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the data's own words the loss is that of distill/logits, on others the divergence."""
+    student, ctx = tiny_models.tiny("llama"), context(tiny_models.tiny("llama", seed=1))
+    settings = {**SHORT, **MOVING, **divergence}
+    data = costs("distill/on-policy", settings, student, ctx, monkeypatch, 0)
+    plain = {name: value for name, value in settings.items() if name != "prompt"}
+    one = costs("distill/logits", plain, student, ctx, monkeypatch, batch=data.batch)
+    same(data, one)
+    assert data.score == pytest.approx(one.score, rel=1e-5)
+    parts = data.losses[0].parts
+    assert data.totals == mixed(parts["divergence"][0], parts["task"][0])
+
+    own = costs("distill/on-policy", settings, student, ctx, monkeypatch, 1)
+    assert all(set(loss.parts) == {"divergence"} for loss in own.losses)
+    as_data = Batch(own.batch.input_ids, own.batch.attention_mask, own.batch.labels)
+    whole = {**plain, "weight": 1.0, "weight_end": None}
+    alone = costs("distill/logits", whole, student, ctx, monkeypatch, batch=as_data)
+    assert own.totals == pytest.approx([w * alone.totals[0] for w in WEIGHTS], rel=1e-5)
+    for weight, slopes in zip(WEIGHTS, own.slopes, strict=True):
+        for found, wanted in zip(slopes, alone.slopes[0], strict=True):
+            torch.testing.assert_close(found, weight * wanted, atol=1e-6, rtol=1e-4)
+    assert own.losses[0].count == alone.losses[0].count
+
+
+def test_a_task_that_no_words_are_there_for_is_refused() -> None:
+    for weights_ in ({"weight": 0.5}, {"weight_end": 0.0}):
+        with pytest.raises(ValueError, match="no words are the data's own"):
+            OnPolicy.model_validate({"written": 1.0, **weights_})
+    OnPolicy(written=1.0, weight_end=1.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from statistics import fmean
 from typing import Any
 
@@ -15,7 +16,10 @@ from attar.data.batches import Batch
 from attar.errors import DataError
 from attar.models.model import Model
 from attar.ops.chunked import Mix
+from attar.techniques.distill.logits import Logits
 from attar.techniques.distill.online import Online, _Pair
+from attar.train.losses import Objective
+from techniques.losing import DIVERGENCES, LOGITS, TIMES
 from train.small import dataset, equal, weights
 
 SHORT: dict[str, Any] = {"batch": 4, "length": 16, "steps": 20, "learning_rate": 3e-3}
@@ -40,9 +44,8 @@ def test_value_and_gradients_are_the_formula(family: str, task: Task, back: floa
     labels = ids if task == "causal-lm" else torch.tensor([1, -100, 2, 0])
     batch = Batch(ids, torch.ones_like(ids), labels)
     heat = 2.0
-    objective = _Pair(
-        student, teacher, Mix("forward", heat, 0.6, 0.4), Mix("forward", heat, back, 1 - back)
-    )
+    mixes = Mix("forward", heat, 0.6, 0.4), Mix("forward", heat, back, 1 - back)
+    objective = _Pair(student, teacher, lambda _: mixes[0], lambda _: mixes[1])
     loss = objective(batch, 0.0)
     found = gradients(loss.value, student, teacher)
 
@@ -103,3 +106,39 @@ def test_the_teacher_needs_labels() -> None:
     ctx = Context("classification", data.__getitem__, lambda _: teacher)
     with pytest.raises(DataError, match="no labels"):
         Online(**SHORT).apply(student, ctx)
+
+
+@pytest.mark.parametrize("divergence", [*DIVERGENCES, LOGITS], ids=str)
+@pytest.mark.parametrize(("family", "task"), [("llama", "causal-lm"), ("bert", "classification")])
+def test_each_learns_from_the_other_as_from_any_teacher(
+    family: str, task: Task, divergence: dict[str, Any]
+) -> None:
+    """By any divergence, and both weights move."""
+    student, teacher = pair(family, task)
+    batch = tiny_models.batch(student)
+    step = Online(weight=0.8, weight_end=0.2, back=0.0, back_end=0.6, **divergence)
+    both = _Pair(student, teacher, partial(step.mix, student), partial(step.mix_back, student))
+    for progress, weight, back in zip(TIMES, (0.8, 0.5, 0.2), (0.0, 0.3, 0.6), strict=True):
+        found = both(batch, progress)
+        own = Logits(weight=weight, **divergence)
+        theirs = Logits(weight=back, **divergence)
+        total = (
+            Objective(student, teacher, partial(own.mix, student))(batch, 0.0).value
+            + Objective(teacher, student, partial(theirs.mix, teacher))(batch, 0.0).value
+        )
+        assert float(found.value.detach()) == pytest.approx(float(total.detach()), rel=1e-5)
+        pairs = zip(
+            gradients(found.value, student, teacher),
+            gradients(total, student, teacher),
+            strict=True,
+        )
+        for a, b in pairs:
+            torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-3)
+
+
+def test_without_ends_the_weights_stay() -> None:
+    student, teacher = pair("bert", "classification")
+    step = Online(back=0.25)
+    for progress in TIMES:
+        assert step.mix(student, progress) == Mix("forward", 2.0, 0.5, 0.5)
+        assert step.mix_back(teacher, progress) == Mix("forward", 2.0, 0.25, 0.75)

@@ -19,6 +19,7 @@ from attar.models.model import Model
 from attar.ops.chunked import Mix
 from attar.train.losses import Objective, judge
 from attar.train.rows import held_out_of
+from techniques.losing import DIVERGENCES, LOGITS, MOVING, WEIGHTS, costs, same
 
 LABELS = tiny_models.LABELS
 SHORT: dict[str, Any] = {"batch": 4, "length": 16, "steps": 40, "learning_rate": 3e-3}
@@ -83,7 +84,7 @@ def test_each_task_is_learned_from_its_own_teacher(family: str, task: Task) -> N
     assert after[0] < 0.9 * before[0]
     assert after[1] < 0.9 * before[1]
     assert after[0] < apart("one", "b")  # and not from the other's
-    assert len(ctx.curves["loss/dev"]) == 4
+    assert [step for step, _ in ctx.curves["loss/dev"]] == [0, 10, 20, 30, 40]
 
 
 def test_what_does_not_fit_is_refused() -> None:
@@ -134,7 +135,7 @@ def test_rows_go_to_the_teacher_of_their_domain(family: str, task: Task) -> None
         ctx = Context(task, data.__getitem__, teachers.__getitem__)
         step = find("distill/routed").model_validate({**SHORT, "steps": 8, **settings})
         step.apply(student, ctx)
-        assert len(ctx.curves["loss/dev"]) == 4
+        assert [step for step, _ in ctx.curves["loss/dev"]] == [0, 2, 4, 6, 8]
         return list(student.module.state_dict().values())
 
     one = trained(**BY_DOMAIN, held_out=["mix"])
@@ -172,3 +173,40 @@ def test_domains_that_do_not_fit_are_refused() -> None:
         routed.model_validate({**BY_DOMAIN, "domains": ["law"]})
     with pytest.raises(ValueError, match="all different"):
         routed.model_validate({**BY_DOMAIN, "domains": ["law", "law"]})
+
+
+@pytest.mark.parametrize("divergence", [*DIVERGENCES, LOGITS], ids=str)
+@pytest.mark.parametrize(("family", "task"), [("llama", "causal-lm"), ("bert", "classification")])
+def test_each_teacher_teaches_as_it_would_alone(
+    family: str, task: Task, divergence: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By any divergence, with a weight that moves; scores are taken half way and averaged."""
+    teachers = {n: tiny_models.tiny(family, task, seed=s) for s, n in enumerate("ab", 1)}
+    student, ctx = tiny_models.tiny(family, task), context(teachers)
+    both = {"teachers": ["a", "b"], "data": ["one", "other"], "held_out": ["one", "other"]}
+    settings, scores = {**SHORT, **MOVING, **divergence}, []
+    turns = Turns([stream("one"), stream("other")], 0)
+    for source, (teacher, data) in enumerate((("a", "one"), ("b", "other"))):
+        number = next(n for n in range(99) if turns.batch(n).source == source)
+        found = costs("distill/routed", {**settings, **both}, student, ctx, monkeypatch, number)
+        alone = {**settings, "teacher": teacher, "data": data, "held_out": data}
+        one = costs("distill/logits", alone, student, ctx, monkeypatch, batch=found.batch)
+        same(found, one)
+        scores.append(one.score)
+    assert found.score == pytest.approx(sum(scores) / 2, rel=1e-5)
+
+
+@pytest.mark.parametrize(("family", "task"), [("llama", "causal-lm"), ("bert", "classification")])
+def test_the_weight_moves_evenly(family: str, task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    teachers = {n: tiny_models.tiny(family, task, seed=s) for s, n in enumerate("ab", 1)}
+    student, ctx = tiny_models.tiny(family, task), context(teachers)
+    settings = {**SHORT, "teachers": ["a", "b"], "data": ["one", "other"]}
+    ends = [
+        costs("distill/routed", {**settings, "weight": w}, student, ctx, monkeypatch).totals
+        for w in (1.0, 0.0)
+    ]
+    assert len({*ends[0]}) == len({*ends[1]}) == 1  # without an end it stays
+    divergence, task_loss = ends[0][0], ends[1][0]
+    found = costs("distill/routed", {**settings, **MOVING}, student, ctx, monkeypatch)
+    wanted = [w * divergence + (1 - w) * task_loss for w in WEIGHTS]
+    assert found.totals == pytest.approx(wanted, rel=1e-5)

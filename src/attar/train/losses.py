@@ -14,6 +14,7 @@ from attar.layers import all_blocks
 from attar.models.model import Model
 from attar.ops.chunked import Mix, Side, Told, chunked
 from attar.ops.divergence import IGNORED
+from attar.train.written import OwnWords
 
 
 @dataclass(frozen=True)
@@ -102,11 +103,15 @@ def states(model: Model, batch: Batch) -> Tensor:
 
 
 def judged_labels(model: Model, batch: Batch) -> Tensor:
-    """The labels that belong to `states`, shifted by one for causal language models."""
+    """The labels that belong to `states`, shifted by one for causal language models.
+
+    IGNORED where a position is judged by a teacher alone.
+    """
     if model.task == "classification":
         return batch.labels
     labels = batch.labels[:, 1:] if model.task == "causal-lm" else batch.labels
-    return labels[labels != IGNORED]
+    labels = labels[labels != IGNORED]
+    return torch.full_like(labels, IGNORED) if isinstance(batch, OwnWords) else labels
 
 
 def teaching(teacher: Model, batch: Batch) -> Side:

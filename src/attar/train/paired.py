@@ -25,11 +25,17 @@ _PIECE = 128  # positions whose logits exist at a time, of either model
 class PairedObjective:
     """weight x distance over spans + (1 - weight) x the student's own loss.
 
-    The distance is a mean over spans, the student's own loss one over its tokens.
+    The distance is a mean over spans, the student's own loss one over its tokens. `weight` tells
+    the weight at a share of the training done, from 0 to 1.
     """
 
     def __init__(
-        self, model: Model, teacher: Model, common: Common, matching: Matching, weight: float
+        self,
+        model: Model,
+        teacher: Model,
+        common: Common,
+        matching: Matching,
+        weight: Callable[[float], float],
     ) -> None:
         self.model, self.teacher = model, teacher
         self.common = common.to(model.device)
@@ -45,6 +51,7 @@ class PairedObjective:
         their_labels = judged_labels(self.teacher, paired.theirs)
         pieces = _pieces(paired, len(labels), self.common.own.device)
         spans, tokens = len(paired.own_spans), len(labels)
+        weight = self.weight(progress)
 
         def loss(hidden: Tensor, number: int) -> Tensor:
             piece = pieces[number]
@@ -53,7 +60,7 @@ class PairedObjective:
             task = -logs.gather(-1, here.unsqueeze(-1)).sum()
             each = self._apart(logs, here, theirs, their_labels, piece)
             apart = sum(each, task.new_zeros(()))
-            total = self.weight * apart / max(spans, 1) + (1 - self.weight) * task / tokens
+            total = weight * apart / max(spans, 1) + (1 - weight) * task / tokens
             return torch.stack([total, task, *each])
 
         total, task, *each = piecewise(loss, own.hidden, own.weights, [p.own for p in pieces])
@@ -64,7 +71,7 @@ class PairedObjective:
         return Loss(total, tokens, parts)
 
     def score(self, batches: Sequence[Batch]) -> Callable[[], float]:
-        """A function that tells the loss on held-out batches."""
+        """A function that tells the loss on held-out batches, its weight as it is half way."""
         return averaged(self, batches, self.model.device)
 
     def _apart(

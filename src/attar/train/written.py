@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import floor
 from typing import Any
 
@@ -27,6 +28,11 @@ _WHOLE: dict[str, Any] = {
     # A model gone astray must write something, for the loss to say so: nothing is drawn from NaN.
     "remove_invalid_values": True,
 }
+
+
+@dataclass
+class OwnWords(Batch):
+    """A batch that the model wrote: its words are judged by a teacher, and are no labels."""
 
 
 class Written:
@@ -58,7 +64,7 @@ class Written:
         labels[:, : self._prompt] = IGNORED
         self._tokens += int(mask[:, self._prompt :].sum())
         self._ctx.note("written tokens", self._tokens)
-        return Batch(ids, mask, labels)
+        return OwnWords(ids, mask, labels)
 
     def _write(self, prompts: Tensor, seed: int) -> Tensor:
         """Prompts and what the model adds to them, sampled from its whole distribution."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from attar.models.model import Model
 from attar.ops.chunked import Mix
 from attar.train.losses import usual_temperature
+from attar.train.schedule import moved
 
 _SHARES = {"jensen-shannon": 0.5, "skewed": 0.1, "skewed-reverse": 0.1}
 
@@ -31,10 +32,29 @@ DIVERGENCES = (
 )
 
 
-class Answers(BaseModel):
-    """A divergence and its temperature, mixed into a step as fields of its own."""
+Weight = Annotated[
+    float,
+    Field(ge=0, le=1, description="weight of the divergence; the task's own loss has the rest"),
+]
+
+
+class Weighed(BaseModel):
+    """A weight that may move, mixed into a step as fields of its own."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    weight: Weight = 0.5
+    weight_end: float | None = Field(
+        None, ge=0, le=1, description="what the weight moves to, evenly, as training goes on"
+    )
+
+    def weight_at(self, progress: float) -> float:
+        """The weight at a share of the training done, from 0 to 1."""
+        return moved(self.weight, self.weight_end, progress)
+
+
+class Answers(Weighed):
+    """A divergence, its temperature and its weight, mixed into a step as fields of its own."""
 
     divergence: Named = Field("forward", description=DIVERGENCES)
     share: float | None = Field(
@@ -58,6 +78,10 @@ class Answers(BaseModel):
                 f"`share` says nothing of {self.divergence}; it is for {', '.join(_SHARES)}"
             )
         return self
+
+    def mix(self, model: Model, progress: float) -> Mix:
+        """The loss at a share of the training done, from 0 to 1."""
+        return self.weighed(model, self.weight_at(progress))
 
     def weighed(self, model: Model, weight: float) -> Mix:
         """The divergence with a weight, and the task's own loss with the rest."""

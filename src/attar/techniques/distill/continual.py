@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from pydantic import Field
 
 from attar.core.context import Context
 from attar.core.step import DataRef, Step
 from attar.core.traits import FLOAT
 from attar.models.model import Model
+from attar.techniques.distill._answers import Answers
 from attar.train.fit import fit
-from attar.train.losses import Objective, forward, judge
+from attar.train.losses import Objective
 from attar.train.rows import held_out_of, labeled, stream_of
 from attar.train.schedule import Training
 from attar.train.scoped import trained
 from attar.train.teacher import ready
 
 
-class Continual(Training, Step, kind="distill/continual"):
+class Continual(Answers, Training, Step, kind="distill/continual"):
     """One task after another (Learning without Forgetting, Li and Hoiem 2016, arXiv:1606.09282).
 
     The teacher is the model as it comes into this step. On every row the loss is weight x
-    KL(former self || model) + (1 - weight) x the task's own loss. Rows of earlier tasks among them
-    are rehearsed with their labels and the former self's answers, as in DER++ (Buzzega et al. 2020,
-    arXiv:2004.07211). `measures.also` measures every stage on every task's held-out data.
+    divergence from the former self + (1 - weight) x the task's own loss. Rows of earlier tasks
+    among them are rehearsed with their labels and the former self's answers, as in DER++ (Buzzega
+    et al. 2020, arXiv:2004.07211). `measures.also` measures every stage on every task's held-out
+    data.
     """
 
     needs = frozenset({FLOAT})
@@ -40,15 +44,6 @@ class Continual(Training, Step, kind="distill/continual"):
         ge=0,
         lt=1,
         description="the share of rows that are of earlier tasks, drawn evenly from each of them",
-    )
-    weight: float = Field(
-        0.5, ge=0, le=1, description="weight of the divergence; the task's own loss has the rest"
-    )
-    temperature: float | None = Field(
-        None,
-        gt=0,
-        description="what all logits are divided by in the divergence; 1 for language models and "
-        "2 for classifiers by default",
     )
     learning_rate: float = Field(1e-4, gt=0, description="the highest learning rate")
     held_out: DataRef | None = Field(
@@ -68,9 +63,8 @@ class Continual(Training, Step, kind="distill/continual"):
             batches = stream.with_some_of(others, self.rehearsal)
             ctx.note("rehearsed_rows", batches.rows - stream.rows)
         former = ready(model, model, ctx.device, ctx.precision)
-        mix = forward(model, self.weight, self.temperature)
-        objective = Objective(model, former, lambda _: mix)
+        objective = Objective(model, former, partial(self.mix, model))
         held = held_out_of(self.held_out, model, self, ctx)
         with trained(model, self.scope):
-            fit(model, objective, batches, self, ctx, judge(objective, held, mix) if held else None)
+            fit(model, objective, batches, self, ctx, objective.score(held) if held else None)
         return model

@@ -15,6 +15,7 @@ from attar.data.spelling import Spelling, shared
 from attar.data.tokenize import check_ids
 from attar.models.model import Model
 from attar.ops.spans import Common
+from attar.techniques.distill._answers import Weighed
 from attar.train.fit import fit
 from attar.train.paired import Matching, PairedObjective
 from attar.train.teacher import check_task, fixed
@@ -23,7 +24,7 @@ from attar.train.tuned import Updating
 _SEQUENCES = 16  # held out, by default
 
 
-class CrossTokenizer(Updating, Step, kind="distill/cross-tokenizer"):
+class CrossTokenizer(Weighed, Updating, Step, kind="distill/cross-tokenizer"):
     """Distillation between tokenizers that differ.
 
     Both models read the same texts, each in its own tokens. Where both end a token at the same
@@ -75,7 +76,7 @@ class CrossTokenizer(Updating, Step, kind="distill/cross-tokenizer"):
         common = Common.of(pairs[:, 0], pairs[:, 1], own_size, their_size)
         self._note(ctx, rows, common)
         teacher = fixed(teacher, model, ctx.device, ctx.precision)
-        objective = PairedObjective(model, teacher, common, self.matching, self.weight)
+        objective = PairedObjective(model, teacher, common, self.matching, self.weight_at)
         held = self._held_out(model, teacher, sides, ctx)
         stream = Shuffled(rows, self.batch, ctx.seed)
         with self.training(model, ctx):

@@ -16,12 +16,11 @@ from attar.errors import UserError
 from attar.models.model import Model
 from attar.ops.chunked import Mix
 from attar.ops.sketch import COLDEST
-from attar.techniques.distill._answers import Answers
+from attar.techniques.distill._answers import Answers, Weight
 from attar.techniques.distill._cache import Cache, asked_of, cached
 from attar.techniques.distill._guided import GuidedTraining
 from attar.train.fit import Batches
 from attar.train.losses import Objective
-from attar.train.schedule import moved
 from attar.train.served import ByAddress
 from attar.train.signals import Signal
 
@@ -53,12 +52,7 @@ class Logits(ByAddress, Answers, GuidedTraining, Step, kind="distill/logits"):
         description="soft: the teacher's whole distribution; hard: its likeliest class or token, "
         "for which divergence and temperature mean nothing",
     )
-    weight: float = Field(
-        1.0, ge=0, le=1, description="weight of the divergence; the task's own loss has the rest"
-    )
-    weight_end: float | None = Field(
-        None, ge=0, le=1, description="what the weight moves to, evenly, as training goes on"
-    )
+    weight: Weight = 1.0
     learning_rate: float = Field(3e-4, gt=0, description="the highest learning rate")
     cache: Cache | None = Field(
         None,
@@ -128,7 +122,7 @@ class Logits(ByAddress, Answers, GuidedTraining, Step, kind="distill/logits"):
 
     def mix(self, model: Model, progress: float) -> Mix:
         """The loss at a share of the training done, from 0 to 1."""
-        found = self.weighed(model, moved(self.weight, self.weight_end, progress))
+        found = super().mix(model, progress)
         return replace(found, divergence="hard") if self.targets == "hard" else found
 
     def _unkept(self, cache: Cache) -> str:

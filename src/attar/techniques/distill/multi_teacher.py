@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from functools import partial
+from typing import Self
+
+from pydantic import Field, model_validator
 
 from attar.core.context import Context
 from attar.core.step import DataRef, ModelRef, Step
 from attar.core.traits import FLOAT
 from attar.models.model import Model
+from attar.techniques.distill._answers import Answers
 from attar.train.ensemble import Combined, Ensemble
 from attar.train.fit import fit
-from attar.train.losses import Objective, forward
+from attar.train.losses import Objective
 from attar.train.rows import held_out_of, stream_of
 from attar.train.teacher import ready_by_name
 from attar.train.tuned import Updating
 
 
-class MultiTeacher(Updating, Step, kind="distill/multi-teacher"):
+class MultiTeacher(Answers, Updating, Step, kind="distill/multi-teacher"):
     """Distillation of one distribution that is made of several teachers'.
 
-    All have the student's vocabulary, or its classes. The loss is weight x KL(teachers || student)
-    + (1 - weight) x the task's own loss. All teachers' weights are in memory at once; of their
-    answers, one teacher's to a few positions.
+    All have the student's vocabulary, or its classes. The loss is weight x divergence from what
+    they say together + (1 - weight) x the task's own loss. They are made one by their
+    probabilities, so the divergence `logits` has nothing to compare and is refused. All teachers'
+    weights are in memory at once; of their answers, one teacher's to a few positions.
     """
 
     needs = frozenset({FLOAT})
@@ -38,28 +43,28 @@ class MultiTeacher(Updating, Step, kind="distill/multi-teacher"):
         "sure each is (one over exp of its entropy); best: at each position the one that finds "
         "the label likeliest, and their mean where there is no label",
     )
-    temperature: float | None = Field(
-        None,
-        gt=0,
-        description="what all logits are divided by in the divergence; 1 for language models and "
-        "2 for classifiers by default",
-    )
-    weight: float = Field(
-        0.5, ge=0, le=1, description="weight of the divergence; the task's own loss has the rest"
-    )
     learning_rate: float = Field(3e-4, gt=0, description="the highest learning rate")
     data: DataRef = Field("train", description="the dataset to learn on")
     held_out: DataRef | None = Field(
         "dev", description="the dataset that tells which state is best; none: the last is kept"
     )
 
+    @model_validator(mode="after")
+    def _of_probabilities(self) -> Self:
+        if self.divergence == "logits":
+            raise ValueError(
+                "`divergence: logits` compares logits, and several teachers are made one by their "
+                "probabilities, which leave no logits. Take another divergence"
+            )
+        return self
+
     def apply(self, model: Model, ctx: Context) -> Model:
         """Train the student, and leave the best state in it."""
         stream = stream_of(ctx.data(self.data), model, self, ctx)
         teachers = [ready_by_name(name, model, ctx) for name in self.teachers]
-        mix = forward(model, self.weight, self.temperature)
-        ensemble = Ensemble(model, teachers, self.combined, mix.temperature)
-        objective = Objective(model, ensemble, lambda _: mix)
+        mix = partial(self.mix, model)
+        ensemble = Ensemble(model, teachers, self.combined, mix(0.0).temperature)
+        objective = Objective(model, ensemble, mix)
         held = held_out_of(self.held_out, model, self, ctx)
         with self.training(model, ctx):
             fit(model, objective, stream, self, ctx, objective.score(held) if held else None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Self
 
 from pydantic import Field, model_validator
@@ -9,7 +10,7 @@ from pydantic import Field, model_validator
 from attar.core.context import Context
 from attar.core.step import Step
 from attar.models.model import Model
-from attar.techniques.distill._answers import DIVERGENCES, Answers, Named
+from attar.techniques.distill._answers import DIVERGENCES, Answers, Named, Weight
 from attar.techniques.distill._guided import GuidedTraining
 from attar.train.fit import Batches
 from attar.train.rows import stream_of
@@ -22,8 +23,10 @@ class OnPolicy(Answers, GuidedTraining, Step, kind="distill/on-policy"):
     Rows of the data are cut to prompts. After those come, in a share of the batches, words that
     the student samples as it is at that step, and in the others the data's own; the divergence
     counts on what comes after the prompt alone. So the student learns where its own mistakes
-    lead, which no text written by others shows. Held-out data is judged on its own words, all
-    of them. Writing takes most of the time: a share of 1 is several times slower than 0.
+    lead, which no text written by others shows. The loss is weight x divergence + (1 - weight) x
+    the task's own loss, which counts on the data's own endings alone: what the student wrote is
+    no label. Held-out data is judged on its own words, all of them. Writing takes most of the
+    time: a share of 1 is several times slower than 0.
     """
 
     tasks = ("causal-lm",)
@@ -31,6 +34,7 @@ class OnPolicy(Answers, GuidedTraining, Step, kind="distill/on-policy"):
     shares = True
 
     divergence: Named = Field("jensen-shannon", description=DIVERGENCES)
+    weight: Weight = 1.0
     written: float = Field(
         0.5, ge=0, le=1, description="share of the batches whose endings the student writes"
     )
@@ -43,11 +47,16 @@ class OnPolicy(Answers, GuidedTraining, Step, kind="distill/on-policy"):
             raise ValueError(
                 f"prompt {self.prompt} leaves no room for an ending in length {self.length}"
             )
+        if self.written == 1 and min(self.weight_at(0.0), self.weight_at(1.0)) < 1:
+            raise ValueError(
+                "with `written: 1` no words are the data's own, and the task's own loss counts on "
+                "those alone. Write a smaller share, or leave out `weight` and `weight_end`"
+            )
         return self
 
     def apply(self, model: Model, ctx: Context) -> Model:
         """Train the student, and leave the best state in it."""
-        return self.follow(model, ctx, {}, lambda _: self.weighed(model, 1.0))
+        return self.follow(model, ctx, {}, partial(self.mix, model))
 
     def stream(self, model: Model, ctx: Context) -> Batches:
         """The data, and what the student makes of it."""

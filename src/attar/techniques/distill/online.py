@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from pydantic import Field
 from torch import Tensor
@@ -16,11 +17,11 @@ from attar.data.batches import Batch
 from attar.models.model import Model
 from attar.ops.chunked import Mix, Side, chunked
 from attar.ops.divergence import IGNORED
+from attar.techniques.distill._answers import Answers
 from attar.train.fit import fit
 from attar.train.losses import (
     Loss,
     Objective,
-    forward,
     judge,
     judged_labels,
     plain,
@@ -28,20 +29,20 @@ from attar.train.losses import (
     states,
 )
 from attar.train.rows import held_out_of, labeled, stream_of
-from attar.train.schedule import Training
+from attar.train.schedule import Training, moved
 from attar.train.scoped import trained
 from attar.train.teacher import learner
 
 NAME = "teacher"  # of the submodule that holds the teacher while both are trained
 
 
-class Online(Training, Step, kind="distill/online"):
+class Online(Answers, Training, Step, kind="distill/online"):
     """The student follows the teacher's present answers, which spares a run of its own.
 
     The teacher learns from the labels and, where `back` says so, from the student: deep mutual
-    learning (Zhang et al. 2018, arXiv 1706.00384). Both have one learning rate, and their
-    gradient is clipped as one. States are compared by the student's own loss on held-out labels.
-    The teacher is left behind at the end.
+    learning (Zhang et al. 2018, arXiv 1706.00384). `weight` is that of the divergence in the
+    student's loss. Both have one learning rate, and their gradient is clipped as one. States are
+    compared by the student's own loss on held-out labels. The teacher is left behind at the end.
     """
 
     needs = frozenset({FLOAT})
@@ -53,25 +54,15 @@ class Online(Training, Step, kind="distill/online"):
     teacher: ModelRef = Field(
         "original", description="what the teacher begins as: the original, an earlier stage, a path"
     )
-    weight: float = Field(
-        0.5,
-        ge=0,
-        le=1,
-        description="weight of KL(teacher || student) in the student's loss; the task's own loss "
-        "has the rest",
-    )
     back: float = Field(
         0.0,
         ge=0,
         le=1,
-        description="weight of KL(student || teacher) in the teacher's loss; 0: it learns from "
-        "labels alone",
+        description="weight in the teacher's loss of the same divergence, in which the student "
+        "is then the teacher; 0: it learns from labels alone",
     )
-    temperature: float | None = Field(
-        None,
-        gt=0,
-        description="what both sides' logits are divided by in the divergence; 1 for language "
-        "models and 2 for classifiers by default",
+    back_end: float | None = Field(
+        None, ge=0, le=1, description="what `back` moves to, evenly, as training goes on"
     )
     learning_rate: float = Field(1e-4, gt=0, description="the highest learning rate")
     data: DataRef = Field("train", description="the dataset to learn on")
@@ -86,35 +77,42 @@ class Online(Training, Step, kind="distill/online"):
         teacher = learner(ctx.model(self.teacher), model, ctx.device)
         held = held_out_of(self.held_out, model, self, ctx)
         evaluate = judge(Objective(model), held, plain(1.0)) if held else None
-        pair = _Pair(model, teacher, self.mix(model, self.weight), self.mix(model, self.back))
+        pair = _Pair(model, teacher, partial(self.mix, model), partial(self.mix_back, model))
         with trained(model, self.scope), _beside(model, teacher):
             fit(model, pair, stream, self, ctx, evaluate)
         return model
 
-    def mix(self, model: Model, weight: float) -> Mix:
-        """The loss of one of the two."""
-        return forward(model, weight, self.temperature)
+    def mix_back(self, model: Model, progress: float) -> Mix:
+        """The teacher's loss at a share of the training done, from 0 to 1."""
+        return self.weighed(model, moved(self.back, self.back_end, progress))
 
 
 class _Pair:
     """The losses of two models that learn together, each taking the other's answers as given."""
 
-    def __init__(self, student: Model, teacher: Model, own: Mix, theirs: Mix) -> None:
+    def __init__(
+        self,
+        student: Model,
+        teacher: Model,
+        own: Callable[[float], Mix],
+        theirs: Callable[[float], Mix],
+    ) -> None:
         self.student, self.teacher, self.own, self.theirs = student, teacher, own, theirs
 
     def __call__(self, batch: Batch, progress: float) -> Loss:
         """The sum of both losses over the student's positions."""
+        own, theirs = self.own(progress), self.theirs(progress)
         labels = judged_labels(self.student, batch)
         one, other = (side(model, states(model, batch)) for model in (self.student, self.teacher))
         count, known = len(labels), labels != IGNORED
         labeled = int(known.sum())
-        followed = chunked(one, _given(other), labels, self.own)
+        followed = chunked(one, _given(other), labels, own)
         parts = {"divergence": (float(followed.divergence), count)}
         total = followed.total
         if labeled:
             parts["task"] = (float(followed.task), labeled)
-            back = _given(_kept(one, known)) if self.theirs.weight else None
-            led = chunked(_kept(other, known), back, labels[known], self.theirs)
+            back = _given(_kept(one, known)) if theirs.weight else None
+            led = chunked(_kept(other, known), back, labels[known], theirs)
             parts["teacher"] = (float(led.task), labeled)
             total = total + led.total * (labeled / count)
         return Loss(total, count, parts)

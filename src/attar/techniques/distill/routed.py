@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Self, cast
 
 from pydantic import Field, model_validator
@@ -16,8 +17,9 @@ from attar.data.example import Dataset, classes
 from attar.data.turns import TurnBatch, Turns
 from attar.errors import DataError, Problem
 from attar.models.model import Model
+from attar.techniques.distill._answers import Answers, Weight
 from attar.train.fit import fit
-from attar.train.losses import Loss, Objective, forward, judge
+from attar.train.losses import Loss, Objective
 from attar.train.rows import judged_on, stream_of
 from attar.train.teacher import ready_by_name
 from attar.train.tuned import Updating
@@ -25,14 +27,14 @@ from attar.train.tuned import Updating
 _SHOWN = 20  # rows that no teacher is for
 
 
-class Routed(Updating, Step, kind="distill/routed"):
+class Routed(Answers, Updating, Step, kind="distill/routed"):
     """One student of several teachers, of which each teaches on its own rows alone.
 
     These are the rows of a dataset for each teacher or, with `domains`, those whose domain is the
     teacher's, wherever they are; `data: {train: {path: rows.jsonl, domain: topic}}` names the
     column that holds it. Batches are of one teacher's rows each, in a random order, so that one is
-    asked at a time. The loss is weight x KL(its teacher || student) + (1 - weight) x the task's own
-    loss.
+    asked at a time. The loss is weight x divergence from its teacher + (1 - weight) x the task's
+    own loss.
     """
 
     needs = frozenset({FLOAT})
@@ -54,15 +56,7 @@ class Routed(Updating, Step, kind="distill/routed"):
         description="the domain of each of the teachers, in the same order: rows go by their own; "
         "none: each teacher has a dataset",
     )
-    temperature: float | None = Field(
-        None,
-        gt=0,
-        description="what all logits are divided by in the divergence; 1 for language models and "
-        "2 for classifiers by default",
-    )
-    weight: float = Field(
-        1.0, ge=0, le=1, description="weight of the divergence; the task's own loss has the rest"
-    )
+    weight: Weight = 1.0
     held_out: tuple[DataRef, ...] = Field(
         (),
         description="a dataset for each of the teachers or, with `domains`, any datasets, which "
@@ -99,11 +93,11 @@ class Routed(Updating, Step, kind="distill/routed"):
                 text = f"data {part.name}: no row is there for the teacher {teacher!r} to teach on"
                 raise DataError([Problem(f"{text}. Give such rows, or leave it out")])
         streams = [stream_of(part, model, self, ctx) for part in parts]
-        mix = forward(model, self.weight, self.temperature)
+        mix = partial(self.mix, model)
         known = {name: ready_by_name(name, model, ctx) for name in dict.fromkeys(self.teachers)}
-        objectives = [Objective(model, known[name], lambda _: mix) for name in self.teachers]
+        objectives = [Objective(model, known[name], mix) for name in self.teachers]
         scores = [
-            judge(objective, judged_on(part, model, self), mix)
+            objective.score(judged_on(part, model, self))
             for objective, part in zip(objectives, self._parts(self.held_out, ctx), strict=False)
             if part.examples
         ]
