@@ -25,6 +25,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,6 +54,7 @@ class Record:
     same: int = 0
     ties: int = 0
     marked: int = 0
+    parted: list[str] = field(default_factory=list)
     mixed: list[str] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
     memory: list[tuple[float, int]] = field(default_factory=list)
@@ -164,6 +166,7 @@ async def measure(served: Served, given: argparse.Namespace) -> dict[str, Any]:
             "requests": len(record.seconds),
             "same": record.same,
             "parted_at_a_tie": record.ties,
+            "parted_elsewhere": counted(record.parted),
             "with_their_marker": record.marked,
             "mixed_up": record.mixed,
             "lost": record.lost,
@@ -277,7 +280,12 @@ def judge(told: Told, number: int, alone: Sequence[Told], record: Record) -> Non
     if gap < TIE:
         record.ties += 1
     else:
-        record.mixed.append(f"prompt {number} parts at token {parted}, gap {gap:.3f} nats")
+        record.parted.append(f"prompt {number} parts at token {parted}, gap {gap:.3f} nats")
+
+
+def counted(told: Sequence[str]) -> dict[str, int]:
+    """How often each was told."""
+    return dict(sorted(Counter(told).items()))
 
 
 def marked(alone: Sequence[Told]) -> int:
@@ -333,7 +341,12 @@ async def killed(
     for number, told in enumerate(again):
         judge(told, number, alone, record)
     broken = sum(isinstance(each, Exception) for each in found)
-    return {"ready_after": seconds, "broken_off": broken, "wrong_after": record.mixed}
+    return {
+        "ready_after": seconds,
+        "broken_off": broken,
+        "mixed_up_after": record.mixed,
+        "parted_elsewhere_after": counted(record.parted),
+    }
 
 
 def spread(seconds: Sequence[float]) -> dict[str, float]:

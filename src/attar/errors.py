@@ -110,7 +110,7 @@ class OutOfMemory(AttarError):
 
 
 class TrainingDiverged(AttarError):
-    """The loss became NaN, infinite or many times what it was; the last good state was kept."""
+    """The loss became NaN, infinite or many times what it was; the message tells what is kept."""
 
 
 class GuardFailed(AttarError):

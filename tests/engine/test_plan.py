@@ -144,7 +144,7 @@ def test_blocks_follow_the_originals_where_they_are_as_many_and_as_wide() -> Non
     shallow, narrow = {"prune/depth": {"remove": 1}}, {"prune/width": {"hidden": 16}}
     for cut, left in ((shallow, "2 blocks of 32"), (narrow, "3 blocks of 16")):
         (problem,), _ = folded("llama", None, 16.0, cut, {"heal/blockwise": {}})
-        assert f"the original has 3 blocks of 32 channels, the model by then {left}" in problem
+        assert f"its teacher has 3 blocks of 32 channels, the model by then {left}" in problem
         assert folded("llama", None, 4.0, cut, {"heal": "auto"}) == ([], "heal/lora")
     (problem,), kind = folded("bert", "embedding", 16.0, shallow, {"heal": "auto"})
     assert "distill: auto" in problem
@@ -153,6 +153,25 @@ def test_blocks_follow_the_originals_where_they_are_as_many_and_as_wide() -> Non
     assert folded("bert", "embedding", 16.0, fewer, {"heal": "auto"}) == ([], "heal/blockwise")
     other = {"heal/blockwise": {"teacher": "somewhere"}}
     assert folded("llama", None, 16.0, shallow, other)[0] == []
+    tuned = {"adapt/full": {"id": "tuned"}}
+    (problem,), _ = folded(
+        "llama", None, 16.0, tuned, shallow, {"heal/blockwise": {"teacher": "tuned"}}
+    )
+    assert "its teacher has 3 blocks" in problem
+    cut = {"prune/depth": {"remove": 1, "id": "cut"}}
+    heals = {"heal/blockwise": {"teacher": "cut"}}
+    assert folded("llama", None, 16.0, cut, {"quantize/rtn": {}}, heals)[0] == []
+
+
+@pytest.mark.parametrize("kind", ["prune/depth", "prune/heads", "prune/neurons", "prune/width"])
+def test_a_score_by_a_loss_wants_one(kind: str) -> None:
+    settings = {"fraction": 0.5, "multiple": 4, "score": "taylor"}
+    fields = find(kind).model_fields
+    step = {kind: {name: value for name, value in settings.items() if name in fields}}
+    told_of = [text for text in told(step, model=tiny("bert", "embedding")) if "taylor" in text]
+    assert len(told_of) == 1
+    assert "a model of vectors has none" in told_of[0]
+    assert not [text for text in told(step, model=tiny("bert", "masked-lm")) if "taylor" in text]
 
 
 def test_a_choice_left_to_the_plan_is_settled_by_memory_and_traits() -> None:

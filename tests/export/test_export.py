@@ -252,7 +252,7 @@ def test_a_push_copies_whole(model: Path, tmp_path: Path) -> None:
     assert names == {path.name for path in done.folder.iterdir()}
     with pytest.raises(UserError, match="hub:OWNER/NAME"):
         push(done.folder, "hub:nobody")
-    with pytest.raises(UserError, match="is no export"):
+    with pytest.raises(UserError, match=r"is no export .* and no artifact of"):
         push(model, str(tmp_path / "elsewhere"))
     with pytest.raises(UserError, match="lies within"):
         push(done.folder, str(done.folder / "sub"))
@@ -266,13 +266,18 @@ def test_an_artifact_is_pushed_with_its_card(
     steps = [{"quantize/rtn": {"grid": "int8-channel"}}]
     recipe = {"name": "pressed", "model": str(tmp_path / "float"), "steps": steps}
     folder = attar.run(recipe, home=home).folder
-    for ref in ((folder / "model").resolve().name, folder, "pressed"):
-        shutil.rmtree(there, ignore_errors=True)
+    for ref in ((folder / "model").resolve().name, folder, "pressed"):  # each in another's place
         assert push(ref, str(there), home=home) == str(there)
         assert "1. `quantize/rtn`" in (there / "README.md").read_text("utf-8")
         again = attar.load(there)
         assert torch.equal(logits(again), logits(attar.load(folder / "model")))
+    assert not {"README.md", "step.json"} <= {path.name for path in there.iterdir()}
     assert not (folder / "model" / "README.md").exists()
+    done = attar.export("pressed", "hf", tmp_path / "out", home=home, wanted=QUICK)
+    with pytest.raises(UserError, match="holds something else"):
+        push("pressed", str(done.folder), home=home)
+    with pytest.raises(UserError, match="holds something else"):
+        push(done.folder, str(there))
     told: dict[str, bytes] = {}
 
     class Hub:

@@ -160,3 +160,24 @@ def test_an_exports_folder_is_timed_where_its_artifact_is_not(
     time_again(str(done.folder), tmp_path)
     assert rates(done.folder) == {"onnxruntime": 60.0, "genai": 150.0}
     assert "genai: 120 tokens/s" in (done.folder / "README.md").read_text()
+
+
+def test_the_card_of_a_run_keeps_what_the_run_tells(tmp_path: Path, speeds: Speeds) -> None:
+    save(decoder(), tmp_path / "float")
+    recipe = {
+        "name": "first",
+        "model": str(tmp_path / "float"),
+        "steps": [{"quantize/rtn": {"grid": "int8-g32"}}],
+    }
+    attar.run(recipe, home=tmp_path)
+    done = attar.export("first", "onnx", tmp_path / "elsewhere", home=tmp_path)
+    speeds["genai"] = 120.0
+    time_again(str(done.folder), tmp_path)
+    text = (done.folder / "README.md").read_text()
+    assert "# first\n" in text
+    assert "1. `quantize/rtn`" in text
+    assert "genai: 120 tokens/s" in text
+    speeds["genai"] = 150.0
+    time_again(str(done.folder), tmp_path / "another")
+    assert (done.folder / "README.md").read_text() == text
+    assert rates(done.folder)["genai"] == 150.0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from pydantic import ValidationError
@@ -11,9 +13,11 @@ from attar.calibrate.sensitivity import answers
 from attar.core.context import Context
 from attar.core.registry import find
 from attar.errors import UserError
-from attar.models.blocks import without
+from attar.models.blocks import first_of, replaced, without
 from attar.ops.divergence import forward_kl
+from attar.techniques.prune._scores import block_sensitivities
 from attar.techniques.prune.depth import Depth
+from attar.train.losses import Objective
 from techniques.cutting import SMALL, context, pressed
 from tiny_models import PAIRS, assert_ordinary, logits, tiny
 
@@ -21,7 +25,7 @@ every = pytest.mark.parametrize(("family", "task"), PAIRS)
 
 
 @every
-@pytest.mark.parametrize("score", ["divergence", "influence"])
+@pytest.mark.parametrize("score", ["divergence", "influence", "taylor"])
 def test_depth_on_every_family(family, task, score, tmp_path) -> None:
     model, ctx = pressed(Depth(remove=1, score=score, **SMALL), tiny(family, task))
     (gone,) = ctx.notes["removed"]
@@ -33,6 +37,29 @@ def test_depth_on_every_family(family, task, score, tmp_path) -> None:
     with without(expected, [gone]):
         assert torch.equal(logits(model), logits(expected))
     assert_ordinary(model, tmp_path)
+
+
+@pytest.mark.parametrize(("family", "task"), [("llama", "causal-lm"), ("bert", "classification")])
+def test_taylor_is_the_slope_of_the_loss_by_what_a_block_adds(family, task) -> None:
+    """Held against the difference that a thousandth less of it makes."""
+    model = tiny(family, task, hidden_dropout_prob=0.0) if family == "bert" else tiny(family, task)
+    model.module.double()
+    step, ctx = Depth(remove=1, **{**SMALL, "sequences": 1}), context(model)
+    batches, small = calibration(step, model, ctx), 1e-3
+    found = block_sensitivities(model, batches, ctx)
+
+    def loss(index: int, share: float) -> float:
+        own = model.blocks[index].forward
+
+        def less(hidden: Any, *args: Any, **kwargs: Any) -> Any:
+            return hidden + share * (first_of(own(hidden, *args, **kwargs)) - hidden)
+
+        with replaced(model, {index: less}), torch.no_grad():
+            return sum(float(Objective(model)(batch, 0.0).value) for batch in batches)
+
+    for index in range(len(model.blocks)):
+        slope = (loss(index, 1 + small) - loss(index, 1 - small)) / (2 * small)
+        assert float(found[index]) == pytest.approx(abs(slope), rel=1e-2, abs=1e-7)
 
 
 @pytest.mark.parametrize("family", ["llama", "bert"])
@@ -63,7 +90,7 @@ def test_divergence_is_that_of_the_whole_model_without_the_block(family) -> None
 
 
 def test_a_block_that_does_nothing_goes_first() -> None:
-    for score in ("divergence", "influence"):
+    for score in ("divergence", "influence", "taylor"):
         model = tiny("llama")
         with torch.no_grad():
             for path in (model.family.out, model.family.down):

@@ -98,6 +98,8 @@ def divergences(
 ) -> dict[str, list[float]]:
     """For each change, and each part it is made to alone, KL(original || changed) in nats.
 
+    Of a model of vectors it is 1 - cosine.
+
     Averaged over one position in four of a language model, over texts of a classifier. What lies
     before the part's block is computed once. The model is left as it was.
     """

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 REPORT = "report.json"
 PAGE = "report.html"
+CARD = "README.md"
 
 
 def run_folder(home: str, name: str) -> Path:
@@ -75,11 +76,15 @@ def write_page(report: Report, path: Path, language: str) -> None:
 
 
 def write_card(folder: Path) -> None:
-    """Write the card of the model that a run ended with beside its report."""
-    from attar.engine.store import readable, write_text
-    from attar.export.artifact import find_artifact
-    from attar.export.card import CARD, card
+    """Write the card of the model that a run ended with beside its report; says so if it cannot."""
+    import typer
 
-    text = card(find_artifact(str(folder), folder.parent.parent))
-    with readable(f"the card {folder / CARD} cannot be written", folder):
-        write_text(folder / CARD, text)
+    from attar.engine.store import write_text
+    from attar.errors import AttarError
+    from attar.export.artifact import find_artifact
+    from attar.export.card import card
+
+    try:
+        write_text(folder / CARD, card(find_artifact(str(folder), folder.parent.parent)))
+    except (AttarError, OSError) as error:
+        typer.secho(f"the card {folder / CARD} cannot be written: {error}", err=True)

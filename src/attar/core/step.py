@@ -123,6 +123,10 @@ class Step(BaseModel):
         """Say what cannot work on these modules, before any weight loads."""
         return ()
 
+    def unfit(self, task: Task) -> Iterable[str]:
+        """Say what in its settings cannot work for a task, of those that it works for."""
+        return ()
+
     def reshape(self, modules: Sequence[ModuleFact]) -> Sequence[ModuleFact]:
         """The modules that there will be after this step."""
         return modules

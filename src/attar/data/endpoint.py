@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from attar.errors import MissingPackage, Unreachable, UserError
 
+_UNKNOWN = (400, 404, 405, 422, 501)  # statuses of an address that a server does not know
 _AGAIN = (408, 425, 429, 500, 502, 503, 504)  # statuses after which it may work later
 _LONGEST = 60.0  # seconds between two tries
 T = TypeVar("T")
@@ -125,13 +126,15 @@ class Endpoint:
         return self._each(one, rows)
 
     def tokens(self, text: str) -> list[int] | None:
-        """The server's tokens of a text, None where it does not tell."""
+        """The server's tokens of a text, None where it has no way to tell."""
         asked = {"content": text, "prompt": text, "model": self.model}
         asked |= {"add_special": False, "add_special_tokens": False}
         try:
             url = f"{self._base.removesuffix('/v1')}/tokenize"
             return self._ask(url, asked, lambda reply: [int(one) for one in reply["tokens"]])
-        except (Refused, Unreachable):
+        except Refused as error:
+            if error.status not in _UNKNOWN:
+                raise
             return None
 
     def _find_way(self, row: list[int], entries: int) -> _Way:

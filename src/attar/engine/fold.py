@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from attar.core.grid import Grid
 from attar.core.recipe import Recipe
@@ -25,6 +26,13 @@ class Folded:
     problems: list[str]
 
 
+class Room(NamedTuple):
+    """Bytes of memory for each weight, and whether blocks can follow the teacher's one by one."""
+
+    each: float
+    alike: bool
+
+
 def fold(
     recipe: Recipe,
     inputs: Inputs,
@@ -36,10 +44,11 @@ def fold(
     problems: list[str] = []
     steps: list[Step] = []
     blame: dict[str, str] = {}
-    media, original = family_of(inputs.config.model_type).media, _shape(facts)
+    media, shapes = family_of(inputs.config.model_type).media, {"original": _shape(facts)}
     for number, (step, name) in enumerate(zip(recipe.steps, recipe.stage_ids(), strict=True), 1):
-        alike = getattr(step, "teacher", None) != "original" or _shape(facts) == original
-        step = _settled(step, name, room, facts, traits, inputs.task, alike)
+        shape = _shape(facts)
+        theirs = shapes.get(getattr(step, "teacher", None) or "", shape)
+        step = _settled(step, name, Room(room, theirs == shape), facts, traits, inputs.task)
         steps.append(step)
         where = f"step {number} ({step.kind})"
         if inputs.task not in step.tasks:
@@ -53,10 +62,11 @@ def fold(
         if isinstance(step, DataStep):
             problems += [f"{where}: {text}" for text in step.check(facts)]
             continue
-        if step.by_block and not alike:
+        if step.by_block and theirs != shape:
             problems.append(
-                f"{where} matches blocks one by one, and the original has {original}, the model "
-                f"by then {_shape(facts)}. Take `distill: auto`, which learns as a whole"
+                f"{where} matches blocks one by one, and its teacher has {theirs}, the model by "
+                f"then {shape}. Take `heal: auto`; for a model of vectors `distill: auto`, before "
+                "its weights are quantized"
             )
         origin, evened = step.origin(facts), set(step.evened(facts))
         chosen = step.scope.select(facts)
@@ -69,9 +79,10 @@ def fold(
         tables = _tables(step, facts, inputs)
         for text in _unmet(step, [*chosen, *tables], norms, traits, blame):
             problems.append(f"{where} needs {text.format(name=repr(name))}")
-        problems += [f"{where}: {text}" for text in step.check(facts)]
+        problems += [f"{where}: {text}" for text in (*step.unfit(inputs.task), *step.check(facts))]
         touched = set(step.touched(facts)) - norms | set(tables)
         facts = step.reshape(facts)
+        shapes[name] = _shape(facts)
         traits, blame = _moved(origin, traits, blame)
         for fact in facts:
             whole = fact.name.rpartition(".")[0]  # what it was split from, if it was
@@ -96,16 +107,16 @@ def _shape(facts: Sequence[ModuleFact]) -> str:
 def _settled(
     step: Step,
     name: str,
-    room: float,
+    room: Room,
     facts: Sequence[ModuleFact],
     traits: Mapping[str, set[Trait]],
     task: Task,
-    alike: bool,
 ) -> Step:
     """The step, or the one that it stands for here, which keeps its name."""
     linears = set(step.scope.select(facts)) & set(Scope.linears().select(facts))
     each = [traits.get(name, {FLOAT}) for name in linears]
-    found = step.chosen(room, set[Trait].intersection(*each) if each else (), task, alike)
+    all_have = set[Trait].intersection(*each) if each else set[Trait]()
+    found = step.chosen(room.each, all_have, task, room.alike)
     return step if found is step else found.model_copy(update={"id": name})
 
 

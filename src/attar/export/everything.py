@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from attar.engine.store import Store
 from attar.errors import AttarError, UserError
-from attar.export.artifact import Artifact, find_artifact
+from attar.export.artifact import Artifact, find_artifact, run_folders
 from attar.export.export import USUAL, Say, Wanted, export, exports_of, timed
 from attar.export.record import RECORD, Exported, in_engines, read_record, write_record
 from attar.export.target import TARGETS, find
 from attar.measure.machine import environment
+from attar.runtimes import find as find_engine
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,6 @@ def time_again(ref: str, home: Path, threads: int | None = None, say: Say = lamb
         target = find(record["target"])
         if not target.timed:
             continue
-        record.setdefault("prompt", [list(range(10, 42))])
         speeds: dict[str, Any] = {}
         names = [engine.name for engine in target.engines(folder)] or [target.engine]
         for one in (Exported(folder, record, name) for name in names):
@@ -93,21 +94,31 @@ def time_again(ref: str, home: Path, threads: int | None = None, say: Say = lamb
             _keep(artifact, folder, record, speeds)
     if not exports and not skipped:
         raise UserError(
-            f"{ref} has no exports under {home} that are timed. `attar export REF --all` makes them"
+            f"{ref} is or has no export under {home} that is timed. `attar export REF --all` makes "
+            "them"
         )
     return All(exports, skipped)
 
 
 def _named(ref: str, home: Path) -> tuple[Artifact | None, dict[Path, dict[str, Any]]]:
-    """The exports that are meant, with their records, and the artifact that they were made of."""
+    """The exports that are meant, with their records, and the artifact that they were made of.
+
+    None where that is not at hand as it was then: the card is then left as it is.
+    """
     folder = Path(ref).expanduser().absolute()
-    if not (folder / RECORD).is_file():
+    if ref in run_folders(Store(home).home) or not (folder / RECORD).is_file():
         artifact = find_artifact(ref, home)
         return artifact, exports_of(artifact, home)
     record = read_record(folder)
-    source = Path(record["source"]["path"])
-    artifact = find_artifact(str(source), home) if source.exists() else None
-    return artifact, {folder: record}
+    source = record["source"]
+    for name in (source["name"], source["path"]):
+        try:
+            artifact = find_artifact(str(name), home)
+        except AttarError:
+            continue
+        if artifact.source == source and artifact.stamp == record.get("stamp"):
+            return artifact, {folder: record}
+    return None, {folder: record}
 
 
 def _keep(
@@ -117,7 +128,8 @@ def _keep(
     for found in record["engines"].values():
         found.pop("speed", None)
     for engine, speed in speeds.items():
-        record["engines"].setdefault(engine, {})["speed"] = speed
+        found = record["engines"].setdefault(engine, {})
+        found |= {"version": find_engine(engine).version(), "speed": speed}
     record.pop("not_run", None)
     record["environment"] = environment()
     write_record(artifact, folder, record)

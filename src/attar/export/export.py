@@ -28,6 +28,7 @@ from attar.models.load import config_of, load_tokenizer, skeleton, task_of
 from attar.runtimes import find as find_engine
 
 PROMPT, TEXT, TEXTS = 64, 128, 8
+_FORMER_PROMPT = [list(range(10, 42))]  # for an export that was not timed when it was made
 Say = Callable[[str], None]
 
 
@@ -111,7 +112,7 @@ def write(
             except Exception as error:  # whatever an engine raises
                 if runs.name == target.engine:
                     raise
-                _warn(record, f"{runs.name} does not run it, {target.engine} does: {error}", say)
+                _warn(record, f"{runs.name} failed, {target.engine} runs it: {error}", say)
         write_record(artifact, draft, record)
     return Exported(folder, record, target.engine)
 
@@ -128,10 +129,10 @@ def _run(artifact: Artifact, model: Model, one: Exported, wanted: Wanted, say: S
         warning = far(outputs, engine.name)
         if warning:
             _warn(one.record, warning, say)
+    one.record["engines"][engine.name] = found
     if wanted.speed:
         say(f"timing it in {engine.name}, in a fresh process")
         found["speed"] = timed(one, wanted.threads)
-    one.record["engines"][engine.name] = found
 
 
 def _warn(record: dict[str, Any], warning: str, say: Say) -> None:
@@ -149,7 +150,7 @@ def _prompt(model: Model) -> list[list[int]]:
 
 def timed(one: Exported, threads: int | None) -> dict[str, Any]:
     """The figures of an export in one engine, with the prompt that its record holds."""
-    rows = one.record["prompt"]
+    rows = one.record.get("prompt", _FORMER_PROMPT)
     found = time_engine(one.folder, one.engine, rows, threads, tokens=len(rows[0]))
     return {name: figure.model_dump() for name, figure in found.items()}
 

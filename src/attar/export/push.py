@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import re
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from attar.engine.store import readable, write_text
 from attar.errors import Unreachable, UserError
-from attar.export.artifact import find_artifact
+from attar.export.artifact import find_artifact, run_folders
 from attar.export.card import CARD, card
-from attar.export.export import check_place, draft_of
+from attar.export.export import draft_of
 from attar.export.record import RECORD
 
 HUB = "hub:"
+_OF_THE_STORE = ("step.json", "report.json")
+_TAG = "\n- attar\n"  # of every card
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -22,45 +25,79 @@ def push(ref: str | Path, to: str, private: bool = False, home: str | Path = ".a
     """Copy an export's folder whole, or an artifact with its card; its new path or address.
 
     `ref` is an export's folder, or a run's name, a key or a path as for `export`; `to` is a folder,
-    or `hub:OWNER/NAME`. A hub is asked by its own client, with the login that this has.
+    or `hub:OWNER/NAME`. A hub is asked by its own client, with the login that this has. Of an
+    artifact its files go, and not what the store knows of how they were made.
     """
-    folder = Path(ref).expanduser().absolute()
-    text = None
-    if not (folder / RECORD).is_file():
-        artifact = find_artifact(str(ref), Path(home).expanduser().absolute())
-        if artifact.key is None:
-            raise UserError(
-                f"{ref} is no export (it holds no {RECORD}) and nothing that Attar made. `attar "
-                "export` makes an export of it"
-            )
-        folder, text = artifact.files.folder.resolve(), card(artifact)
+    there = _Pushed.of(ref, Path(home).expanduser().absolute())
     if to.startswith(HUB):
         with TemporaryDirectory(prefix="attar-push-") as place:
-            whole = folder if text is None else _gathered(folder, text, Path(place))
-            return _to_hub(whole, to.removeprefix(HUB), private)
+            return _to_hub(there.linked(Path(place)), to.removeprefix(HUB), private, str(ref))
     place = Path(to).expanduser().absolute()
-    if folder in place.parents:
-        raise UserError(f"{place} lies within {folder}. Name a folder outside of it")
-    check_place(place)
+    if there.folder in place.parents:
+        raise UserError(f"{place} lies within {there.folder}. Name a folder outside of it")
+    there.check(place)
     with draft_of(place) as draft, readable(f"{place} cannot be written", place.parent):
-        shutil.copytree(folder, draft, dirs_exist_ok=True)
-        if text is not None:
-            write_text(draft / CARD, text)
+        there.copy(draft)
     return str(place)
 
 
-def _gathered(folder: Path, text: str, place: Path) -> Path:
-    """An artifact's files beside its card, none of them copied."""
-    for path in folder.rglob("*"):
-        if path.is_file():
-            link = place / path.relative_to(folder)
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(path)
-    write_text(place / CARD, text)
-    return place
+@dataclass(frozen=True)
+class _Pushed:
+    """The folder of an export, or of an artifact, and then the text of its card."""
+
+    folder: Path
+    text: str | None = None
+
+    @classmethod
+    def of(cls, ref: str | Path, home: Path) -> _Pushed:
+        """What a user's REF names."""
+        folder = Path(ref).expanduser().absolute()
+        if str(ref) not in run_folders(home) and (folder / RECORD).is_file():
+            return cls(folder)
+        artifact = find_artifact(str(ref), home)
+        if artifact.key is None:
+            raise UserError(
+                f"{ref} is no export (it holds no {RECORD}) and no artifact of {home}. --home "
+                "names another, and `attar export` makes an export of any model"
+            )
+        return cls(artifact.files.folder.resolve(), card(artifact))
+
+    def check(self, place: Path) -> None:
+        """Refuse a place that holds something else; what was pushed there before is replaced."""
+        if not place.exists() or (place.is_dir() and not any(place.iterdir())):
+            return
+        former = (place / RECORD).is_file()
+        if self.text is not None:
+            former = not former and (place / "config.json").is_file() and _TAG in _card_of(place)
+        if not former:
+            raise UserError(f"{place} is there and holds something else. Name another folder")
+
+    def copy(self, place: Path) -> None:
+        """Put copies of all files there."""
+        ignored = None if self.text is None else shutil.ignore_patterns(*_OF_THE_STORE)
+        shutil.copytree(self.folder, place, dirs_exist_ok=True, ignore=ignored)
+        if self.text is not None:
+            write_text(place / CARD, self.text)
+
+    def linked(self, place: Path) -> Path:
+        """The folder of an export; of an artifact one of links to its files, beside its card."""
+        if self.text is None:
+            return self.folder
+        for path in self.folder.rglob("*"):
+            if path.is_file() and path.name not in _OF_THE_STORE:
+                link = place / path.relative_to(self.folder)
+                link.parent.mkdir(parents=True, exist_ok=True)
+                link.symlink_to(path)
+        write_text(place / CARD, self.text)
+        return place
 
 
-def _to_hub(folder: Path, name: str, private: bool) -> str:
+def _card_of(place: Path) -> str:
+    path = place / CARD
+    return path.read_text("utf-8", errors="replace") if path.is_file() else ""
+
+
+def _to_hub(folder: Path, name: str, private: bool, ref: str) -> str:
     if not _NAME.fullmatch(name):
         raise UserError(f"{name!r} is no repository's name; write {HUB}OWNER/NAME")
     from huggingface_hub import HfApi
@@ -72,6 +109,6 @@ def _to_hub(folder: Path, name: str, private: bool) -> str:
     except Exception as error:  # the hub's client raises errors of many libraries
         first = str(error).strip().partition("\n")[0][:200] or type(error).__name__
         raise Unreachable(
-            f"{folder} could not be pushed to {name}: {first}. Log in with `hf auth login`, or "
+            f"{ref} could not be pushed to {name}: {first}. Log in with `hf auth login`, or "
             "name a folder"
         ) from None

@@ -15,6 +15,7 @@ from attar.export.card import CARD, card
 
 RECORD = "attar-export.json"
 FORMAT = 2  # 1 told of one engine alone
+_ALWAYS = {"format", "source", "target", "reads_with", "rounded", "environment", "bytes", "grids"}
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,10 @@ def read_record(folder: Path) -> dict[str, Any]:
         record = json.loads((folder / RECORD).read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise AttarError(f"{folder / RECORD} cannot be read ({error}). Export again") from None
-    if not isinstance(record, dict) or not {"source", "target", "reads_with"} <= record.keys():
+    if not isinstance(record, dict) or not record.keys() >= _ALWAYS:
         raise AttarError(f"{folder / RECORD} is no record of an export. Export again")
+    if record["format"] > FORMAT:
+        raise AttarError(f"{folder / RECORD} is of a newer Attar. Update it, or export again")
     return record if "engines" in record else _of_first_format(record)
 
 

@@ -28,7 +28,7 @@ def lost(course: Course) -> str | None:
     """What became of all parts of the loss, where each is far beyond where it began.
 
     A language model that knows less than nothing is as far as that; what heals under a rate that
-    is a little high is not.
+    is a little high is not. Each part is counted in its own unit.
     """
     far = [
         count > _FEW and mean > max(_TIMES * start, start + _MORE)
@@ -44,8 +44,13 @@ def worse(curves: Mapping[str, list[tuple[float, float]]]) -> str | None:
     names = [name for name in curves if name.startswith("loss/")]
     parts = [name for name in names if name not in ("loss/train", "loss/dev")] or names
     ends = {name.removeprefix("loss/"): _ends(curves[name]) for name in parts}
-    risen = [last > max(_WORSE * first, _SMALL) for first, last in ends.values()]
+    risen = [above(first, last) for first, last in ends.values()]
     return _told(ends) if risen and all(risen) else None
+
+
+def above(first: float, last: float) -> bool:
+    """Whether a loss that went from one to the other is well above where it began."""
+    return last > max(_WORSE * first, _SMALL)
 
 
 def _ends(points: list[tuple[float, float]]) -> tuple[float, float]:

@@ -26,7 +26,7 @@ from attar.train.losses import Loss
 from attar.train.machine import Machine, Taken, memory_advice
 from attar.train.schedule import Training, rate_at, steps_of
 from attar.train.scoped import in_float32
-from attar.train.seen import final, renew
+from attar.train.seen import final, moving, renew
 
 POINTS = 200  # of a curve, about
 _MEMORY = 0.9  # how much of the running mean of the loss stays in a step
@@ -120,7 +120,7 @@ class _Run:
         self.state = State(steps=self.steps, world=machine.world)
         self.every = schedule.evaluate_every or math.ceil(self.steps / 4)
         self.saved = time.monotonic()
-        self.astray = False
+        self.moving, self.stopped = moving(machine.model.module), False
 
     def resume(self) -> None:
         """Go on from the newest checkpoint that fits, if there is one."""
@@ -144,11 +144,11 @@ class _Run:
             if not self._better():
                 raise TrainingDiverged(f"{error}; {self._kept()}") from error
             self.ctx.warn(f"{error}; {good}")
-            self.astray = True
+            self.stopped = True
 
     def _steps(self) -> None:
         state = self.state
-        starts = self.schedule.keep_best and not self.machine.kept and not state.step
+        starts = self.schedule.keep_best and not self.moving and not state.step
         with self.ctx.progress.bar("training", self.steps) as bar:
             if state.step:
                 bar.advance(state.step)
@@ -180,7 +180,7 @@ class _Run:
         """Put the best state into the model and say how it went."""
         state = self.state
         ends_at = state.step
-        passed = self.astray or state.best_step != state.step
+        passed = self.stopped or state.best_step != state.step
         if self.schedule.keep_best and state.best is not None and passed:
             ends_at = state.best_step
             if self.machine.main:
@@ -224,9 +224,9 @@ class _Run:
             for name, value in taken.parts.items():
                 state.point(f"loss/{name}", value)
         astray.follow(state.course, taken.parts or {"loss": taken.loss})
-        lost = None if machine.kept else astray.lost(state.course)
+        lost = None if self.moving else astray.lost(state.course)
         if machine.agree(float(lost is not None)):  # all processes, or none
-            raise machine.astray(state.step, taken.rate, lost or "the loss rose")
+            raise machine.diverged(state.step, taken.rate, lost or "the loss rose")
         followed = {"loss/train": taken.loss, "learning_rate": taken.rate, "gradient": taken.norm}
         machine.log(followed, state.step)
 
@@ -245,7 +245,8 @@ class _Run:
         score = self._score(evaluate)
         if not final(machine.model.module, state.step, self.steps):
             return
-        if math.isfinite(score) and (state.best is None or score < state.best):
+        better = math.isfinite(score) and (state.best is None or score < state.best)
+        if better and machine.not_finite() is None:
             state.best, state.best_step, state.waited = score, state.step, 0
             # The last step's state is at hand when training ends, no need to write it.
             if self.schedule.keep_best and state.step < self.steps and machine.main:
@@ -260,12 +261,12 @@ class _Run:
         with them.
         """
         state, start = self.state, self.state.start
-        if self.machine.kept:
+        if self.moving or self.stopped:
             return
         worse = astray.worse(state.curves) if ends_at == state.step else None
         if worse is not None:
             told = f"training made its own loss worse: {worse}"
-        elif start is not None and state.best is not None and state.best > start:
+        elif start is not None and state.best is not None and astray.above(start, state.best):
             told = (
                 "no state of the training was as good on held-out data as what it began with: "
                 f"{start:.4g}, at best {state.best:.4g}"
@@ -276,12 +277,15 @@ class _Run:
         self.ctx.warn(f"{told}. Lower learning_rate to {rate:.1g}, or raise warmup")
 
     def _checkpoint(self) -> None:
-        """Write a checkpoint where it is time; none after the last step, which is the end."""
+        """Write a checkpoint where it is time; none after the last step, which is the end.
+
+        None of weights that are not finite either: the next step tells all processes.
+        """
         due = time.monotonic() - self.saved >= 60 * self.schedule.checkpoint_minutes
         if self.ctx.scratch is None or not self.machine.main or not due:
             return
-        if self.state.step < self.steps and not self._enough():
-            self.machine.check_finite(self.state.step)
+        going = self.state.step < self.steps and not self._enough()
+        if going and self.machine.not_finite() is None:
             self.checkpoints.write(self.state, self.machine.parts())
             self.saved = time.monotonic()
 

@@ -126,7 +126,7 @@ class Machine:
         mean = total / max(judged, 1.0)
         norm = self._scale(self.world / max(judged, 1.0))
         if not (math.isfinite(mean) and math.isfinite(norm)):
-            raise self.astray(step + 1, rate, f"the loss is {mean:.4g}, its gradient {norm:.4g}")
+            raise self.diverged(step + 1, rate, f"the loss is {mean:.4g}, its gradient {norm:.4g}")
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self._prepared.step()
@@ -196,10 +196,15 @@ class Machine:
 
     def check_finite(self, step: int) -> None:
         """Raise TrainingDiverged where the last update made a weight NaN or infinite."""
-        for name, parameter in self.named.items():
-            if not parameter.sum(dtype=torch.float64).isfinite():
-                rate = self.optimizer.param_groups[0]["lr"]
-                raise self.astray(step, rate, f"{name} holds numbers that are not finite")
+        name = self.not_finite()
+        if name is not None:
+            rate = self.optimizer.param_groups[0]["lr"]
+            raise self.diverged(step, rate, f"{name} holds numbers that are not finite")
+
+    def not_finite(self) -> str | None:
+        """The first of the weights that is NaN or infinite somewhere."""
+        each = self.named.items()
+        return next((n for n, p in each if not p.sum(dtype=torch.float64).isfinite()), None)
 
     def _sum(self, values: Tensor) -> Tensor:
         if self.world == 1:
@@ -218,7 +223,7 @@ class Machine:
             torch._foreach_mul_(grads, scale)
         return norm
 
-    def astray(self, step: int, rate: float, what: str) -> TrainingDiverged:
+    def diverged(self, step: int, rate: float, what: str) -> TrainingDiverged:
         """The error of a training whose step number `step`, from 1 on, did that."""
         return TrainingDiverged(
             f"training went astray at step {step}: {what} (learning rate {rate:.3g}). Lower "

@@ -96,6 +96,11 @@ def final(module: nn.Module, done: int, steps: int) -> bool:
     return all(view.final(done, steps) for view in views_of(module))
 
 
+def moving(module: nn.Module) -> bool:
+    """Whether what is seen changes as training goes on, and with it what is to be learned."""
+    return any(type(view).renew is not View.renew for view in views_of(module))
+
+
 class _Placed:
     """A view at its places: the modules that hold its weight."""
 

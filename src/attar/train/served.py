@@ -37,7 +37,8 @@ class Server(BaseModel):
     at_once: int = Field(default=4, ge=1, le=256, description="questions at a time")
     same_tokens: bool = Field(
         default=False,
-        description="its tokens are the student's, though it does not tell them: it is believed",
+        description="where log-probabilities are asked for: its tokens are the student's, though "
+        "it does not tell them",
     )
 
 

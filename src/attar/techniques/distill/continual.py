@@ -14,12 +14,11 @@ from attar.techniques.distill._answers import Answers
 from attar.train.fit import fit
 from attar.train.losses import Objective
 from attar.train.rows import held_out_of, labeled, stream_of
-from attar.train.schedule import Training
-from attar.train.scoped import trained
 from attar.train.teacher import ready
+from attar.train.tuned import Updating
 
 
-class Continual(Answers, Training, Step, kind="distill/continual"):
+class Continual(Answers, Updating, Step, kind="distill/continual"):
     """One task after another (Learning without Forgetting, Li and Hoiem 2016, arXiv:1606.09282).
 
     The teacher is the model as it comes into this step. On every row the loss is weight x
@@ -30,9 +29,7 @@ class Continual(Answers, Training, Step, kind="distill/continual"):
     """
 
     needs = frozenset({FLOAT})
-    whole = True
     shares = True
-    training_bytes = 20  # the former self is in memory beside it
     promises = frozenset({"changed"})
 
     data: DataRef = Field("train", description="the dataset of the new task")
@@ -52,8 +49,12 @@ class Continual(Answers, Training, Step, kind="distill/continual"):
         "kept, for what is best on the new task may be what forgot most",
     )
 
+    def bytes_each(self) -> int:
+        """The former self is in memory beside what is trained."""
+        return super().bytes_each() + 4
+
     def apply(self, model: Model, ctx: Context) -> Model:
-        """Train the model, and leave the last or the best state in it."""
+        """Train the model, or an update of it, and leave the last or the best state in it."""
         stream = stream_of(labeled(self.data, model, ctx), model, self, ctx)
         batches = stream
         if self.earlier and self.rehearsal:
@@ -65,6 +66,6 @@ class Continual(Answers, Training, Step, kind="distill/continual"):
         former = ready(model, model, ctx.device, ctx.precision)
         objective = Objective(model, former, partial(self.mix, model))
         held = held_out_of(self.held_out, model, self, ctx)
-        with trained(model, self.scope):
+        with self.training(model, ctx):
             fit(model, objective, batches, self, ctx, objective.score(held) if held else None)
         return model

@@ -52,6 +52,11 @@ class OnPolicy(Answers, GuidedTraining, Step, kind="distill/on-policy"):
                 "with `written: 1` no words are the data's own, and the task's own loss counts on "
                 "those alone. Write a smaller share, or leave out `weight` and `weight_end`"
             )
+        if self.written and not max(self.weight_at(0.0), self.weight_at(1.0)):
+            raise ValueError(
+                "without weight for the divergence nothing is learned from what the student "
+                "writes. Write `written: 0`, or raise `weight`"
+            )
         return self
 
     def apply(self, model: Model, ctx: Context) -> Model:

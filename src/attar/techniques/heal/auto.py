@@ -24,9 +24,10 @@ class Auto(Step, kind="heal/auto"):
     """Stands for one of the others here, which the plan shows and the key is made of.
 
     Where all weights are on a grid, their scales are distilled (`heal/scales`); else an adapter of
-    low rank is, and merged (`heal/lora`). A model that does not fit the memory that this takes,
-    and one whose vectors are its answers, is trained block by block (`heal/blockwise`), where its
-    blocks are as many and as wide as the original's.
+    low rank is, and merged (`heal/lora`). A model that does not fit the memory that this takes is
+    trained block by block (`heal/blockwise`), where its blocks are as many and as wide as the
+    teacher's; a model of vectors always is, and refused where they are not. Training block by block
+    holds some of `data` out and reads no `held_out`.
     """
 
     needs = frozenset()

@@ -1,8 +1,8 @@
-"""How much heads, neurons and channels matter, told from what a module is given or puts out."""
+"""How much blocks, heads, neurons and channels matter, by what is given, put out, or lost."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -11,12 +11,20 @@ import torch
 from torch import Tensor, nn
 
 from attar.core.context import Context
+from attar.core.step import Task
 from attar.data.batches import Batch
 from attar.errors import UserError
+from attar.models.blocks import recorded, replaced
 from attar.models.model import Model, autocast, inference
 from attar.ops.importance import activity, head_activity, importance, taylor
 from attar.train.losses import Objective
 from attar.train.scoped import frozen
+
+
+def without_loss(score: str, task: Task) -> Iterator[str]:
+    """What is wrong with a score for a task: gradients are those of a loss of its own."""
+    if score == "taylor" and task == "embedding":
+        yield "`score: taylor` goes by a loss, and a model of vectors has none of its own"
 
 
 @dataclass(frozen=True)
@@ -86,12 +94,47 @@ def sensitivities(
             judged += loss.count
             del loss  # and with it the graph, before the next one is made
             bar.advance(1)
+    count = _some(judged, batches)
+    return {name: total / count for name, total in found.items()}
+
+
+def block_sensitivities(model: Model, batches: Sequence[Batch], ctx: Context) -> Tensor:
+    """What the task's own loss would lose without each block, to first order: [blocks].
+
+    A block that goes hands on what it is given, so what is lost is its part of the sum.
+    """
+    totals, judged = torch.zeros(len(model.blocks), dtype=torch.float64), 0
+    objective, bars = Objective(model), ctx.progress.bar("gradients", len(batches))
+    with frozen(model.module), bars as bar, recorded(model) as states:
+        own = model.blocks[0].forward
+
+        def begin(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
+            return own(hidden.detach().requires_grad_(), *args, **kwargs)
+
+        with replaced(model, {0: begin}):
+            for batch in batches:
+                with torch.enable_grad(), autocast(model.device, ctx.precision):
+                    loss = objective(batch.to(model.device), 0.0)
+                if loss.count:
+                    slopes = torch.autograd.grad(loss.value * loss.count, states[1:])
+                    for index, slope in enumerate(slopes):
+                        part = (states[index + 1] - states[index]).detach()
+                        totals[index] += taylor(part, slope, 1).sum().cpu()
+                judged += loss.count
+                states.clear()
+                del loss  # and with it the graph, before the next one is made
+                bar.advance(1)
+    return totals / _some(judged, batches)
+
+
+def _some(judged: int, batches: Sequence[Batch]) -> int:
+    """How much was judged; raises UserError where nothing was."""
     if not judged:
         raise UserError(
             f"none of the {sum(batch.size for batch in batches)} sequences measured on has a "
             "label, so no loss tells what matters. Raise `sequences`, or take another `score`"
         )
-    return {name: total / judged for name, total in found.items()}
+    return judged
 
 
 def _listen(

@@ -15,7 +15,7 @@ from attar.calibrate.view import BlockView
 from attar.calibrate.walk import tell_errors, walk
 from attar.core.context import Context
 from attar.core.scope import ModuleFact, Scope
-from attar.core.step import TASKS, Step
+from attar.core.step import TASKS, Step, Task
 from attar.core.traits import FLOAT, UNEVEN
 from attar.data.batches import Batch
 from attar.models.axes import ordinary
@@ -25,7 +25,7 @@ from attar.models.uneven import settle
 from attar.ops.gram import Gram
 from attar.ops.importance import strongest, strongest_overall
 from attar.ops.removal import costs_of_folding, fold, refit
-from attar.techniques.prune._scores import Tap, activations, sensitivities
+from attar.techniques.prune._scores import Tap, activations, sensitivities, without_loss
 from attar.train.rows import labeled
 
 Kept = dict[int, list[int]]  # by block, the indices of the units that stay
@@ -97,6 +97,10 @@ class Units(Calibrated, Step):
             yield f"its scope holds no {self.role} of a block. Widen it, to `{self.role}`"
         elif not self._something([self.units_of(end) for end in ends]):
             yield self._nothing(self.units_of(ends[0]))
+
+    def unfit(self, task: Task) -> Iterable[str]:
+        """Whether there is a loss for a score that goes by it."""
+        return without_loss(self.score, task)
 
     def reshape(self, modules: Sequence[ModuleFact]) -> Sequence[ModuleFact]:
         """The same modules, smaller; shares that are uneven are known once they are measured."""

@@ -14,7 +14,7 @@ from attar.calibrate.rows import Calibrated, calibration
 from attar.calibrate.sensitivity import answers, moved
 from attar.core.context import Context
 from attar.core.scope import ModuleFact, Scope
-from attar.core.step import TASKS, DataRef, Step, What
+from attar.core.step import TASKS, DataRef, Step, Task, What
 from attar.data.batches import Batch
 from attar.models.axes import unsplit
 from attar.models.blocks import after, recorded, without
@@ -22,6 +22,8 @@ from attar.models.model import Model, inference
 from attar.models.resize import drop_blocks
 from attar.ops.importance import block_influence
 from attar.techniques.prune._exits import fixed_by_exits
+from attar.techniques.prune._scores import block_sensitivities, without_loss
+from attar.train.rows import labeled
 
 _WAYS = ("remove", "keep", "fraction", "blocks")
 
@@ -34,7 +36,9 @@ class Depth(Calibrated, Step, kind="prune/depth"):
     one, each time the one without which the answers move least from the original's (KL in nats,
     at one position in four; of an encoder's vectors 1 - cosine); by `influence` (ShortGPT, arXiv
     2403.03853), those that turn the hidden states least, all at once: one pass over the data
-    where the other takes about half as many as there are blocks.
+    where the other takes about half as many as there are blocks. Or by `taylor`, those without
+    which the task's own loss would lose least to first order (Molchanov et al. 2017, arXiv
+    1611.06440, of what a block adds): one pass with gradients, and labels for a classifier.
     """
 
     needs = frozenset()
@@ -49,8 +53,10 @@ class Depth(Calibrated, Step, kind="prune/depth"):
     blocks: tuple[int, ...] | None = Field(
         None, min_length=1, description="the very blocks to take out, the first is 0; reads no data"
     )
-    score: Literal["divergence", "influence"] = Field(
-        "divergence", description="what tells which blocks matter: slower and better, or faster"
+    score: Literal["divergence", "influence", "taylor"] = Field(
+        "divergence",
+        description="what tells which blocks matter: slower and better, or faster by what they "
+        "turn, or by the gradient of the loss",
     )
     data: DataRef = Field("train", description="the dataset to measure on")
     sequences: int = Field(8, ge=1, description="texts, or sequences of tokens, to measure on")
@@ -92,6 +98,10 @@ class Depth(Calibrated, Step, kind="prune/depth"):
             yield "block 0 is built unlike the others and must stay; remove another"
         elif removed > len(free):
             yield f"it is to remove {removed} blocks, and only {len(free)} of its scope can go"
+
+    def unfit(self, task: Task) -> Iterable[str]:
+        """Whether there is a loss for a score that goes by it."""
+        return without_loss(self.score, task)
 
     def reshape(self, modules: Sequence[ModuleFact]) -> Sequence[ModuleFact]:
         """Fewer blocks, numbered anew; which ones go is only known where they are given."""
@@ -144,6 +154,9 @@ class Depth(Calibrated, Step, kind="prune/depth"):
     def _weakest(self, model: Model, free: list[int], ctx: Context) -> list[int]:
         batches = calibration(self, model, ctx)
         count = self._count(len(model.blocks))
+        if self.score == "taylor":
+            labeled(self.data, model, ctx)
+            return _least(block_sensitivities(model, batches, ctx), free, count, ctx)
         if self.score == "influence":
             return _least_influence(model, batches, free, count, ctx)
         return _least_divergence(model, batches, free, count, ctx)
@@ -163,9 +176,14 @@ def _least_influence(
                 score = block_influence(states[index], states[index + 1], mask)
                 totals[index] += float(score) / len(batches)
             bar.advance(1)
+    return _least(totals, free, count, ctx)
+
+
+def _least(scores: Tensor, free: list[int], count: int, ctx: Context) -> list[int]:
+    """The blocks of the lowest scores, [blocks], all at once."""
     for index in free:
-        ctx.point("block influence", index, float(totals[index]))
-    return sorted(free, key=lambda index: float(totals[index]))[:count]
+        ctx.point("block influence", index, float(scores[index]))
+    return sorted(free, key=lambda index: float(scores[index]))[:count]
 
 
 def _least_divergence(

@@ -13,7 +13,7 @@ from torch import Tensor
 from attar.calibrate.rows import Calibrated, calibration
 from attar.core.context import Context
 from attar.core.scope import ModuleFact
-from attar.core.step import TASKS, DataRef, Step
+from attar.core.step import TASKS, DataRef, Step, Task
 from attar.core.traits import FLOAT, UNEVEN
 from attar.errors import UserError
 from attar.models.axes import Sizes, sizes_of_facts, widths
@@ -22,7 +22,7 @@ from attar.models.resize import narrow
 from attar.models.uneven import NEURONS, QUERIES
 from attar.ops.importance import strongest, strongest_heads
 from attar.techniques.prune._exits import fixed_by_exits
-from attar.techniques.prune._scores import Tap, activations, sensitivities
+from attar.techniques.prune._scores import Tap, activations, sensitivities, without_loss
 from attar.techniques.prune._sizes import Wanted, choose, weights_in_blocks
 from attar.train.rows import labeled
 
@@ -88,6 +88,10 @@ class Width(Calibrated, Step, kind="prune/width"):
         sizes = choose(modules, self._wanted())
         if isinstance(sizes, str):
             yield sizes
+
+    def unfit(self, task: Task) -> Iterable[str]:
+        """Whether there is a loss for a score that goes by it."""
+        return without_loss(self.score, task)
 
     def reshape(self, modules: Sequence[ModuleFact]) -> Sequence[ModuleFact]:
         """The same modules, narrower."""

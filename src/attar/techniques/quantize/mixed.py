@@ -34,7 +34,8 @@ class Mixed(Calibrated, Embeddings, Step, kind="quantize/mixed"):
     """Each block's attention and MLP on a grid of its own, by measured sensitivity.
 
     Every part is rounded to nearest alone, on every grid, and the divergence of the answers
-    measured, or read from the table that `attar sensitivity` wrote; the grids are then chosen for
+    measured (of a model of vectors 1 - cosine), or read from the table that `attar sensitivity`
+    wrote; the grids are then chosen for
     the least sum of divergences at the average number of bits, and GPTQ (arXiv 2210.17323) rounds
     to them. Sums of single divergences tell the order well and the total roughly, as in HAWQ
     (arXiv 1905.03696).
