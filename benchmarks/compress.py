@@ -10,7 +10,8 @@ Every method runs alone, in a process of its own, and writes plain float weights
 them all. Seconds are those of the method (model already loaded), peak memory that of its process up
 to the method's end, before anything is written. After a case every method of Attar's is held
 against the best peer's, with the paired interval of the difference. PYTHON is the interpreter of an
-environment that holds the peer; without it, the peer is left out.
+environment that holds the peer; without it, the peer is left out. Where other processes run beside,
+`--busy` says so in the rows: their seconds tell nothing.
 """
 
 from __future__ import annotations
@@ -169,6 +170,9 @@ def main() -> None:
     parser.add_argument("--peer", action="append", default=[], metavar="NAME=PYTHON")
     parser.add_argument("--case", action="append", choices=CASES)
     parser.add_argument("--method", action="append")
+    parser.add_argument(
+        "--busy", action="store_true", help="say in the rows that seconds tell nothing here"
+    )
     parser.add_argument("--run", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.run:
@@ -184,6 +188,7 @@ def main() -> None:
             if method.package in pythons and name in (args.method or [name]):
                 found = alone(pythons[method.package], case, name)
                 row = {"case": case, "method": name, **judged(case, name), **found}
+                row |= {"busy": True} if args.busy else {}
                 print(json.dumps(row), flush=True)
                 kept.put(row)
         compare(case, kept)

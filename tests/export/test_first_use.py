@@ -72,6 +72,9 @@ def put(ref: object, target: str, home: Path, folder: Path | None = None, **reco
     usual: dict[str, Any] = {
         "source": artifact.source,
         "stamp": artifact.stamp,
+        "format": 2,
+        "bytes": 1,
+        "grids": {},
         "target": target,
         "reads_with": READERS[target],
         "environment": HERE,

@@ -174,7 +174,7 @@ def test_the_weight_moves_evenly(
     batch = tiny_models.batch(student)
     kind, ctx = "distill/multi-teacher", context(others)
     found = costs(kind, settings, student, ctx, monkeypatch, batch=batch)
-    divergence = by_hand(student, list(others.values()), batch, combined, temperature)
+    divergence, _ = by_hand(student, list(others.values()), batch, combined, temperature)
     assert found.totals == mixed(divergence, judged_by_itself(student, batch))
     half_way = {**settings, "weight": 0.5, "weight_end": None}
     assert found.score == costs(kind, half_way, student, ctx, monkeypatch).score

@@ -73,7 +73,7 @@ def make(
     who = f"step {stage.id!r} ({stage.kind})"
     with watched(who, "Lower its `batch` or `length`") as memory:
         parent_model = open_stage(plan, parent, store)
-        with readable(f"{who} could not write", store.home):
+        with readable(f"{who} could not write to {store.home}", store.home):
             model = _apply(stage, parent_model, ctx)
     seconds = time.monotonic() - started
     _check(model, who)

@@ -26,7 +26,7 @@ def make_data(plan: Plan, stage: Stage, store: Store, progress: Progress) -> Non
     started = time.monotonic()
     with (
         watched(who, "Lower its `batch` or `length`") as memory,
-        readable(f"{who} could not write", store.home),
+        readable(f"{who} could not write to {store.home}", store.home),
         naming(stage),
     ):
         dataset: Dataset = step.make(ctx)
