@@ -27,7 +27,7 @@ from attar.models.source import Files
 from attar.ops.chunked import Mix
 from attar.train.pretraining import Heads
 from tiny_models import tiny
-from train.small import equal, losses_of, parts_of, weights
+from train.small import equal, losses_of, parts_of, weighed, weights
 
 KINDS = ("adapt/pretrain", "distill/pretrain")
 SHORT: dict[str, Any] = {"batch": 8, "length": 24, "steps": 30, "learning_rate": 3e-3}
@@ -148,10 +148,7 @@ def test_the_loss_is_the_heads_and_each_signal_times_its_weight() -> None:
     step("distill/pretrain", both(), ctx, also=also, steps=4, **moving)
     weights_then = zip([0.8, 0.7, 0.6, 0.5], [2, 1.5, 1, 0.5], strict=True)
     wanted = [
-        weight * part["divergence"]
-        + (1 - weight) * part["task"]
-        + hidden * part["hidden"]
-        + 0.5 * part["embedding"]
+        weighed(part, weight, hidden=hidden, embedding=0.5)
         for part, (weight, hidden) in zip(parts_of(ctx), weights_then, strict=True)
     ]
     assert losses_of(ctx) == pytest.approx(wanted, rel=1e-5)

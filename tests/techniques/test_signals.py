@@ -22,7 +22,7 @@ from attar.train.machine import Machine
 from attar.train.signals import NAME, Sight, guided
 from attar.train.watched import watched
 from tiny_models import batch, tiny
-from train.small import dataset, equal, losses_of, parts_of, weights
+from train.small import dataset, equal, losses_of, parts_of, weighed, weights
 
 PLACES: list[tuple[str, Task]] = [
     ("llama", "causal-lm"),
@@ -231,10 +231,7 @@ def test_signals_go_beside_the_answers_on_a_schedule() -> None:
     step("distill/logits", student, ctx, also=also, steps=4, learning_rate=1e-2, **answers)
     moving = zip([1, 0.875, 0.75, 0.625], [1, 0.75, 0.5, 0.25], strict=True)
     wanted = [
-        weight * part["divergence"]
-        + (1 - weight) * part["task"]
-        + hidden * part["hidden"]
-        + 0.3 * part["attention"]
+        weighed(part, weight, hidden=hidden, attention=0.3)
         for part, (weight, hidden) in zip(parts_of(ctx), moving, strict=True)
     ]
     assert losses_of(ctx) == pytest.approx(wanted, rel=1e-5)

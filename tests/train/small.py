@@ -51,6 +51,12 @@ def parts_of(ctx: Context) -> list[dict[str, float]]:
     ]
 
 
+def weighed(part: dict[str, float], weight: float, **signals: float) -> float:
+    """What a step cost by its parts: divergence and task by a weight, each signal by its own."""
+    answers = weight * part["divergence"] + (1 - weight) * part["task"]
+    return answers + sum(own * part[name] for name, own in signals.items())
+
+
 def folders(scratch: Path) -> list[str]:
     """What lies in the folder of a training's checkpoints."""
     return sorted(path.name for path in (scratch / "train").glob("*"))

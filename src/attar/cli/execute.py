@@ -49,7 +49,7 @@ def present(report: Report, folder: Path, language: str) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from attar.cli.kept import CARD, PAGE, REPORT, write_card, write_page
+    from attar.cli.kept import PAGE, REPORT, write_card, write_page
     from attar.present.terminal import show
     from attar.present.words import Words
 
@@ -58,10 +58,8 @@ def present(report: Report, folder: Path, language: str) -> None:
     write_page(report, page, language)
     show(report, console, language, page)
     lines = [Words(language)("saved", path=folder / REPORT)]
-    (folder / CARD).unlink(missing_ok=True)  # of another run of this name
     if report.finished:
         lines.append(f"{_MODEL[language]} {folder / 'model'}")
     for line in lines:
         console.print(Text(line), soft_wrap=True)
-    if report.finished:
-        write_card(folder)
+    write_card(report, folder)

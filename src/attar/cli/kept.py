@@ -12,7 +12,6 @@ if TYPE_CHECKING:
 
 REPORT = "report.json"
 PAGE = "report.html"
-CARD = "README.md"
 
 
 def run_folder(home: str, name: str) -> Path:
@@ -75,16 +74,21 @@ def write_page(report: Report, path: Path, language: str) -> None:
         write_text(path, text)
 
 
-def write_card(folder: Path) -> None:
-    """Write the card of the model that a run ended with beside its report; says so if it cannot."""
+def write_card(report: Report, folder: Path) -> None:
+    """Write the card of the model that a run ended with beside its report; says so if it cannot.
+
+    What another run of this name left is gone either way.
+    """
     import typer
 
     from attar.engine.store import write_text
     from attar.errors import AttarError
     from attar.export.artifact import find_artifact
-    from attar.export.card import card
+    from attar.export.card import CARD, card
 
     try:
-        write_text(folder / CARD, card(find_artifact(str(folder), folder.parent.parent)))
+        (folder / CARD).unlink(missing_ok=True)
+        if report.finished:
+            write_text(folder / CARD, card(find_artifact(str(folder), folder.parent.parent)))
     except (AttarError, OSError) as error:
         typer.secho(f"the card {folder / CARD} cannot be written: {error}", err=True)

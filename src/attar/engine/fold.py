@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from attar.core.grid import Grid
 from attar.core.recipe import Recipe
 from attar.core.registry import nearest
 from attar.core.scope import ROLES, ModuleFact, Scope
-from attar.core.step import DataStep, Step, Task
+from attar.core.step import DataStep, Step
 from attar.core.traits import ADAPTER, FLOAT, MASKED, QUANTIZED, SHARED, UNEVEN, Trait
 from attar.engine.inputs import Inputs
 from attar.models.families import family_of
@@ -24,13 +23,6 @@ class Folded:
 
     recipe: Recipe
     problems: list[str]
-
-
-class Room(NamedTuple):
-    """Bytes of memory for each weight, and whether blocks can follow the teacher's one by one."""
-
-    each: float
-    alike: bool
 
 
 def fold(
@@ -48,7 +40,8 @@ def fold(
     for number, (step, name) in enumerate(zip(recipe.steps, recipe.stage_ids(), strict=True), 1):
         shape = _shape(facts)
         theirs = shapes.get(getattr(step, "teacher", None) or "", shape)
-        step = _settled(step, name, Room(room, theirs == shape), facts, traits, inputs.task)
+        chosen = step.chosen(room, _had_by_all(step, facts, traits), inputs.task, theirs == shape)
+        step = step if chosen is step else chosen.model_copy(update={"id": name})
         steps.append(step)
         where = f"step {number} ({step.kind})"
         if inputs.task not in step.tasks:
@@ -104,20 +97,13 @@ def _shape(facts: Sequence[ModuleFact]) -> str:
     return f"{count} blocks of {hidden} channels"
 
 
-def _settled(
-    step: Step,
-    name: str,
-    room: Room,
-    facts: Sequence[ModuleFact],
-    traits: Mapping[str, set[Trait]],
-    task: Task,
-) -> Step:
-    """The step, or the one that it stands for here, which keeps its name."""
+def _had_by_all(
+    step: Step, facts: Sequence[ModuleFact], traits: Mapping[str, set[Trait]]
+) -> set[Trait]:
+    """The traits that every linear in the step's scope has."""
     linears = set(step.scope.select(facts)) & set(Scope.linears().select(facts))
     each = [traits.get(name, {FLOAT}) for name in linears]
-    all_have = set[Trait].intersection(*each) if each else set[Trait]()
-    found = step.chosen(room.each, all_have, task, room.alike)
-    return step if found is step else found.model_copy(update={"id": name})
+    return set[Trait].intersection(*each) if each else set()
 
 
 def _moved(

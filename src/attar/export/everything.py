@@ -8,9 +8,9 @@ from typing import Any
 
 from attar.engine.store import Store
 from attar.errors import AttarError, UserError
-from attar.export.artifact import Artifact, find_artifact, run_folders
+from attar.export.artifact import Artifact, find_artifact
 from attar.export.export import USUAL, Say, Wanted, export, exports_of, timed
-from attar.export.record import RECORD, Exported, in_engines, read_record, write_record
+from attar.export.record import Exported, in_engines, named_folder, read_record, write_record
 from attar.export.target import TARGETS, find
 from attar.measure.machine import environment
 from attar.runtimes import find as find_engine
@@ -105,8 +105,8 @@ def _named(ref: str, home: Path) -> tuple[Artifact | None, dict[Path, dict[str, 
 
     None where that is not at hand as it was then: the card is then left as it is.
     """
-    folder = Path(ref).expanduser().absolute()
-    if ref in run_folders(Store(home).home) or not (folder / RECORD).is_file():
+    folder = named_folder(ref, Store(home).home)
+    if folder is None:
         artifact = find_artifact(ref, home)
         return artifact, exports_of(artifact, home)
     record = read_record(folder)

@@ -30,6 +30,7 @@ from attar.runtimes import find as find_engine
 PROMPT, TEXT, TEXTS = 64, 128, 8
 _FORMER_PROMPT = [list(range(10, 42))]  # for an export that was not timed when it was made
 Say = Callable[[str], None]
+_Held = tuple[list[list[int]], str]  # held-out rows, and where they are from
 
 
 @dataclass(frozen=True)
@@ -106,9 +107,11 @@ def write(
         wanted = replace(wanted, speed=wanted.speed and target.timed)
         if wanted.speed:
             record["prompt"] = _prompt(model)
-        for runs in target.engines(draft):
+        engines = target.engines(draft)
+        held = held_out_rows(artifact, model) if wanted.verify and engines else None
+        for runs in engines:
             try:
-                _run(artifact, model, Exported(draft, record, runs.name), wanted, say)
+                _run(model, held, Exported(draft, record, runs.name), wanted, say)
             except Exception as error:  # whatever an engine raises
                 if runs.name == target.engine:
                     raise
@@ -117,13 +120,13 @@ def write(
     return Exported(folder, record, target.engine)
 
 
-def _run(artifact: Artifact, model: Model, one: Exported, wanted: Wanted, say: Say) -> None:
+def _run(model: Model, held: _Held | None, one: Exported, wanted: Wanted, say: Say) -> None:
     """Put into the record what is found in one engine: its version, its answers, its speed."""
     engine = find_engine(one.engine)
     found: dict[str, Any] = {"version": engine.version()}
-    if wanted.verify:
+    if held is not None:
         say(f"comparing its answers in {engine.name} with PyTorch's")
-        rows, where = held_out_rows(artifact, model)
+        rows, where = held
         outputs = compare_outputs(model, engine, one.folder, rows)
         found["outputs"] = {**outputs, "text": where}
         warning = far(outputs, engine.name)
@@ -188,12 +191,15 @@ def default_folder(home: Path, name: str, target: str) -> Path:
     return home.expanduser().absolute() / "exports" / name / target
 
 
+def taken(folder: Path) -> bool:
+    """Whether something is there already, but for an empty folder."""
+    return folder.is_file() or (folder.is_dir() and any(folder.iterdir()))
+
+
 def check_place(folder: Path) -> None:
     """Refuse a folder that holds something else; an earlier export is replaced."""
     folder = folder.expanduser()
-    if folder.is_file() or (
-        folder.is_dir() and any(folder.iterdir()) and not (folder / RECORD).is_file()
-    ):
+    if taken(folder) and not (folder / RECORD).is_file():
         raise UserError(
             f"{folder.absolute()} is there and is no export of Attar's. Name another folder with "
             "--out, or move it away"

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from attar.engine.store import readable, write_text
 from attar.errors import Unreachable, UserError
-from attar.export.artifact import find_artifact, run_folders
+from attar.export.artifact import find_artifact
 from attar.export.card import CARD, card
-from attar.export.export import draft_of
-from attar.export.record import RECORD
+from attar.export.export import draft_of, taken
+from attar.export.record import RECORD, named_folder
 
 HUB = "hub:"
 _OF_THE_STORE = ("step.json", "report.json")
@@ -30,14 +32,17 @@ def push(ref: str | Path, to: str, private: bool = False, home: str | Path = ".a
     """
     there = _Pushed.of(ref, Path(home).expanduser().absolute())
     if to.startswith(HUB):
-        with TemporaryDirectory(prefix="attar-push-") as place:
-            return _to_hub(there.linked(Path(place)), to.removeprefix(HUB), private, str(ref))
+        if there.text is None:
+            return _to_hub(there.folder, to.removeprefix(HUB), private, str(ref))
+        with TemporaryDirectory(prefix="attar-push-") as links:
+            there.fill(Path(links), os.symlink)
+            return _to_hub(Path(links), to.removeprefix(HUB), private, str(ref))
     place = Path(to).expanduser().absolute()
     if there.folder in place.parents:
         raise UserError(f"{place} lies within {there.folder}. Name a folder outside of it")
     there.check(place)
     with draft_of(place) as draft, readable(f"{place} cannot be written", place.parent):
-        there.copy(draft)
+        there.fill(draft)
     return str(place)
 
 
@@ -51,8 +56,8 @@ class _Pushed:
     @classmethod
     def of(cls, ref: str | Path, home: Path) -> _Pushed:
         """What a user's REF names."""
-        folder = Path(ref).expanduser().absolute()
-        if str(ref) not in run_folders(home) and (folder / RECORD).is_file():
+        folder = named_folder(ref, home)
+        if folder is not None:
             return cls(folder)
         artifact = find_artifact(str(ref), home)
         if artifact.key is None:
@@ -64,32 +69,18 @@ class _Pushed:
 
     def check(self, place: Path) -> None:
         """Refuse a place that holds something else; what was pushed there before is replaced."""
-        if not place.exists() or (place.is_dir() and not any(place.iterdir())):
-            return
         former = (place / RECORD).is_file()
         if self.text is not None:
             former = not former and (place / "config.json").is_file() and _TAG in _card_of(place)
-        if not former:
+        if taken(place) and not former:
             raise UserError(f"{place} is there and holds something else. Name another folder")
 
-    def copy(self, place: Path) -> None:
-        """Put copies of all files there."""
+    def fill(self, place: Path, put: Callable[[str, str], object] = shutil.copy2) -> None:
+        """Put all files there, an artifact's beside its card; `put` copies one, or links to it."""
         ignored = None if self.text is None else shutil.ignore_patterns(*_OF_THE_STORE)
-        shutil.copytree(self.folder, place, dirs_exist_ok=True, ignore=ignored)
+        shutil.copytree(self.folder, place, dirs_exist_ok=True, ignore=ignored, copy_function=put)
         if self.text is not None:
             write_text(place / CARD, self.text)
-
-    def linked(self, place: Path) -> Path:
-        """The folder of an export; of an artifact one of links to its files, beside its card."""
-        if self.text is None:
-            return self.folder
-        for path in self.folder.rglob("*"):
-            if path.is_file() and path.name not in _OF_THE_STORE:
-                link = place / path.relative_to(self.folder)
-                link.parent.mkdir(parents=True, exist_ok=True)
-                link.symlink_to(path)
-        write_text(place / CARD, self.text)
-        return place
 
 
 def _card_of(place: Path) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from attar.core.report import Figure
 from attar.engine.store import write_text
 from attar.errors import AttarError
-from attar.export.artifact import Artifact
+from attar.export.artifact import Artifact, run_folders
 from attar.export.card import CARD, card
 
 RECORD = "attar-export.json"
@@ -44,6 +44,13 @@ class Exported:
     @property
     def _found(self) -> dict[str, Any]:
         return self.record["engines"].get(self.engine, {})
+
+
+def named_folder(ref: str | Path, home: Path) -> Path | None:
+    """The folder of an export that a REF names; None where it is a run's name or anything else."""
+    folder = Path(ref).expanduser().absolute()
+    named = str(ref) not in run_folders(home) and (folder / RECORD).is_file()
+    return folder if named else None
 
 
 def in_engines(folder: Path, record: dict[str, Any]) -> list[Exported]:
