@@ -85,6 +85,11 @@ def test_each_task_is_learned_from_its_own_teacher(family: str, task: Task) -> N
     assert after[1] < 0.9 * before[1]
     assert after[0] < apart("one", "b")  # and not from the other's
     assert [step for step, _ in ctx.curves["loss/dev"]] == [0, 10, 20, 30, 40]
+    parts = {name for name in ctx.curves if name.startswith(("loss/divergence", "loss/task"))}
+    assert parts == {f"loss/{part}/{name}" for part in ("divergence", "task") for name in "ab"}
+    turns = [{step for step, _ in ctx.curves[f"loss/divergence/{name}"]} for name in "ab"]
+    assert not turns[0] & turns[1]
+    assert turns[0] | turns[1] == {*range(1, 41)}
 
 
 def test_what_does_not_fit_is_refused() -> None:
@@ -192,6 +197,8 @@ def test_each_teacher_teaches_as_it_would_alone(
         alone = {**settings, "teacher": teacher, "data": data, "held_out": data}
         one = costs("distill/logits", alone, student, ctx, monkeypatch, batch=found.batch)
         same(found, one)
+        alike = {f"{part}/{teacher}": value for part, value in one.losses[0].parts.items()}
+        assert found.losses[0].parts == {name: pytest.approx(v) for name, v in alike.items()}
         scores.append(one.score)
     assert found.score == pytest.approx(sum(scores) / 2, rel=1e-5)
 

@@ -25,19 +25,26 @@ class Ensemble:
 
     Each teacher goes over a batch in turn, and of each only what its head reads is kept: of
     language models hidden states. Logits exist a few positions at a time. The mixture is of
-    distributions at `temperature`, and is right for a divergence at that one alone.
+    distributions at `temperature`, and is right for a divergence at that one alone. What is
+    `seen` of them on their way may be in the student's graph.
     """
 
     def __init__(
-        self, model: Model, teachers: Sequence[Model], combined: Combined, temperature: float
+        self,
+        model: Model,
+        teachers: Sequence[Model],
+        combined: Combined,
+        temperature: float,
+        seen: bool = False,
     ) -> None:
         self.model, self.teachers, self.temperature = model, teachers, temperature
         self.combined: Combined = combined
+        self.seen = seen
 
     def __call__(self, batch: Batch) -> Side:
         """All teachers at the judged positions of a batch."""
         temperature = self.temperature
-        sides = [teaching(teacher, batch) for teacher in self.teachers]
+        sides = [teaching(teacher, batch, self.seen) for teacher in self.teachers]
         weights = self._weights(sides, judged_labels(self.model, batch))
         given = [*(each.hidden for each in sides), *weights]
         widths = [each.shape[-1] for each in given]

@@ -114,9 +114,9 @@ def judged_labels(model: Model, batch: Batch) -> Tensor:
     return torch.full_like(labels, IGNORED) if isinstance(batch, OwnWords) else labels
 
 
-def teaching(teacher: Model, batch: Batch) -> Side:
-    """The teacher at its head, without a graph."""
-    with torch.inference_mode():
+def teaching(teacher: Model, batch: Batch, seen: bool = False) -> Side:
+    """The teacher at its head, without a graph; what is `seen` of it may be in the student's."""
+    with torch.no_grad() if seen else torch.inference_mode():
         return side(teacher, states(teacher, batch))
 
 

@@ -22,7 +22,7 @@ from attar.ops.chunked import Mix, Side, chunked
 from attar.train.fit import fit
 from attar.train.losses import Loss, averaged, plain, side
 from attar.train.schedule import Training
-from attar.train.signals import Guided
+from attar.train.signals import Guide
 
 _JUDGED = 256  # held-out rows
 
@@ -93,7 +93,7 @@ class Heads:
         next_sentence: float,
         teacher: Model | None = None,
         mix: Callable[[float], Mix] = plain,
-        beside: Guided | None = None,
+        beside: Guide | None = None,
     ) -> None:
         self.model, self.next_sentence, self.teacher = model, next_sentence, teacher
         self.mix, self.beside = mix, beside
@@ -110,13 +110,8 @@ class Heads:
         if self.next_sentence and batch.follows is not None:
             pairs = self._pairs(own, theirs, batch.follows, mix)
             total, parts = total + self.next_sentence * pairs.value, {**parts, **pairs.parts}
-        if self.beside is not None:
-            mask = batch.attention_mask.bool()
-            for name, (signal, compared) in self.beside.signals.items():
-                value = compared(self.beside.own, self.beside.theirs, mask)
-                total = total + signal.weight_at(progress) * value
-                parts[name] = (float(value.detach()), words.count)
-        return Loss(total, words.count, parts)
+        loss = Loss(total, words.count, parts)
+        return loss if self.beside is None else self.beside.added(loss, batch, progress)
 
     def score(self, batches: Sequence[Batch]) -> Callable[[], float]:
         """A function that tells the loss on held-out batches, weights as they are half way."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from copy import copy
 from typing import Any
 
 from torch import Tensor, nn
@@ -33,6 +34,15 @@ class Watched:
         sizes = model.sizes
         self._head = sizes.head
         self._widths = [sizes.head * heads for heads in (sizes.queries, sizes.keys, sizes.keys)]
+
+    def given(self) -> Watched:
+        """The same as another model is given it: without a gradient."""
+        found = copy(self)
+        found.last = self.last.detach()
+        found.states = [state.detach() for state in self.states]
+        found.made = [[each.detach() for each in made] for made in self.made]
+        found.maps = [None if one is None else one.detach() for one in self.maps]
+        return found
 
     def qkv(self, block: int) -> list[Tensor]:
         """Queries, keys and values of a block, [batch, length, width], before any rotation."""

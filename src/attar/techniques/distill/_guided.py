@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from attar.core.context import Context
 from attar.core.scope import ModuleFact
 from attar.core.step import DataRef, ModelRef
+from attar.data.batches import Batch
 from attar.errors import UserError
 from attar.models.model import Model
 from attar.ops.chunked import Mix
@@ -19,7 +20,7 @@ from attar.techniques.distill._hidden import HiddenSignal
 from attar.train.fit import Batches, fit
 from attar.train.losses import Objective
 from attar.train.rows import held_out_of, stream_of
-from attar.train.signals import Signal, guided
+from attar.train.signals import Guide, Signal, guided, guiding
 from attar.train.teacher import ready
 from attar.train.tuned import Updating
 
@@ -54,20 +55,24 @@ def silent(_: float) -> Mix:
     return Mix(weight=0.0, task_weight=0.0)
 
 
-class GuidedTraining(Updating):
-    """A teacher, data and other signals, mixed into a step as fields of its own."""
+class Beside(BaseModel):
+    """Other signals, mixed into a step as a field of its own."""
 
-    teacher: ModelRef = Field(
-        "original", description="whom to learn from: the original, an earlier stage, or a path"
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
     also: Also = Field(
         Also(), description="other signals, each with its weight: hidden, attention, embedding"
     )
-    learning_rate: float = Field(1e-4, gt=0, description="the highest learning rate")
-    data: DataRef = Field("train", description="the dataset to learn on; it needs no labels")
-    held_out: DataRef | None = Field(
-        "dev", description="the dataset that tells which state is best; none: the last is kept"
-    )
+
+    def guides(
+        self, model: Model, teachers: Sequence[tuple[str, Model, Batch]]
+    ) -> AbstractContextManager[list[Guide]]:
+        """Teachers by these signals: a label for each, if any, and a batch to begin with."""
+        return guiding(model, teachers, self.also.signals())
+
+
+class GuidedUpdating(Beside, Updating):
+    """Other signals, of the weights or of an update in their place."""
 
     def check(self, modules: Sequence[ModuleFact]) -> Iterable[str]:
         """Whether what is trained leaves the signals something to compare."""
@@ -77,6 +82,19 @@ class GuidedTraining(Updating):
                 "a prompt of embeddings gives blocks more positions than the teacher's have, so "
                 "signals do not compare. Take `update: {prefix: {}}` or `lora`"
             )
+
+
+class GuidedTraining(GuidedUpdating):
+    """A teacher, data and other signals, mixed into a step as fields of its own."""
+
+    teacher: ModelRef = Field(
+        "original", description="whom to learn from: the original, an earlier stage, or a path"
+    )
+    learning_rate: float = Field(1e-4, gt=0, description="the highest learning rate")
+    data: DataRef = Field("train", description="the dataset to learn on; it needs no labels")
+    held_out: DataRef | None = Field(
+        "dev", description="the dataset that tells which state is best; none: the last is kept"
+    )
 
     def follow(
         self,

@@ -11,23 +11,24 @@ from attar.core.step import DataRef, Step
 from attar.core.traits import FLOAT
 from attar.models.model import Model
 from attar.techniques.distill._answers import Answers
+from attar.techniques.distill._guided import GuidedUpdating
 from attar.train.fit import fit
-from attar.train.losses import Objective
 from attar.train.rows import held_out_of, labeled, stream_of
+from attar.train.signals import toward
 from attar.train.teacher import ready
-from attar.train.tuned import Updating
 
 
-class Continual(Answers, Updating, Step, kind="distill/continual"):
+class Continual(Answers, GuidedUpdating, Step, kind="distill/continual"):
     """One task after another (Learning without Forgetting, Li and Hoiem 2016, arXiv:1606.09282).
 
     The teacher is the model as it comes into this step. On every row the loss is weight x
     divergence from the former self + (1 - weight) x the task's own loss. Rows of earlier tasks
     among them are rehearsed with their labels and the former self's answers, as in DER++ (Buzzega
-    et al. 2020, arXiv:2004.07211). `measures.also` measures every stage on every task's held-out
-    data.
+    et al. 2020, arXiv:2004.07211). `also` holds what leads to the answers to the former self, too.
+    `measures.also` measures every stage on every task's held-out data.
     """
 
+    version = 2
     needs = frozenset({FLOAT})
     shares = True
     promises = frozenset({"changed"})
@@ -64,8 +65,9 @@ class Continual(Answers, Updating, Step, kind="distill/continual"):
             batches = stream.with_some_of(others, self.rehearsal)
             ctx.note("rehearsed_rows", batches.rows - stream.rows)
         former = ready(model, model, ctx.device, ctx.precision)
-        objective = Objective(model, former, partial(self.mix, model))
         held = held_out_of(self.held_out, model, self, ctx)
-        with self.training(model, ctx):
+        guiding = self.guides(model, [("", former, batches.batch(0))])
+        with self.training(model, ctx), guiding as guides:
+            objective = toward(model, former, partial(self.mix, model), guides)
             fit(model, objective, batches, self, ctx, objective.score(held) if held else None)
         return model

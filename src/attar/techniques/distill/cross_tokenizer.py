@@ -33,6 +33,9 @@ class CrossTokenizer(Weighed, Updating, Step, kind="distill/cross-tokenizer"):
     span itself, directly, and the others by their sorted mass, as TRL's GOLD trainer does; `sorted`
     compares sorted probabilities alone (ULD, Boizard et al. 2024, arXiv:2402.12030). The loss is
     weight x distance + (1 - weight) x the student's own loss.
+
+    There is no `also` here: hidden states and attention are of single tokens, and those of the one
+    model are not at the places of the other's. Only vectors of whole texts would compare.
     """
 
     needs = frozenset({FLOAT})

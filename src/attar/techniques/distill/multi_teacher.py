@@ -12,23 +12,26 @@ from attar.core.step import DataRef, ModelRef, Step
 from attar.core.traits import FLOAT
 from attar.models.model import Model
 from attar.techniques.distill._answers import Answers
+from attar.techniques.distill._guided import GuidedUpdating
 from attar.train.ensemble import Combined, Ensemble
 from attar.train.fit import fit
-from attar.train.losses import Objective
 from attar.train.rows import held_out_of, stream_of
+from attar.train.signals import toward
 from attar.train.teacher import ready_by_name
-from attar.train.tuned import Updating
 
 
-class MultiTeacher(Answers, Updating, Step, kind="distill/multi-teacher"):
+class MultiTeacher(Answers, GuidedUpdating, Step, kind="distill/multi-teacher"):
     """Distillation of one distribution that is made of several teachers'.
 
     All have the student's vocabulary, or its classes. The loss is weight x divergence from what
     they say together + (1 - weight) x the task's own loss. They are made one by their
     probabilities, so the divergence `logits` has nothing to compare and is refused. All teachers'
-    weights are in memory at once; of their answers, one teacher's to a few positions.
+    weights are in memory at once; of their answers, one teacher's to a few positions. A signal of
+    `also` is the mean over the teachers, to each of which the student's states are brought apart;
+    where they have its width, states are compared as they are, so take teachers of one origin.
     """
 
+    version = 2
     needs = frozenset({FLOAT})
     shares = True
     promises = frozenset({"changed"})
@@ -63,9 +66,12 @@ class MultiTeacher(Answers, Updating, Step, kind="distill/multi-teacher"):
         stream = stream_of(ctx.data(self.data), model, self, ctx)
         teachers = [ready_by_name(name, model, ctx) for name in self.teachers]
         mix = partial(self.mix, model)
-        ensemble = Ensemble(model, teachers, self.combined, mix(0.0).temperature)
-        objective = Objective(model, ensemble, mix)
-        held = held_out_of(self.held_out, model, self, ctx)
-        with self.training(model, ctx):
+        held, first = held_out_of(self.held_out, model, self, ctx), stream.batch(0)
+        pairs = zip(self.teachers, teachers, strict=True)
+        named = [(name, teacher, first) for name, teacher in pairs]
+        with self.training(model, ctx), self.guides(model, named) as guides:
+            temperature, seen = mix(0.0).temperature, bool(guides)
+            ensemble = Ensemble(model, teachers, self.combined, temperature, seen)
+            objective = toward(model, ensemble, mix, guides)
             fit(model, objective, stream, self, ctx, objective.score(held) if held else None)
         return model

@@ -18,6 +18,7 @@ from attar.models.model import Model
 from attar.ops.chunked import Mix, Side, chunked
 from attar.ops.divergence import IGNORED
 from attar.techniques.distill._answers import Answers
+from attar.techniques.distill._guided import Beside
 from attar.train.fit import fit
 from attar.train.losses import (
     Loss,
@@ -31,20 +32,23 @@ from attar.train.losses import (
 from attar.train.rows import held_out_of, labeled, stream_of
 from attar.train.schedule import Training, moved
 from attar.train.scoped import trained
+from attar.train.signals import Guide
 from attar.train.teacher import learner
 
 NAME = "teacher"  # of the submodule that holds the teacher while both are trained
 
 
-class Online(Answers, Training, Step, kind="distill/online"):
+class Online(Answers, Beside, Training, Step, kind="distill/online"):
     """The student follows the teacher's present answers, which spares a run of its own.
 
     The teacher learns from the labels and, where `back` says so, from the student: deep mutual
     learning (Zhang et al. 2018, arXiv 1706.00384). `weight` is that of the divergence in the
-    student's loss. Both have one learning rate, and their gradient is clipped as one. States are
+    student's loss, to which `also` adds signals from what the teacher makes on its way as it is at
+    that step. Both have one learning rate, and their gradient is clipped as one. States are
     compared by the student's own loss on held-out labels. The teacher is left behind at the end.
     """
 
+    version = 2
     needs = frozenset({FLOAT})
     whole = True
     shares = True
@@ -77,8 +81,10 @@ class Online(Answers, Training, Step, kind="distill/online"):
         teacher = learner(ctx.model(self.teacher), model, ctx.device)
         held = held_out_of(self.held_out, model, self, ctx)
         evaluate = judge(Objective(model), held, plain(1.0)) if held else None
-        pair = _Pair(model, teacher, partial(self.mix, model), partial(self.mix_back, model))
-        with trained(model, self.scope), _beside(model, teacher):
+        guiding = self.guides(model, [("", teacher, stream.batch(0))])
+        mixes = partial(self.mix, model), partial(self.mix_back, model)
+        with trained(model, self.scope), _beside(model, teacher), guiding as guides:
+            pair = _Pair(model, teacher, *mixes, *guides)
             fit(model, pair, stream, self, ctx, evaluate)
         return model
 
@@ -96,11 +102,13 @@ class _Pair:
         teacher: Model,
         own: Callable[[float], Mix],
         theirs: Callable[[float], Mix],
+        guide: Guide | None = None,
     ) -> None:
         self.student, self.teacher, self.own, self.theirs = student, teacher, own, theirs
+        self.guide = guide
 
     def __call__(self, batch: Batch, progress: float) -> Loss:
-        """The sum of both losses over the student's positions."""
+        """The sum of both losses over the student's positions, and of signals to the student."""
         own, theirs = self.own(progress), self.theirs(progress)
         labels = judged_labels(self.student, batch)
         one, other = (side(model, states(model, batch)) for model in (self.student, self.teacher))
@@ -115,7 +123,8 @@ class _Pair:
             led = chunked(_kept(other, known), back, labels[known], theirs)
             parts["teacher"] = (float(led.task), labeled)
             total = total + led.total * (labeled / count)
-        return Loss(total, count, parts)
+        loss = Loss(total, count, parts)
+        return loss if self.guide is None else self.guide.added(loss, batch, progress)
 
 
 @contextmanager

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-
 from pydantic import Field
 
 from attar.core.context import Context
@@ -13,15 +11,14 @@ from attar.core.traits import FLOAT
 from attar.errors import UserError
 from attar.models.model import Model
 from attar.ops.chunked import Mix
-from attar.techniques.distill._guided import Also, silent
+from attar.techniques.distill._guided import Beside
 from attar.train.pretraining import Heads, Pretraining
 from attar.train.schedule import moved
 from attar.train.scoped import trained
-from attar.train.signals import guided
 from attar.train.teacher import ready
 
 
-class Pretrain(Pretraining, Step, kind="distill/pretrain"):
+class Pretrain(Beside, Pretraining, Step, kind="distill/pretrain"):
     """Pretraining from a teacher's heads, as in DistilBERT (Sanh et al. 2019, arXiv 1910.01108).
 
     Of what is masked, and of whether one text follows another, the loss is weight x divergence +
@@ -49,9 +46,6 @@ class Pretrain(Pretraining, Step, kind="distill/pretrain"):
     temperature: float = Field(
         1.0, gt=0, description="what both sides' logits are divided by in the divergence"
     )
-    also: Also = Field(
-        Also(), description="other signals, each with its weight: hidden, attention, embedding"
-    )
     scope: Scope = Field(Scope.everything(), description="the modules to train")
 
     def apply(self, model: Model, ctx: Context) -> Model:
@@ -63,13 +57,10 @@ class Pretrain(Pretraining, Step, kind="distill/pretrain"):
                 "the teacher has no head that tells next sentences. Set next_sentence: 0, or "
                 "take one that was pretrained with it (adapt/pretrain)"
             )
-        rows, signals = self.rows(self.data, model, ctx), self.also.signals()
-        with trained(model, self.scope), ExitStack() as stack:
-            beside = None
-            if signals:
-                watching = guided(model, teacher, signals, silent, rows.batch(0))
-                beside = stack.enter_context(watching)
-            heads = Heads(model, self.next_sentence, teacher, self.mix, beside)
+        rows = self.rows(self.data, model, ctx)
+        guiding = self.guides(model, [("", teacher, rows.batch(0))])
+        with trained(model, self.scope), guiding as guides:
+            heads = Heads(model, self.next_sentence, teacher, self.mix, *guides)
             self.learn(heads, rows, ctx)
         return model
 

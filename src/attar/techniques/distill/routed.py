@@ -18,25 +18,28 @@ from attar.data.turns import TurnBatch, Turns
 from attar.errors import DataError, Problem
 from attar.models.model import Model
 from attar.techniques.distill._answers import Answers, Weight
+from attar.techniques.distill._guided import GuidedUpdating
 from attar.train.fit import fit
 from attar.train.losses import Loss, Objective
 from attar.train.rows import judged_on, stream_of
+from attar.train.signals import toward
 from attar.train.teacher import ready_by_name
-from attar.train.tuned import Updating
 
 _SHOWN = 20  # rows that no teacher is for
 
 
-class Routed(Answers, Updating, Step, kind="distill/routed"):
+class Routed(Answers, GuidedUpdating, Step, kind="distill/routed"):
     """One student of several teachers, of which each teaches on its own rows alone.
 
     These are the rows of a dataset for each teacher or, with `domains`, those whose domain is the
     teacher's, wherever they are; `data: {train: {path: rows.jsonl, domain: topic}}` names the
     column that holds it. Batches are of one teacher's rows each, in a random order, so that one is
     asked at a time. The loss is weight x divergence from its teacher + (1 - weight) x the task's
-    own loss.
+    own loss, and `also` adds signals from the same teacher, each with projections of its own. The
+    report has curves for each teacher.
     """
 
+    version = 2
     needs = frozenset({FLOAT})
     shares = True
     promises = frozenset({"changed"})
@@ -93,20 +96,19 @@ class Routed(Answers, Updating, Step, kind="distill/routed"):
                 text = f"data {part.name}: no row is there for the teacher {teacher!r} to teach on"
                 raise DataError([Problem(f"{text}. Give such rows, or leave it out")])
         streams = [stream_of(part, model, self, ctx) for part in parts]
-        mix = partial(self.mix, model)
         known = {name: ready_by_name(name, model, ctx) for name in dict.fromkeys(self.teachers)}
-        objectives = [Objective(model, known[name], mix) for name in self.teachers]
-        scores = [
-            objective.score(judged_on(part, model, self))
-            for objective, part in zip(objectives, self._parts(self.held_out, ctx), strict=False)
-            if part.examples
-        ]
-
-        def loss(batch: Batch, progress: float) -> Loss:
-            return objectives[cast("TurnBatch", batch).source](batch, progress)
-
-        with self.training(model, ctx):
-            fit(model, loss, Turns(streams, ctx.seed), self, ctx, _mean(scores) if scores else None)
+        teachers = [known[name] for name in self.teachers]
+        kept = self._parts(self.held_out, ctx)
+        held = [judged_on(part, model, self) if part.examples else [] for part in kept]
+        firsts = [stream.batch(0) for stream in streams]
+        starts = [("", *each) for each in zip(teachers, firsts, strict=True)]
+        with self.training(model, ctx), self.guides(model, starts) as guides:
+            some = [[guide] for guide in guides] or [[] for _ in teachers]
+            mix = partial(self.mix, model)
+            pairs = zip(teachers, some, strict=True)
+            objectives = [toward(model, teacher, mix, guide) for teacher, guide in pairs]
+            loss, score = _by_teacher(objectives, self.teachers), _mean(objectives, held)
+            fit(model, loss, Turns(streams, ctx.seed), self, ctx, score)
         return model
 
     def _parts(self, names: Sequence[str], ctx: Context) -> list[Dataset]:
@@ -143,6 +145,24 @@ class Routed(Answers, Updating, Step, kind="distill/routed"):
             yield f"data {dataset.name}: and {len(strange) - _SHOWN} more such rows"
 
 
-def _mean(scores: list[Callable[[], float]]) -> Callable[[], float]:
-    """The mean of several scores: every task counts the same."""
-    return lambda: sum(score() for score in scores) / len(scores)
+def _by_teacher(
+    objectives: Sequence[Objective], names: Sequence[str]
+) -> Callable[[Batch, float], Loss]:
+    """The loss toward whoever teaches a batch; its parts are called by the teacher."""
+
+    def loss(batch: Batch, progress: float) -> Loss:
+        source = cast("TurnBatch", batch).source
+        found = objectives[source](batch, progress)
+        parts = {f"{part}/{names[source]}": value for part, value in found.parts.items()}
+        return Loss(found.value, found.count, parts)
+
+    return loss
+
+
+def _mean(
+    objectives: Sequence[Objective], held: Sequence[Sequence[Batch]]
+) -> Callable[[], float] | None:
+    """The mean of the scores on held-out batches, if any: every task counts the same."""
+    pairs = zip(objectives, held, strict=False)
+    scores = [objective.score(batches) for objective, batches in pairs if batches]
+    return (lambda: sum(score() for score in scores) / len(scores)) if scores else None

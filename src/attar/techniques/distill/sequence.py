@@ -16,29 +16,34 @@ from attar.data.tokenize import pieces
 from attar.errors import UserError
 from attar.measure.samples import ends_of
 from attar.models.model import Model
+from attar.techniques.distill._guided import GuidedUpdating
 from attar.train.answers import Answered, Answers
 from attar.train.fit import fit
-from attar.train.losses import Objective, judge, plain
+from attar.train.losses import plain
 from attar.train.processes import join
 from attar.train.served import ByAddress, said_after, without_beams
-from attar.train.tuned import Updating
+from attar.train.signals import toward
+from attar.train.teacher import check_fits, fixed
 from attar.train.writing import Writing, prompt_of, write_after
 
 _HELD_OUT = 16  # prompts to judge on, unless `evaluate_on` says otherwise
 
 
-class SequenceLevel(ByAddress, Writing, Updating, Step, kind="distill/sequence"):
+class SequenceLevel(ByAddress, Writing, GuidedUpdating, Step, kind="distill/sequence"):
     """Sequence-level distillation (Kim and Rush 2016, arXiv 1606.07947).
 
     The teacher writes once, before training, what comes after each prompt, and the student is
     fine-tuned on that and not on what the data says. Only text goes from one to the other, so
-    teacher and student may differ in everything. A prompt is a chat up to its last answer, or the
-    first `prompt_tokens` of a text; running text is cut into pieces of `length` tokens first.
+    teacher and student may differ in everything. With `also`, the student follows besides what the
+    teacher makes of these texts on its way; then both must have the same tokens. A prompt is a
+    chat up to its last answer, or the first `prompt_tokens` of a text; running text is cut into
+    pieces of `length` tokens first.
 
     `teacher` may also be a server's address and the name of a model there,
     `http://127.0.0.1:8000/v1#name`; then it is the student's tokens that are counted.
     """
 
+    version = 2
     needs = frozenset({FLOAT})
     tasks = ("causal-lm",)
     shares = True
@@ -67,20 +72,30 @@ class SequenceLevel(ByAddress, Writing, Updating, Step, kind="distill/sequence")
     def _fits(self) -> Self:
         if is_address(self.teacher):
             without_beams(self)
+            if self.also.signals():
+                raise ValueError(
+                    "`also` reads what a teacher makes on its way, which no server tells. Leave "
+                    "out `also`, or take a teacher at hand"
+                )
         return self
 
     def apply(self, model: Model, ctx: Context) -> Model:
         """Let the teacher write, train the student on it, and leave the best state in it."""
         teacher: Model = model if is_address(self.teacher) else ctx.model(self.teacher)
+        if self.also.signals():
+            _check_tokens(teacher, model)  # before it writes, which takes long
         rows = self._written("writing", ctx.data(self.data), self.prompts, teacher, ctx)
         answers = Answers(rows, model.tokenizer, self.length, self.batch, ctx.seed)
         answers.check(model.config.vocab_size)
         held = self._held_out(model, teacher, ctx)
-        objective = Objective(model)
         ctx.note("prompts", len(rows))
-        with self.training(model, ctx):
-            evaluate = judge(objective, held, plain(1.0)) if held else None
-            fit(model, objective, answers, self, ctx, evaluate)
+        starts: list[tuple[str, Model, Batch]] = []
+        if self.also.signals():
+            guide = fixed(teacher, model, ctx.device, ctx.precision)
+            starts.append(("", guide, answers.batch(0)))
+        with self.training(model, ctx), self.guides(model, starts) as guides:
+            objective = toward(model, None, plain, guides)
+            fit(model, objective, answers, self, ctx, objective.score(held) if held else None)
         return model
 
     def _held_out(self, model: Model, teacher: Model, ctx: Context) -> list[Batch]:
@@ -146,3 +161,11 @@ class SequenceLevel(ByAddress, Writing, Updating, Step, kind="distill/sequence")
                 if text.strip():
                     found.append(Example(text, where=example.where))
         return found
+
+
+def _check_tokens(teacher: Model, student: Model) -> None:
+    """Raise UserError where what the two make of a text does not compare token by token."""
+    try:
+        check_fits(teacher, student)
+    except UserError as error:
+        raise UserError(f"{error}; or leave out `also`, and only text goes over") from error
