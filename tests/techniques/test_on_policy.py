@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,14 @@ import torch
 
 import tiny_models
 from attar.core.context import Context
-from attar.data.batches import Batch, Stream
-from attar.errors import TrainingDiverged
+from attar.data.batches import Batch
+from attar.data.example import Dataset, Example
+from attar.errors import TrainingDiverged, UserError
 from attar.models.model import Model
 from attar.ops.divergence import IGNORED
 from attar.techniques.distill.on_policy import OnPolicy
+from attar.train.answers import Answers, prompts_in
+from attar.train.beginnings import beginnings
 from attar.train.machine import Machine
 from attar.train.written import Written
 from techniques.losing import DIVERGENCES, LOGITS, MOVING, WEIGHTS, costs, mixed, same
@@ -36,8 +40,9 @@ def context(teacher: Model, **more: Any) -> Context:
 
 
 def written(model: Model, share: float = 1.0, heat: float = 1.0, seed: int = 0) -> Written:
-    stream = Stream(dataset(), model.tokenizer, "causal-lm", 16, 4, 0)
-    return Written(stream, model, context(model, seed=seed), share, 6, heat)
+    rows = list(beginnings(dataset(), model.tokenizer, 16, 6))
+    answers = Answers(rows, model.tokenizer, 4, 0)
+    return Written(answers, model, context(model, seed=seed), 16, share, heat)
 
 
 @pytest.mark.parametrize("divergence", ["forward", "reverse", "jensen-shannon"])
@@ -65,11 +70,15 @@ def test_the_share_is_spread_evenly() -> None:
 
 def test_only_what_follows_the_prompt_is_judged() -> None:
     model = tiny_models.tiny("llama")
+    prompts = prompts_in(written(model, 0.0).batch(0))
+    assert {len(prompt) for prompt in prompts} == {3, 6}  # of six words half
     for share in (0.0, 1.0):
         batch = written(model, share).batch(0)
-        assert (batch.labels[:, :6] == IGNORED).all()
         judged = batch.labels != IGNORED
-        assert judged[:, 6].all()
+        for prompt, ids, row in zip(prompts, batch.input_ids, judged, strict=True):
+            assert ids[: len(prompt)].tolist() == prompt
+            assert not row[: len(prompt)].any()
+            assert row[len(prompt)]
         assert torch.equal(batch.labels[judged], batch.input_ids[judged])
         assert (batch.attention_mask[judged] == 1).all()
 
@@ -77,11 +86,14 @@ def test_only_what_follows_the_prompt_is_judged() -> None:
 def test_nothing_counts_after_the_end_of_a_text() -> None:
     model = tiny_models.tiny("llama")
     model.module.generation_config.eos_token_id = list(range(6, 60))  # ends often
-    batch = written(model).batch(0)
-    for ids, labels, mask in zip(batch.input_ids, batch.labels, batch.attention_mask, strict=True):
-        ends = [place for place in range(6, len(ids)) if int(ids[place]) in range(6, 60)]
-        last = ends[0] if ends else len(ids) - 1
-        assert (labels[6 : last + 1] == ids[6 : last + 1]).all()
+    batch, prompts = written(model).batch(0), prompts_in(written(model, 0.0).batch(0))
+    rows = zip(batch.input_ids, batch.labels, batch.attention_mask, prompts, strict=True)
+    for ids, labels, mask, prompt in rows:
+        first, room = len(prompt), 16 - max(map(len, prompts))
+        words = ids[first : first + room].tolist()
+        ends = [place for place, token in enumerate(words) if token in range(6, 60)]
+        last = first + (ends[0] if ends else room - 1)
+        assert (labels[first : last + 1] == ids[first : last + 1]).all()
         assert (labels[last + 1 :] == IGNORED).all()
         assert mask.tolist() == [1] * (last + 1) + [0] * (len(ids) - last - 1)
     assert (batch.attention_mask == 0).any()
@@ -91,13 +103,15 @@ def test_writes_what_the_model_finds_likely() -> None:
     """Nearly without heat it is the likeliest token at each place, found without a cache."""
     model = tiny_models.tiny("llama")
     model.module.generation_config.eos_token_id = None
-    batch = written(model, heat=1e-4).batch(0)
-    ids = batch.input_ids[:, :6]
-    with torch.no_grad():
-        for _ in range(10):
-            best = model.module(input_ids=ids).logits[:, -1].argmax(-1, keepdim=True)
-            ids = torch.cat([ids, best], 1)
-    assert torch.equal(batch.input_ids, ids)
+    batch, prompts = written(model, heat=1e-4).batch(0), prompts_in(written(model, 0.0).batch(0))
+    for row, prompt in enumerate(prompts):  # padded beside each other, they are as alone
+        ids = torch.tensor([prompt])
+        with torch.no_grad():
+            for _ in range(10):
+                best = model.module(input_ids=ids).logits[:, -1].argmax(-1, keepdim=True)
+                ids = torch.cat([ids, best], 1)
+        kept = batch.attention_mask[row].bool()
+        assert batch.input_ids[row][kept].tolist() == ids[0].tolist()
 
 
 def test_a_batch_depends_on_number_and_seed_alone() -> None:
@@ -181,3 +195,49 @@ def test_a_task_that_no_words_are_there_for_is_refused() -> None:
         with pytest.raises(ValueError, match="no words are the data's own"):
             OnPolicy.model_validate({"written": 1.0, **weights_})
     OnPolicy(written=1.0, weight_end=1.0)
+
+
+def chat(*said: str) -> Example:
+    """A question, an answer, and so on."""
+    roles = ("user", "assistant")
+    turns = enumerate(said)
+    return Example("", messages=tuple({"role": roles[at % 2], "content": s} for at, s in turns))
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_a_question_is_whole_and_its_answer_is_written_anew(share: float) -> None:
+    """What is too long is left out, and what has no answer where the data's is wanted."""
+    teacher, student = tiny_models.tiny("llama", seed=1), tiny_models.tiny("llama")
+    student.tokenizer = speaking(CHAT)
+    rows = [
+        chat("w1 w2 w3 w4 w5", "w6 w7"),
+        chat("w8", "w9", "w10", "w11"),
+        chat("w20"),
+        chat(" ".join(["w30"] * 20), "w31"),
+    ]
+    data = {"train": Dataset("train", rows, "")}
+    ctx = Context("causal-lm", data.__getitem__, lambda _: teacher)
+    step = OnPolicy.model_validate({**SHORT, "prompt": 2, "written": share, "batch": 4})
+    batch = step.stream(student, ctx).batch(0)
+    read = student.tokenizer.decode
+    found = {read(prompt) for prompt in prompts_in(batch)}
+    alone = {"w20 [SEP]"} if share else set[str]()
+    assert found == {"w1 w2 w3 w4 w5 [SEP]", "w8 [SEP] w9 [SEP] w10 [SEP]"} | alone
+    assert ctx.warnings[0].startswith(f"{2 - int(share)} of 4 rows are left out")
+    if not share:
+        answers = {read(row[row != IGNORED]) for row in batch.labels}
+        assert answers == {"w6 w7 [SEP]", "w11 [SEP]"}
+    step.apply(student, ctx)
+    data["train"] = Dataset("train", rows[-1:], "")
+    with pytest.raises(UserError, match="none of 1 rows of 'train' can be used: their prompts"):
+        step.apply(student, ctx)
+
+
+def speaking(template: str) -> Any:
+    """A tokenizer of its own that writes chats."""
+    found = copy.deepcopy(tiny_models.tokenizer())
+    found.chat_template = template
+    return found
+
+
+CHAT = "{% for m in messages %}{{ m.content }} [SEP] {% endfor %}"

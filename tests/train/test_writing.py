@@ -11,7 +11,7 @@ import torch
 import tiny_models
 from attar.core.context import Context
 from attar.data.example import Example
-from attar.train.answers import Answered, Answers
+from attar.train.answers import Answered, Answers, encoded
 from attar.train.asking import Asked
 from attar.train.parts import in_parts
 from attar.train.writing import Choice, Writing, asked, prompt_of, write_after
@@ -139,7 +139,7 @@ def test_answers_alone_are_judged() -> None:
         Answered(Example("w1 w2"), " w3 w4", ends=True),
         Answered(Example("w5"), " w6", ends=False),
     ]
-    (batch,) = Answers(rows, tokenizer, 16, 4, seed=0).in_order()
+    (batch,) = Answers(encoded(rows, tokenizer, 16), tokenizer, 4, seed=0).in_order()
     prompt = len(prompt_of(Example("w1 w2"), tokenizer))
     assert batch.labels[0, :prompt].eq(-100).all()
     assert batch.labels[0, prompt:].tolist() == [9, 10, ENDS]
@@ -149,8 +149,9 @@ def test_answers_alone_are_judged() -> None:
 
 def test_answers_come_in_epochs_whatever_the_number_of_processes() -> None:
     rows = [Answered(Example(f"w{at}"), f"w{at + 40}", ends=True) for at in range(6)]
-    one = Answers(rows, tiny_models.tokenizer(), 16, 4, seed=1)
-    two = Answers(rows, tiny_models.tokenizer(), 16, 2, seed=1)
+    tokenizer = tiny_models.tokenizer()
+    one = Answers(encoded(rows, tokenizer, 16), tokenizer, 4, seed=1)
+    two = Answers(encoded(rows, tokenizer, 16), tokenizer, 2, seed=1)
     together = one.batch(1).input_ids
     apart = [two.batch(1, rank, 2).input_ids for rank in range(2)]
     assert torch.equal(torch.cat(apart), together)

@@ -163,6 +163,15 @@ def pieces(text: str, size: int = PIECE) -> Iterator[str]:
         yield text[start:]
 
 
+def begun(text: str, size: int) -> str:
+    """The beginning of a text, about `size` characters at most, that ends where a word does.
+
+    Where no word ends in the second half of that, as in Chinese, it ends anywhere.
+    """
+    end = max(text.rfind(space, size // 2, size + 1) for space in " \n\t")
+    return text[: end if end > 0 else size]
+
+
 def _ids(tokenizer: Any, texts: list[str], **settings: Any) -> list[list[int]]:
     """Token ids without the tokenizer's remark that a text is longer than its model takes."""
     encoding = tokenizer(

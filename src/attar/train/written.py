@@ -6,15 +6,14 @@ from dataclasses import dataclass
 from math import floor
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from attar.core.context import Context
 from attar.core.keys import seed_of
-from attar.data.batches import Batch, Stream
+from attar.data.batches import Batch
 from attar.data.tokenize import filler
-from attar.models.model import Model, inference
-from attar.ops.divergence import IGNORED
+from attar.measure.samples import continued
+from attar.models.model import Model
+from attar.train.answers import Answers, padded, prompts_in
+from attar.train.writing import seeded
 
 # A model's own generation config may ask for less than its whole distribution: not here.
 _WHOLE: dict[str, Any] = {
@@ -36,67 +35,42 @@ class OwnWords(Batch):
 
 
 class Written:
-    """Rows of the data cut to prompts, and after those the model's own words or the data's.
+    """Prompts of rows, and after those the model's own words or the data's.
 
     Of n batches floor(share x n) are the model's own, spread evenly. Only what comes after the
     prompt is judged, whoever wrote it, up to the end of the text. A batch depends on its number,
-    the seed and the weights as they are, and on nothing else.
+    the seed and the weights as they are, and on nothing else. Prompt and words together are
+    `length` tokens at most.
     """
 
     def __init__(
-        self, stream: Stream, model: Model, ctx: Context, share: float, prompt: int, heat: float
+        self, rows: Answers, model: Model, ctx: Context, length: int, share: float, heat: float
     ) -> None:
-        self._stream, self._model, self._ctx = stream, model, ctx
-        self._share, self._prompt, self._heat = share, prompt, heat
-        self.per_epoch = stream.per_epoch
+        self._rows, self._model, self._ctx = rows, model, ctx
+        self._length, self._share, self._heat = length, share, heat
+        self.per_epoch = rows.per_epoch
         self._tokens = 0
 
     def batch(self, step: int, rank: int = 0, world: int = 1) -> Batch:
         """The batch that a rank works on in a step."""
-        given = self._stream.batch(step, rank, world)
+        given = self._rows.batch(step, rank, world)
         if floor((step + 1) * self._share) == floor(step * self._share):
-            labels = given.labels.clone()
-            labels[:, : self._prompt] = IGNORED
-            return Batch(given.input_ids, given.attention_mask, labels)
-        ids = self._write(given.input_ids[:, : self._prompt], seed_of(self._ctx.seed, step, rank))
-        mask = _until_end(ids, self._prompt, _ends(self._model))
-        labels = ids.masked_fill(mask == 0, IGNORED)
-        labels[:, : self._prompt] = IGNORED
-        self._tokens += int(mask[:, self._prompt :].sum())
+            return given
+        prompts = prompts_in(given)
+        words = self._write(prompts, seed_of(self._ctx.seed, step, rank))
+        made = padded(list(zip(prompts, words, strict=True)), filler(self._model.tokenizer))
+        self._tokens += sum(map(len, words))
         self._ctx.note("written tokens", self._tokens)
-        return OwnWords(ids, mask, labels)
+        return OwnWords(made.input_ids, made.attention_mask, made.labels)
 
-    def _write(self, prompts: Tensor, seed: int) -> Tensor:
-        """Prompts and what the model adds to them, sampled from its whole distribution."""
-        module, device = self._model.module, self._model.device
+    def _write(self, prompts: list[list[int]], seed: int) -> list[list[int]]:
+        """What the model adds to prompts, sampled from its whole distribution."""
+        module, room = self._model.module, self._length - max(map(len, prompts))
         training = module.training
         module.eval()
         try:
-            with torch.random.fork_rng(), inference(device, self._ctx.precision):
-                torch.manual_seed(seed)
-                made = module.generate(
-                    input_ids=prompts.to(device),
-                    attention_mask=torch.ones_like(prompts, device=device),
-                    max_new_tokens=self._stream.length - self._prompt,
-                    temperature=self._heat,
-                    pad_token_id=filler(self._model.tokenizer),
-                    **_WHOLE,
-                )
+            with seeded(seed, self._ctx.device):
+                how = {**_WHOLE, "temperature": self._heat}
+                return continued(self._model, prompts, room, self._ctx.precision, how)
         finally:
             module.train(training)
-        return made.cpu()
-
-
-def _ends(model: Model) -> list[int]:
-    """The tokens that end a text."""
-    config = model.module.generation_config or model.config
-    found = config.eos_token_id
-    return [] if found is None else [found] if isinstance(found, int) else list(found)
-
-
-def _until_end(ids: Tensor, prompt: int, ends: list[int]) -> Tensor:
-    """1 for the prompt and up to the first end after it, and 0 behind that."""
-    ended = torch.isin(ids, torch.tensor(ends, dtype=ids.dtype))
-    ended[:, :prompt] = False
-    behind = ended.long().cumsum(1) - ended.long()
-    return (behind == 0).long()

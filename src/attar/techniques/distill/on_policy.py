@@ -9,18 +9,22 @@ from pydantic import Field, model_validator
 
 from attar.core.context import Context
 from attar.core.step import Step
+from attar.data.example import Dataset
+from attar.errors import UserError
 from attar.models.model import Model
 from attar.techniques.distill._answers import DIVERGENCES, Answers, Named, Weight
 from attar.techniques.distill._guided import GuidedTraining
+from attar.train.answers import Answers as Rows
+from attar.train.beginnings import beginnings
 from attar.train.fit import Batches
-from attar.train.rows import stream_of
 from attar.train.written import Written
 
 
 class OnPolicy(Answers, GuidedTraining, Step, kind="distill/on-policy"):
     """Generalized knowledge distillation (Agarwal et al. 2024, GKD, arXiv:2306.13649).
 
-    Rows of the data are cut to prompts. After those come, in a share of the batches, words that
+    A prompt is a chat up to its last answer, or the first words of a text; running text is cut
+    into pieces of `length` tokens first. After prompts come, in a share of the batches, words that
     the student samples as it is at that step, and in the others the data's own; the divergence
     counts on what comes after the prompt alone. So the student learns where its own mistakes
     lead, which no text written by others shows. The loss is weight x divergence + (1 - weight) x
@@ -29,6 +33,7 @@ class OnPolicy(Answers, GuidedTraining, Step, kind="distill/on-policy"):
     time: a share of 1 is several times slower than 0.
     """
 
+    version = 2
     tasks = ("causal-lm",)
     whole = True
     shares = True
@@ -38,7 +43,12 @@ class OnPolicy(Answers, GuidedTraining, Step, kind="distill/on-policy"):
     written: float = Field(
         0.5, ge=0, le=1, description="share of the batches whose endings the student writes"
     )
-    prompt: int = Field(32, ge=1, description="tokens of the data that an ending is written to")
+    prompt: int = Field(
+        32,
+        ge=1,
+        description="tokens of a text that an ending is written to, up to the end of a word; half "
+        "of a shorter text. Of a chat it is all up to the last answer",
+    )
     heat: float = Field(1.0, gt=0, description="temperature at which the student writes")
 
     @model_validator(mode="after")
@@ -65,5 +75,19 @@ class OnPolicy(Answers, GuidedTraining, Step, kind="distill/on-policy"):
 
     def stream(self, model: Model, ctx: Context) -> Batches:
         """The data, and what the student makes of it."""
-        stream = stream_of(ctx.data(self.data), model, self, ctx)
-        return Written(stream, model, ctx, self.written, self.prompt, self.heat)
+        dataset: Dataset = ctx.data(self.data)
+        found = list(beginnings(dataset, model.tokenizer, self.length, self.prompt))
+        most = min(self.length - 1, max(self.prompt + 1, self.length // 2))
+        kept = [
+            (before, after)
+            for before, after in found
+            if len(before) <= most and (after or self.written == 1)
+        ]
+        why = f"their prompts have more than {most} tokens, or nothing comes after them"
+        if not kept:
+            raise UserError(f"none of {len(found)} rows of {dataset.name!r} can be used: {why}")
+        if len(kept) < len(found):
+            ctx.warn(f"{len(found) - len(kept)} of {len(found)} rows are left out: {why}")
+        rows = Rows(kept, model.tokenizer, self.batch, ctx.seed)
+        rows.check(model.config.vocab_size)
+        return Written(rows, model, ctx, self.length, self.written, self.heat)

@@ -17,7 +17,8 @@ from attar.errors import UserError
 from attar.measure.samples import ends_of
 from attar.models.model import Model
 from attar.techniques.distill._guided import GuidedUpdating
-from attar.train.answers import Answered, Answers
+from attar.train.answers import Answered, Answers, encoded
+from attar.train.beginnings import opening
 from attar.train.fit import fit
 from attar.train.losses import plain
 from attar.train.processes import join
@@ -36,8 +37,8 @@ class SequenceLevel(ByAddress, Writing, GuidedUpdating, Step, kind="distill/sequ
     fine-tuned on that and not on what the data says. Only text goes from one to the other, so
     teacher and student may differ in everything. With `also`, the student follows besides what the
     teacher makes of these texts on its way; then both must have the same tokens. A prompt is a
-    chat up to its last answer, or the first `prompt_tokens` of a text; running text is cut into
-    pieces of `length` tokens first.
+    chat up to its last answer, or the first words of a text, `prompt_tokens` at most; running text
+    is cut into pieces of `length` tokens first.
 
     `teacher` may also be a server's address and the name of a model there,
     `http://127.0.0.1:8000/v1#name`; then it is the student's tokens that are counted.
@@ -85,7 +86,7 @@ class SequenceLevel(ByAddress, Writing, GuidedUpdating, Step, kind="distill/sequ
         if self.also.signals():
             _check_tokens(teacher, model)  # before it writes, which takes long
         rows = self._written("writing", ctx.data(self.data), self.prompts, teacher, ctx)
-        answers = Answers(rows, model.tokenizer, self.length, self.batch, ctx.seed)
+        answers = self._batches(rows, model, ctx)
         answers.check(model.config.vocab_size)
         held = self._held_out(model, teacher, ctx)
         ctx.note("prompts", len(rows))
@@ -108,7 +109,11 @@ class SequenceLevel(ByAddress, Writing, GuidedUpdating, Step, kind="distill/sequ
             return []
         count = self.evaluate_on or _HELD_OUT
         rows = self._written("writing to judge on", dataset, count, teacher, ctx)
-        return Answers(rows, model.tokenizer, self.length, self.batch, ctx.seed).in_order()
+        return self._batches(rows, model, ctx).in_order()
+
+    def _batches(self, rows: Sequence[Answered], model: Model, ctx: Context) -> Answers:
+        found = encoded(rows, model.tokenizer, self.length)
+        return Answers(found, model.tokenizer, self.batch, ctx.seed)
 
     def _written(
         self, label: str, dataset: Dataset, count: int | None, teacher: Model, ctx: Context
@@ -157,7 +162,7 @@ class SequenceLevel(ByAddress, Writing, GuidedUpdating, Step, kind="distill/sequ
                 continue
             for piece in pieces(example.text, 4 * self.length):
                 ids: Sequence[int] = tokenizer(piece, add_special_tokens=False).input_ids
-                text = tokenizer.decode(ids[: self.prompt_tokens], skip_special_tokens=True)
+                text = opening(piece, ids, self.prompt_tokens, tokenizer)
                 if text.strip():
                     found.append(Example(text, where=example.where))
         return found
