@@ -180,25 +180,55 @@ def test_a_student_learns_from_a_teacher_by_few_numbers(update: dict[str, Any]) 
         assert equal(before, after)
 
 
-@pytest.mark.parametrize("update", [{"lora": {"leaves": "adapter"}}, {"prefix": {"size": 3}}])
+SIGNALS = ("distill/attention", "distill/hidden")
+LEFT: list[dict[str, Any]] = [
+    {"lora": {"leaves": "adapter"}},
+    {"dora": {"leaves": "adapter"}},
+    *({name: {"size": 3}} for name in ("soft", "p_tuning", "prefix")),
+]
+
+
+@pytest.mark.parametrize("update", LEFT, ids=lambda update: next(iter(update)))
 @pytest.mark.parametrize("kind", UPDATED)
 def test_every_distillation_with_the_setting_leaves_the_weights(
     kind: str, update: dict[str, Any], tmp_path: Path
 ) -> None:
     place = ("bert", "embedding") if kind == "distill/embedding" else ("llama", "causal-lm")
-    if place[1] == "embedding" and "prefix" in update:
+    if place[1] == "embedding" and not {"lora", "dora"} & update.keys():
         pytest.skip("prompts are for models that write")
+    if kind in SIGNALS and {"soft", "p_tuning"} & update.keys():
+        (problem,) = told(tiny_models.tiny("llama"), {kind: {"update": update}})
+        assert "signals do not compare" in problem
+        return
     student = start(kind, *place)
     before = {name: value.clone() for name, value in weights(student).items()}
     student = press(kind, student, tmp_path, update=update)
     after = weights(student)
-    if "lora" in update:  # the second matrix begins as zeros
+    if {"lora", "dora"} & update.keys():  # the second matrix begins as zeros
         assert any(bool(value.any()) for name, value in after.items() if "lora_B" in name)
     held = {name.replace(".base_layer", ""): value for name, value in after.items()}
     assert all(torch.equal(value, held[name]) for name, value in before.items())
     assert len(after) > len(before)
     found = traits_of(student.module, student.facts())
     assert any(ADAPTER in each for each in found.values())
+
+
+@pytest.mark.parametrize("update", LEFT[2:], ids=lambda update: next(iter(update)))
+@pytest.mark.parametrize(
+    "kind", ["distill/cross-tokenizer", "distill/multi-teacher", "distill/routed"]
+)
+def test_a_prompt_learns_from_several_teachers_and_from_other_tokens(
+    kind: str, update: dict[str, Any]
+) -> None:
+    student = tiny_models.tiny("llama")
+    settings = {"distill/cross-tokenizer": {"teacher": "one", "weight": 1.0}}.get(kind)
+    settings = settings or {"teachers": ["one", "other"]}
+    if kind == "distill/routed":
+        settings |= {"data": ["train", "dev"], "held_out": ["train", "dev"]}
+    more = {"steps": 40, "learning_rate": 0.05, "weight_decay": 0.0, "evaluate_every": 10}
+    ctx = step(kind, student, {**SHORT, **settings, **more, "update": update})
+    losses = [loss for _, loss in ctx.curves["loss/dev"]]
+    assert losses[-1] < 0.97 * losses[0]
 
 
 def test_signals_and_few_numbers() -> None:
