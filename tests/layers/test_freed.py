@@ -86,3 +86,22 @@ def test_codes_that_were_trained_are_left_as_they_were_computed_with(grid: str, 
     assert moved.any()
     assert not moved[held].any()
     assert not list(layer.parameters())
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_floats_that_are_kept_are_what_the_codes_stand_for(grid: str) -> None:
+    layer, inputs = linear(grid), torch.randn(5, 96, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        opened, saved = layer(inputs), set(layer.state_dict())
+        layer.keep_floats(torch.float32)
+        assert layer.floats is not None
+        assert torch.equal(layer(inputs), opened)
+        assert set(layer.state_dict()) == saved
+        layer.codes.zero_()  # so that they are seen to be used
+        assert torch.equal(layer(inputs), opened)
+        assert not torch.equal(layer(inputs.bfloat16()).float(), opened)  # of another dtype
+        layer.fill(layer.unpacked())
+    assert layer.floats is None
+    layer.keep_floats(torch.float32)
+    layer.free_scales()
+    assert layer.floats is None

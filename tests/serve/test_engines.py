@@ -43,8 +43,8 @@ class Served:
     artifact: Path
 
     def alone(self) -> Decoder:
-        """The same engine, without a server."""
-        return cast("Decoder", find(self.engine).open(self.folder))
+        """The engine as a server of four answers at once opens it, without the server."""
+        return cast("Decoder", find(self.engine).serve(self.folder, None, 4, 4096))
 
 
 @pytest.fixture(scope="module", params=ENGINES)
@@ -99,6 +99,29 @@ def test_a_stream_says_the_same(client: openai.OpenAI) -> None:
         model="pressed", prompt=PROMPTS[0], max_tokens=8, temperature=0, stream=True
     )
     assert "".join(piece.choices[0].text for piece in pieces if piece.choices) == whole
+
+
+def test_llama_cpp_writes_the_same_beside_others_to_the_bit(tmp_path: Path) -> None:
+    """Long prompts, which flash attention and what is known of earlier ones would change."""
+    pytest.importorskip("xllamacpp")
+    save(press(decoder(max_position_embeddings=256), "q4_0"), tmp_path / "pressed")
+    wanted = Wanted(speed=False, verify=False, threads=1)
+    done = attar.export(tmp_path / "pressed", "gguf", tmp_path / "out", tmp_path, wanted)
+    rng = np.random.default_rng(0)
+    prompts = [rng.integers(5, 90, size).tolist() for size in (40, 90, 65, 120, 70, 95)]
+
+    def write(prompt: list[int]) -> list[tuple[int, float | None]]:
+        return [(token.id, token.logprob) for token in opened.generate(prompt, 8)]
+
+    with cast("Decoder", find("llama-cpp").serve(done.folder, 1, 4, 256)) as opened:
+        alone = [write(prompt) for prompt in prompts]
+        assert [write(prompt) for prompt in prompts] == alone  # not from what is known of it
+        with ThreadPoolExecutor(4) as threads:
+            assert list(threads.map(write, prompts * 3)) == alone * 3
+        write(prompts[0])
+        turn = [*prompts[0], *(id_ for id_, _ in alone[0]), *prompts[1]]
+        assert opened._goes_on(turn)  # pyright: ignore[reportAttributeAccessIssue]
+        assert not opened._goes_on(prompts[0])  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def test_stop_words_and_chats(client: openai.OpenAI) -> None:

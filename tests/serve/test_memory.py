@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
+import torch
 
 from attar.export import target
-from attar.models import save
+from attar.layers import QuantizedLinear
+from attar.models import Model, save
 from attar.models.rows import Rows
 from attar.serve.memory import caches, footprint, text_bytes
 from attar.serve.models import Pool
 from attar.serve.opening import Place, expected, locate, open_model
 from attar.serve.settings import Limits, Settings, Source
-from tiny_models import DECODERS, tiny
+from tiny_models import DECODERS, press, tiny
 
 
 def given(path: Path, memory: int | None = None, batch: int = 4) -> tuple[Source, Settings]:
@@ -71,6 +74,30 @@ def test_a_gguf_file_tells_it_in_its_header(tmp_path: Path) -> None:
     assert footprint(place, source, settings).cache == 4 * each
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))  # as hubs have it
     assert text_bytes(place, source, settings) == each
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_what_pytorch_brings_into_floats_is_counted(
+    fast: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("attar.serve.pytorch.fast_bf16", lambda device: fast)
+    model = press(tiny("llama"), "int4-g32")
+    save(Model(model.module.bfloat16(), model.tokenizer, model.task, model.labels), tmp_path)
+    source, settings = given(tmp_path)
+    found = expected(source, settings)
+    loaded = open_model(source, settings)
+    module = cast("Any", loaded.load)._batch._model.module
+    assert module.dtype == (torch.bfloat16 if fast else torch.float32)
+    assert all(q.floats is not None for q in module.modules() if isinstance(q, QuantizedLinear))
+    assert loaded.size <= found.weights < 1.1 * loaded.size
+    loaded.close()
+    files = locate(source)
+    tight = given(tmp_path, files.size + text_bytes(files, source, settings) * 4)[1]
+    packed = open_model(source, tight)
+    kept = cast("Any", packed.load)._batch._model.module
+    assert all(q.floats is None for q in kept.modules() if isinstance(q, QuantizedLinear))
+    assert packed.held <= (tight.memory or 0)
+    packed.close()
 
 
 def test_fewer_answers_at_once_where_the_budget_has_no_room_for_all(

@@ -1,7 +1,8 @@
 """Linears and embeddings that hold codes and scales, and compute on what those stand for.
 
 PyTorch only simulates them: every forward pass rebuilds the float weights, so they take the
-bytes of their grid on disk and in memory but are no faster here than float weights.
+bytes of their grid on disk and in memory but are no faster here than float weights. Where memory
+allows it, `keep_floats` rebuilds them once.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from attar.ops.rounding import (
 _STEPS = 16.0  # codes that a zero point or minimum moves by where a gain would move by 1
 
 
-class _Quantized(nn.Module):
+class Quantized(nn.Module):
     """A table of `rows` by `width` codes with a scale for each group of a row."""
 
     simulated = True
@@ -42,6 +43,7 @@ class _Quantized(nn.Module):
     scales: Tensor
     zeros: Tensor | None
     minima: Tensor | None
+    floats: Tensor | None
 
     def __init__(self, rows: int, width: int, grid: Grid) -> None:
         super().__init__()
@@ -55,6 +57,7 @@ class _Quantized(nn.Module):
         self.register_buffer("zeros", zeros)
         minima = torch.zeros((rows, groups), dtype=torch.bfloat16) if grid.minimum else None
         self.register_buffer("minima", minima)
+        self.register_buffer("floats", None, persistent=False)
 
     def fill(self, result: Codes) -> Self:
         """Take these codes, scales, and zero points or minima."""
@@ -62,7 +65,12 @@ class _Quantized(nn.Module):
         self.scales = result.scales.to(torch.bfloat16)
         self.zeros = None if result.zeros is None else result.zeros.to(torch.uint8)
         self.minima = None if result.minima is None else result.minima.to(torch.bfloat16)
+        self.floats = None
         return self
+
+    def keep_floats(self, dtype: torch.dtype) -> None:
+        """Rebuild the weights once and keep them beside the codes, until these change."""
+        self.floats = self.dequantized(dtype)
 
     def unpacked(self, rows: Tensor | None = None) -> Codes:
         """The codes, scales, and zero points or minima, of all rows or of these."""
@@ -72,6 +80,8 @@ class _Quantized(nn.Module):
 
     def dequantized(self, dtype: torch.dtype, rows: Tensor | None = None) -> Tensor:
         """The weights that the codes stand for, [rows, width]."""
+        if self.floats is not None and self.floats.dtype == dtype:
+            return self.floats if rows is None else self.floats[rows]
         return dequantize(self.unpacked(rows), self.grid, dtype)
 
     @property
@@ -88,7 +98,7 @@ class _Quantized(nn.Module):
 
 
 @swappable
-class QuantizedLinear(_Quantized):
+class QuantizedLinear(Quantized):
     """A linear whose weights lie on a grid."""
 
     def __init__(self, rows: int, width: int, grid: Grid, bias: Tensor | None = None) -> None:
@@ -111,6 +121,7 @@ class QuantizedLinear(_Quantized):
         `gain` is what a scale grows by, as a share of it. What is computed with meanwhile is
         what `settle` will leave.
         """
+        self.floats = None
         self.gain = nn.Parameter(torch.zeros_like(self.scales, dtype=torch.float32))
         return [self.gain]
 
@@ -201,7 +212,7 @@ class QuantizedLinear(_Quantized):
 
 
 @swappable
-class QuantizedEmbedding(_Quantized):
+class QuantizedEmbedding(Quantized):
     """A table of embeddings on a grid; only the rows looked up are rebuilt.
 
     `factor` multiplies what is looked up, for families that scale their embeddings.
@@ -278,6 +289,14 @@ class TiedHead(nn.Module):
             raise TypeError(f"{spec['table_name']} is no quantized embedding")
         bias = None if spec["bias"] is None else torch.zeros(spec["bias"])
         return cls(table, spec["table_name"], bias)
+
+
+def keep_floats(model: nn.Module, dtype: torch.dtype) -> None:
+    """Rebuild all weights that lie on grids once, in the dtype that is computed in."""
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, Quantized):
+                module.keep_floats(dtype)
 
 
 def _parameter(bias: Tensor | None) -> nn.Parameter | None:

@@ -72,6 +72,9 @@ def _server(
         params.n_batch = params.n_ubatch = room[0] * room[1]  # a text is never run in parts
     if threads is not None:
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
+    if pooling is None and room[1] > 1:  # flash attention of a prompt depends on what else is read
+        kinds = xllamacpp.llama_flash_attn_type
+        params.flash_attn_type = kinds.LLAMA_FLASH_ATTN_TYPE_DISABLED
     params.n_gpu_layers, params.fit_params, params.verbosity = 0, False, 0
     params.cache_ram_mib, params.n_ctx_checkpoints = 0, 0  # one text at a time: nothing to keep
     # it listens on a port of this machine, whether one wants that or not

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -102,6 +103,7 @@ class LlamaCppDecoder(LlamaServer, Decoder):
             numbers.get("vocab_size", _ROWS),
         )
         self.context, self.slots = min(trained, context), slots
+        self._begun: deque[list[int]] = deque(maxlen=slots)
         self._start(path, threads, (self.context, slots))
 
     def logprobs(self, ids: Sequence[int]) -> Floats:
@@ -123,16 +125,31 @@ class LlamaCppDecoder(LlamaServer, Decoder):
         stop: Sequence[int] = (),
         top: int = 0,
     ) -> Iterator[Token]:
+        ids = list(prompt)
+        afresh = {"cache_prompt": self._goes_on(ids)}
         if sampling.temperature > 0:
-            return until(self._one_by_one(list(prompt), sampling, top), limit, stop)
-        return until(self._greedy(list(prompt), limit, top), limit, stop)
+            return until(self._one_by_one(ids, sampling, top, afresh), limit, stop)
+        return until(self._greedy(ids, limit, top, afresh), limit, stop)
 
-    def _greedy(self, ids: list[int], limit: int, top: int) -> Iterator[Token]:
+    def _goes_on(self, ids: list[int]) -> bool:
+        """Whether an earlier prompt is how this one begins, as in the next turn of a chat.
+
+        Then what is known of that one is taken up. Any other is read from its first token on, for
+        what llama.cpp computes of the rest of a text depends on where that began.
+        """
+        found = any(len(ids) > len(each) and ids[: len(each)] == each for each in self._begun)
+        self._begun.append(list(ids))
+        return found
+
+    def _greedy(
+        self, ids: list[int], limit: int, top: int, afresh: dict[str, Any]
+    ) -> Iterator[Token]:
         """A stream, and one by one what it holds back: tokens that end within a character."""
         end = len(ids) + limit
         while len(ids) < end:
             held_back = False
-            for token, count in self._stream(ids, end - len(ids), top):
+            for token, count in self._stream(ids, end - len(ids), top, **afresh):
+                afresh = {}
                 held_back = count > 1
                 if held_back:
                     break
@@ -145,15 +162,18 @@ class LlamaCppDecoder(LlamaServer, Decoder):
                 ids.append(token.id)
                 yield token
 
-    def _one_by_one(self, ids: list[int], sampling: Sampling, top: int) -> Iterator[Token]:
+    def _one_by_one(
+        self, ids: list[int], sampling: Sampling, top: int, afresh: dict[str, Any]
+    ) -> Iterator[Token]:
         """Each drawn by a seed of its own: a stream that was broken off could not go on."""
         while True:
-            token = self._next(ids, sampling, top)
+            token = self._next(ids, sampling, top, **afresh)
+            afresh = {}
             ids.append(token.id)
             yield token
 
-    def _next(self, ids: list[int], sampling: Sampling, top: int) -> Token:
-        answer = self._ask(ids, top, **_drawing(sampling, len(ids)))
+    def _next(self, ids: list[int], sampling: Sampling, top: int, **more: Any) -> Token:
+        answer = self._ask(ids, top, **_drawing(sampling, len(ids)), **more)
         (id_,) = answer["__verbose"]["tokens"]
         told = _told(answer)
         if told is not None:
@@ -161,7 +181,9 @@ class LlamaCppDecoder(LlamaServer, Decoder):
         logprob, others = self._forced(ids, id_, top)
         return Token(id_, logprob, others)
 
-    def _stream(self, ids: list[int], limit: int, top: int) -> Iterator[tuple[Token, int]]:
+    def _stream(
+        self, ids: list[int], limit: int, top: int, **more: Any
+    ) -> Iterator[tuple[Token, int]]:
         """Tokens as they come, each with how many were written since the last that came."""
         queue: SimpleQueue[Any] = SimpleQueue()
         ended = threading.Event()
@@ -172,7 +194,7 @@ class LlamaCppDecoder(LlamaServer, Decoder):
 
         def run() -> None:
             try:
-                request = _request(ids, limit, top, stream=True, timings_per_token=True)
+                request = _request(ids, limit, top, stream=True, timings_per_token=True, **more)
                 self._server.handle_completions(request, take)
             except Exception as error:
                 queue.put(error)

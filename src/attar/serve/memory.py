@@ -129,6 +129,8 @@ def _decodes(place: Place, source: Source) -> bool:
 def _width(place: Place) -> int:
     if place.engine != TORCH:
         return _WIDTHS.get(place.engine, 4)
+    if place.dtype == "float32":
+        return 4
     config = {} if _gguf(place) is not None else _config(place)
     return _FLOATS.get(config.get("dtype") or config.get("torch_dtype") or "", 4)
 

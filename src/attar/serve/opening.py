@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
@@ -78,12 +78,17 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a source lies, which engine runs it, and about how many bytes its weights take."""
+    """Where a source lies, which engine runs it, and about how many bytes its weights take.
+
+    `floats`: weights on grids are brought into floats as they load, not in every pass.
+    """
 
     folder: Path
     engine: str
     size: int
     files: Any = field(default=None)  # of models that PyTorch runs
+    floats: bool = False
+    dtype: Literal["auto", "float32"] = "auto"
 
 
 def locate(source: Source) -> Place:
@@ -139,12 +144,25 @@ def _native(folder: Path) -> Engine | None:
 
 def expected(source: Source, settings: Settings) -> Footprint:
     """What a model will take of the budget; reads no weights. Raises UserError or ModelError."""
-    return footprint(locate(source), source, settings)
+    return footprint(_placed(source, settings), source, settings)
+
+
+def _placed(source: Source, settings: Settings) -> Place:
+    """Where it lies; what PyTorch runs is brought into floats where the budget allows it."""
+    place = locate(source)
+    if place.engine != TORCH or place.files.gguf is not None:
+        return place
+    from attar.serve.pytorch import as_floats
+
+    quick = as_floats(place)
+    wanted, least = (footprint(each, source, settings) for each in (quick, place))
+    fits = settings.memory is None or wanted.total <= settings.memory
+    return quick if fits and wanted.batch >= least.batch else place
 
 
 def open_model(source: Source, settings: Settings) -> Loaded:
     """Load a model. Takes seconds; raises AttarError."""
-    place, limits = locate(source), settings.limits
+    place, limits = _placed(source, settings), settings.limits
     batch = footprint(place, source, settings).batch
     if batch < limits.batch:
         log("fewer answers at once", model=source.name, batch=batch, wanted=limits.batch)

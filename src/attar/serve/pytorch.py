@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from attar.core.recipe import ModelSource
-from attar.models.load import config_of, load, task_of
+from attar.errors import ModelError
+from attar.layers.quantized import Quantized, keep_floats
+from attar.measure.machine import fast_bf16
+from attar.models.load import config_of, load, skeleton, task_of
 from attar.models.pooling import pooled, pooling_of
 from attar.models.rows import Rows
 from attar.runtimes.runtime import Floats, Ids
@@ -22,7 +26,10 @@ def open_torch(source: Source, place: Place, settings: Settings) -> Loaded:
     """Load a model into PyTorch. Takes seconds; raises AttarError."""
     own = task_of(config_of(place.files), place.files)
     task: Any = source.task or own
-    model = load(ModelSource(path=source.path), own if task == "embedding" else task)
+    wanted = ModelSource(path=source.path, dtype=place.dtype)
+    model = load(wanted, own if task == "embedding" else task)
+    if place.floats:
+        keep_floats(model.module, model.module.dtype)
     size = sum(
         tensor.numel() * tensor.element_size()
         for tensor in [*model.module.parameters(), *model.module.buffers()]
@@ -46,6 +53,26 @@ def open_torch(source: Source, place: Place, settings: Settings) -> Loaded:
     load_ = gatherer(_forward(model, task, start), settings, model.tokenizer)
     labels = model.labels if task == "classification" else ()
     return Loaded(task=task, tokenizer=model.tokenizer, load=load_, labels=labels, **common)
+
+
+def as_floats(place: Place) -> Place:
+    """The place of a model that is brought into floats which this processor is fast with.
+
+    Codes of another tool stay as that one loads them.
+    """
+    config = config_of(place.files)
+    task = task_of(config, place.files)
+    try:
+        module = skeleton(config, task).module
+    except ModelError:
+        return place
+    tables = [each for each in module.modules() if isinstance(each, Quantized)]
+    count = sum(tensor.numel() for tensor in module.parameters())
+    count += sum(table.rows * table.width for table in tables)
+    dtype = "auto" if fast_bf16("cpu") else "float32"
+    kept = config.dtype if dtype == "auto" and config.dtype else torch.float32
+    size = count * kept.itemsize + sum(b.numel() * b.element_size() for b in module.buffers())
+    return replace(place, floats=True, dtype=dtype, size=size)
 
 
 def _threads(settings: Settings) -> Callable[[], None]:
