@@ -56,7 +56,8 @@ def test_linear_by_linear_and_a_recipe_that_reads_it(
     assert "block divergence, mlp.down_proj, prune/magnitude sparsity=0.7" in page
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
-        f"model: {model}\ndata: {{train: {data}}}\nname: shared\nmeasures: {{data: train}}\n"
+        f"model: {model}\ndata: {{train: {data}}}\nname: shared\n"
+        "measures: {data: train, sequences: 4, length: 16, speed: no}\n"
         f"steps:\n- prune/magnitude: {{sparsity: 0.5, sensitivity: {table}}}\n",
         "utf-8",
     )
