@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from attar.calibrate.sensitivity import EVERY, divergences, label_of, parts_of, to_table
+from attar.calibrate.sensitivity import EVERY, divergences
+from attar.calibrate.table import label_of, parts_of, to_table
 from attar.core.context import Context
 from attar.core.registry import find
 from attar.core.scope import Scope
@@ -28,8 +29,9 @@ def halved(model: Model) -> Any:
     return change
 
 
+@pytest.mark.parametrize("by", ["role", "linear"])
 @pytest.mark.parametrize(("family", "task"), PAIRS)
-def test_as_if_the_whole_model_were_changed(family: str, task: Any) -> None:
+def test_as_if_the_whole_model_were_changed(family: str, task: Any, by: Any) -> None:
     exact = {
         "dtype": torch.float64
     }  # what halving moves in some parts is below float32's last digit
@@ -38,14 +40,19 @@ def test_as_if_the_whole_model_were_changed(family: str, task: Any) -> None:
     given = batch(model, rows=3)
     if task == "masked-lm":
         given.labels = given.input_ids.where(given.attention_mask.bool(), -100)
-    parts = parts_of(model, Scope.linears())
-    assert {(part.block, part.role) for part in parts} == {
-        (block, role) for block in range(len(model.blocks)) for role in ("attention", "mlp")
-    }
+    parts = parts_of(model, Scope.linears(), by)
+    linears = model.linears(Scope.linears())
+    assert sorted(name for part in parts for name in part.names) == sorted(linears)
+    if by == "role":
+        assert {(part.block, part.name) for part in parts} == {
+            (block, role) for block in range(len(model.blocks)) for role in ("attention", "mlp")
+        }
+    else:
+        assert len(parts) == len(linears)
     ctx = Context(task, lambda _: None, lambda _: None)
     found = divergences(model, [given], parts, {"halved": halved(model)}, ctx)["halved"]
     assert torch.equal(logits(model), before)  # nothing of it is left
-    for part, value in list(zip(parts, found, strict=True))[::3]:
+    for part, value in list(zip(parts, found, strict=True))[:: 3 if by == "role" else 5]:
         changed = tiny(family, task, **exact)
         halved(changed)(list(part.names))
         assert value == pytest.approx(_divergence(model, changed, given), rel=1e-3, abs=1e-7)
@@ -89,7 +96,7 @@ def test_mixed_chooses_by_a_table(tmp_path: Path) -> None:
     data = Dataset("train", [Example(text, None) for text in texts(count=40, length=16)], "", ())
     ctx = Context(model.task, lambda _: data, lambda _: model)
     parts, grids = parts_of(model, Scope.linears()), ("int2-g32", "int8-g32")
-    last = [part.block == 2 and part.role == "mlp" for part in parts]
+    last = [part.block == 2 and part.name == "mlp" for part in parts]
     labels = [label_of("quantize/rtn", {"grid": grid}) for grid in grids]
     columns = [9.0 * it for it in last], [0.0] * len(parts)
     table.write_text(to_table(parts, dict(zip(labels, columns, strict=True))))
@@ -102,25 +109,32 @@ def test_mixed_chooses_by_a_table(tmp_path: Path) -> None:
     assert 2 in bits.values()
 
 
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        (None, "cannot be read: No such file"),
-        ("", "is no table that"),
-        ("block\trole\tweights\n0\tattention\n", "is no table that"),
-        ("block\trole\tweights\n0\tattention\t1\n", "was measured on a model of other"),
-        ("right", "has no column 'quantize/rtn grid=int3-g64'"),
-    ],
-)
-def test_a_table_that_does_not_fit_is_refused(text: str | None, said: str, tmp_path: Path) -> None:
+def test_mixed_chooses_for_each_linear_by_a_table_of_linears(tmp_path: Path) -> None:
+    """One that says that all depends on what the first block's queries are made of."""
+    model, table = tiny("llama"), tmp_path / "sensitivity.tsv"
+    data = Dataset("train", [Example(text, None) for text in texts(count=40, length=16)], "", ())
+    ctx = Context(model.task, lambda _: data, lambda _: model)
+    parts, grids = parts_of(model, Scope.linears(), "linear"), ("int2-g32", "int8-g32")
+    labels = [label_of("quantize/rtn", {"grid": grid}) for grid in grids]
+    columns = [9.0 if part is parts[0] else 0.0 for part in parts], [0.0] * len(parts)
+    table.write_text(to_table(parts, dict(zip(labels, columns, strict=True)), "linear"))
+    settings = {"sequences": 4, "length": 16, "bits": 3, "grids": grids, "sensitivity": str(table)}
+    step = find("quantize/mixed").model_validate(settings)
+    assert list(step.check(model.facts())) == []
+    pressed = step.apply(model, ctx)
+    first = "model.layers.0.self_attn"
+    assert pressed.module.get_submodule(f"{first}.q_proj").grid.bits == 8
+    assert pressed.module.get_submodule(f"{first}.k_proj").grid.bits == 2
+    assert (0, 9.0) in ctx.curves["block divergence, self_attn.q_proj alone on int2-g32"]
+
+
+def test_mixed_without_a_column_for_each_grid_is_refused(tmp_path: Path) -> None:
     model, table = tiny("llama"), tmp_path / "sensitivity.tsv"
     parts = parts_of(model, Scope.linears())
-    right = to_table(parts, {"quantize/rtn grid=int2-g64": [0.0] * len(parts)})
-    if text is not None:
-        table.write_text(right if text == "right" else text)
+    table.write_text(to_table(parts, {"quantize/rtn grid=int2-g64": [0.0] * len(parts)}))
     step = find("quantize/mixed").model_validate({"sensitivity": str(table)})
     (problem,) = step.check(model.facts())
-    assert said in problem
+    assert "has no column 'quantize/rtn grid=int3-g64'" in problem
 
 
 def test_mixed_below_its_smallest_grid_is_refused() -> None:

@@ -7,7 +7,7 @@ from itertools import product
 
 import pytest
 
-from attar.ops.allocate import share_out
+from attar.ops.allocate import losses_between, share_out
 
 
 def total(table: list[list[float]], choice: tuple[int, ...] | list[int]) -> float:
@@ -46,3 +46,27 @@ def test_a_dearer_setting_that_is_no_better_is_never_taken() -> None:
 def test_a_budget_below_the_cheapest_is_refused() -> None:
     with pytest.raises(ValueError, match=r"cost 4, and the budget is 3"):
         share_out([[1.0, 0.0]] * 2, [[2.0, 3.0]] * 2, 3.0)
+
+
+def test_losses_between_those_tried_rise_geometrically() -> None:
+    found = losses_between([4.0, 6.0, 8.0], [1.0, 0.25, 0.0625], [4, 5, 6, 7, 8])
+    assert found == pytest.approx([1.0, 0.5, 0.25, 0.125, 0.0625])
+    assert losses_between([3.0], [0.5], [3.0]) == pytest.approx([0.5])
+    assert losses_between([3.0, 3.0], [0.5, 0.5], [3.0]) == pytest.approx([0.5])
+
+
+def test_what_costs_less_never_counts_as_losing_less() -> None:
+    found = losses_between([4.0, 6.0, 8.0], [0.1, 0.3, -0.01], [4, 4.5, 5, 5.5, 6, 7, 8])
+    assert found[:5] == pytest.approx([0.3] * 5)
+    assert found == sorted(found, reverse=True)
+    assert found[-1] > 0
+
+
+def test_the_budget_is_spent_where_nothing_is_lost() -> None:
+    costs = [3 + 4 * step / 100 for step in range(101)]
+    losses = [losses_between([3, 5, 7], [0.0] * 3, costs)] * 5
+    losses.append(losses_between([3, 5, 7], [9.0, 3.0, 1.0], costs))
+    chosen = [costs[at] for at in share_out(losses, [costs] * 6, 5 * 6)]
+    assert sum(chosen) == pytest.approx(30, abs=0.05)
+    assert chosen[-1] == 7
+    assert max(chosen[:5]) - min(chosen[:5]) < 0.05

@@ -1,9 +1,9 @@
-"""attar sensitivity: what each technique costs each block's attention and MLP, one at a time."""
+"""attar sensitivity: what each technique costs each part of a model, one at a time."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -23,6 +23,12 @@ TRIED = (
 )
 
 
+def _by(value: str) -> str:
+    if value not in ("role", "linear"):
+        raise typer.BadParameter(f"{value!r} is neither role nor linear")
+    return value
+
+
 def sensitivity(
     model: ModelName,
     data: Annotated[
@@ -38,6 +44,15 @@ def sensitivity(
             "by default rounding to 4 and 3 bits, half the weights, and a lower rank.",
         ),
     ] = None,
+    by: Annotated[
+        str,
+        typer.Option(
+            "--by",
+            metavar="role|linear",
+            callback=_by,
+            help="What is changed alone: each block's attention and MLP, or each linear.",
+        ),
+    ] = "role",
     sequences: Annotated[
         int, typer.Option("--sequences", metavar="N", help="Sequences to measure on.", min=1)
     ] = 8,
@@ -55,19 +70,20 @@ def sensitivity(
     from rich.console import Console
 
     from attar.calibrate.rows import Calibrated
-    from attar.calibrate.sensitivity import to_table
+    from attar.calibrate.table import By, to_table
     from attar.cli.kept import PAGE, write_page
     from attar.cli.shortcut import checked, start
     from attar.engine.sensitivity import sensitivity as measure
     from attar.present.progress import RichProgress
 
+    each = cast("By", by)
     plain = start("sensitivity", model, data, task, name)
     plain["steps"] = [_step(text) for text in tried or TRIED]
     recipe, _ = checked(plain, sets or ())
     with RichProgress(Console(stderr=True), language) as progress:
         rows = Calibrated(sequences=sequences, length=length)
-        found = measure(recipe, home, rows, progress, device)
-    (found.folder / TABLE).write_text(to_table(found.parts, found.divergences), "utf-8")
+        found = measure(recipe, home, rows, progress, device, each)
+    (found.folder / TABLE).write_text(to_table(found.parts, found.divergences, each), "utf-8")
     write_page(found.report, found.folder / PAGE, language)
     console = Console()
     console.print(_table(found))
@@ -102,5 +118,5 @@ def _table(found: Sensitivity) -> Table:
             f"[bold]{value:.4f}[/]" if value == most else f"{value:.4f}"
             for value, most in zip(values, largest, strict=True)
         ]
-        table.add_row(str(part.block), part.role, *cells)
+        table.add_row(str(part.block), part.name, *cells)
     return table

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from attar.calibrate.rows import Calibrated, calibration
-from attar.calibrate.sensitivity import Part, divergences, label_of, parts_of
+from attar.calibrate.sensitivity import divergences
+from attar.calibrate.table import By, Part, label_of, parts_of
 from attar.core.context import Context, Progress, Silent
 from attar.core.keys import key_of
 from attar.core.recipe import Recipe
@@ -44,27 +45,29 @@ def sensitivity(
     rows: Calibrated,
     progress: Progress | None = None,
     device: str = "cpu",
+    by: By = "role",
 ) -> Sensitivity:
-    """Apply every step of a recipe to each block's attention and MLP alone, and measure.
+    """Measure what each step of a recipe costs each block's attention and MLP, or each linear.
 
-    The steps do not follow one another. What is measured of a step is kept in the store. Raises
-    PlanError for steps that train, that take blocks out, or that do not fit the model.
+    Every part is changed alone, and the steps do not follow one another. What is measured of a
+    step is kept in the store. Raises PlanError for steps that train, that take blocks out, or that
+    do not fit the model.
     """
     progress, store = progress or Silent(), Store(Path(home))
     store.prepare()
     plan = make_plan(recipe.model_copy(update={"steps": ()}), store, device=device)
-    _refuse(plan, recipe.steps)
+    _refuse(plan, recipe.steps, by)
     root = plan.stages[0]
     if needs_copy(plan) and not store.has(root.key):
         make(plan, root, store, progress)
     model = open_stage(plan, root, store)
     ctx = replace(context(plan, root, store, progress), scratch=None)
-    batches, parts = calibration(rows, model, ctx), parts_of(model, Scope.linears())
+    batches, parts = calibration(rows, model, ctx), parts_of(model, Scope.linears(), by)
     found: dict[str, list[float]] = {}
     for step in recipe.steps:
         label = _label(step)
         progress.say(label)
-        key = f"{root.key}-{_key(plan, step, rows)}"
+        key = f"{root.key}-{_key(plan, step, rows, by)}"
         kept = store.measurement(key)
         if kept is None:
             lost = divergences(model, batches, parts, {label: _change(step, model, ctx)}, ctx)
@@ -76,10 +79,10 @@ def sensitivity(
     return Sensitivity(parts, found, report, folder)
 
 
-def _key(plan: Plan, step: Step, rows: Calibrated) -> str:
+def _key(plan: Plan, step: Step, rows: Calibrated, by: By) -> str:
     what = request_of(step, plan.inputs, {"original": plan.stages[0].key}, peek=False)
     data = plan.inputs.data_key(rows.data)
-    measured = [rows.sequences, rows.length, plan.precision, plan.recipe.seed]
+    measured = [rows.sequences, rows.length, plan.precision, plan.recipe.seed, by]
     return key_of("sensitivity", VERSION, what, data, measured)
 
 
@@ -89,23 +92,25 @@ def _label(step: Step) -> str:
     return label_of(step.kind, given)
 
 
-def _refuse(plan: Plan, steps: tuple[Step, ...]) -> None:
+def _refuse(plan: Plan, steps: tuple[Step, ...], by: By) -> None:
     """Raise PlanError for steps that, each alone, do not fit the original or a part of it."""
     if plan.inputs.media:
         raise PlanError([Problem("only models that read text are measured part by part")])
     empty = skeleton(plan.inputs.config, plan.inputs.task, plan.inputs.labels)
-    facts, part = empty.facts(), parts_of(empty, Scope.linears())[0]
+    facts, parts = empty.facts(), parts_of(empty, Scope.linears(), by)
     problems: list[str] = []
     for step in steps:
         alone = plan.recipe.model_copy(update={"steps": (step,)})
         traits = traits_of(empty.module, facts, plan.inputs.adapted)
         folded = fold(alone, plan.inputs, facts, traits, float("inf"))
         problems += folded.problems
-        why = _unfit(folded.recipe.steps[0], facts, part)
-        if why is not None:
+        unfit = ((part, _unfit(folded.recipe.steps[0], facts, part)) for part in parts)
+        found = next(((part, why) for part, why in unfit if why is not None), None)
+        if found is not None:
+            part, why = found
             problems.append(
-                f"{step.kind} {why}, so it cannot be applied to a part of the model alone. Leave "
-                "it out"
+                f"{step.kind} {why}, so it cannot be applied to {part.name} of block {part.block} "
+                "alone. Leave it out"
             )
     if problems:
         raise PlanError([Problem(problem) for problem in problems])
@@ -116,10 +121,14 @@ def _unfit(step: Step, facts: Sequence[ModuleFact], part: Part) -> str | None:
         return "makes data"
     if step.whole:
         return "trains the whole model"
+    if getattr(step, "embeddings", None) is not None:
+        return "rounds the embeddings too"
     narrow = _on(step, part.names)
-    if any(narrow.check(facts)):
-        return "does not work on so small a scope"
-    rest = [fact for fact in narrow.reshape(facts) if not fact.name.startswith(part.names)]
+    refused = next(iter(narrow.check(facts)), None)
+    if refused is not None:
+        return f"does not work there ({refused})"
+    inside = tuple(f"{name}." for name in part.names)  # what they were split into, with the dot
+    rest = [fact for fact in narrow.reshape(facts) if not f"{fact.name}.".startswith(inside)]
     if rest != [fact for fact in facts if fact.name not in part.names]:
         return "changes more than its scope"
     return None
@@ -142,7 +151,7 @@ def _report(plan: Plan, parts: list[Part], found: dict[str, list[float]]) -> Rep
     curves: dict[str, list[tuple[float, float]]] = {}
     for label, values in found.items():
         for part, value in zip(parts, values, strict=True):
-            curves.setdefault(f"block divergence, {part.role}, {label}", []).append(
+            curves.setdefault(f"block divergence, {part.name}, {label}", []).append(
                 (part.block, value)
             )
     root = plan.stages[0]

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_left
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
+
+_LEAST = 1e-12  # a loss of which nothing can be told
 
 
 def share_out(
@@ -41,6 +45,28 @@ def share_out(
             continue
         chosen[part], spent = later, spent + more
     return chosen
+
+
+def losses_between(
+    tried: Sequence[float], losses: Sequence[float], costs: Sequence[float]
+) -> list[float]:
+    """Losses of one part at these costs, of those that it had at the costs tried.
+
+    tried: rising; costs: within these. The logarithm of the loss is taken as linear from one to
+    the next, and what costs less never counts as losing less. Where the loss is the same all the
+    way, a slope far below any loss measured is added, so that `share_out` spends the budget.
+    """
+    most = list(accumulate((max(loss, _LEAST) for loss in reversed(losses)), max))
+    logs = [math.log(loss) for loss in reversed(most)]
+    found: list[float] = []
+    for cost in costs:
+        after = bisect_left(tried, cost, hi=len(tried) - 1)
+        before = max(after - 1, 0)
+        span = tried[after] - tried[before]
+        way = (cost - tried[before]) / span if span else 1.0
+        log = logs[before] + way * (logs[after] - logs[before])
+        found.append(math.exp(log) + _LEAST * (1 - cost / tried[-1]) ** 2)
+    return found
 
 
 def _hull(losses: Sequence[float], costs: Sequence[float]) -> list[int]:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from attar.calibrate.install import install_factors
+from attar.calibrate.shares import Shares
 from attar.calibrate.view import BlockView
 from attar.calibrate.walk import tell_errors, walk
 from attar.core.context import Context
@@ -30,10 +31,11 @@ class Ranks(BaseModel):
     )
     scope: Scope = Field(Scope.linears(), description="the linears to factorize")
 
-    def rank(self, weight: Tensor) -> int:
-        """The rank of a weight's factors."""
-        rows, width = weight.shape
-        return rank_for(rows, width, self.keep)
+    def ranks(self, modules: Sequence[ModuleFact]) -> dict[str, int]:
+        """The rank of each linear in scope."""
+        chosen = set(self.scope.select(modules))
+        linears = [fact for fact in modules if fact.linear and fact.name in chosen]
+        return {fact.name: _rank(fact, self.keep) for fact in linears}
 
     def check(self, modules: Sequence[ModuleFact]) -> Iterable[str]:
         """Whether the scope holds linears only."""
@@ -41,12 +43,51 @@ class Ranks(BaseModel):
 
     def reshape(self, modules: Sequence[ModuleFact]) -> Sequence[ModuleFact]:
         """Two thin linears where there was one."""
+        ranks = self.ranks(modules)
 
-        def parts(rows: int, width: int) -> Parts:
-            rank = rank_for(rows, width, self.keep)
+        def parts(fact: ModuleFact) -> Parts:
+            (rows, width), rank = fact.shape, ranks[fact.name]
             return {"down": (rank, width), "up": (rows, rank)}
 
         return split_up(self.scope, modules, parts)
+
+
+class SharedRanks(Shares, Ranks):
+    """Ranks that a table of sensitivities may share out, mixed into a step."""
+
+    setting = "keep"
+
+    def asked(self) -> float:
+        """The share to keep, on average."""
+        return self.keep
+
+    def kept(self, value: float) -> float:
+        """The very share."""
+        return value
+
+    def left(self, fact: ModuleFact, share: float) -> float:
+        """How many weights the factors hold."""
+        return _rank(fact, share) * sum(fact.shape)
+
+    def ranks(self, modules: Sequence[ModuleFact], ctx: Context | None = None) -> dict[str, int]:
+        """The rank of each linear in scope, by the table where there is one."""
+        facts = {fact.name: fact for fact in modules}
+        shares = self.shares(modules, ctx)
+        return {name: _rank(facts[name], share) for name, share in shares.items()}
+
+    def check(self, modules: Sequence[ModuleFact]) -> Iterable[str]:
+        """Whether the scope holds linears only, and the table is of them."""
+        yield from Ranks.check(self, modules)
+        yield from Shares.check(self, modules)
+
+    def reshape(self, modules: Sequence[ModuleFact]) -> Sequence[ModuleFact]:
+        """Two thin linears where there was one; as they are where `check` refuses."""
+        return modules if any(self.check(modules)) else Ranks.reshape(self, modules)
+
+
+def _rank(fact: ModuleFact, keep: float) -> int:
+    rows, width = fact.shape
+    return rank_for(rows, width, keep)
 
 
 def no_linears(scope: Scope, modules: Sequence[ModuleFact]) -> Iterable[str]:
@@ -58,17 +99,16 @@ def no_linears(scope: Scope, modules: Sequence[ModuleFact]) -> Iterable[str]:
 
 
 def split_up(
-    scope: Scope, modules: Sequence[ModuleFact], parts: Callable[[int, int], Parts]
+    scope: Scope, modules: Sequence[ModuleFact], parts: Callable[[ModuleFact], Parts]
 ) -> Sequence[ModuleFact]:
-    """The modules with each in scope, of so many rows and so wide, replaced by its parts."""
+    """The modules with each linear in scope replaced by its parts."""
     chosen = set(scope.select(modules))
     found: list[ModuleFact] = []
     for fact in modules:
-        if fact.name not in chosen:
+        if fact.name not in chosen or not fact.linear:
             found.append(fact)
             continue
-        rows, width = fact.shape
-        for name, shape in parts(rows, width).items():
+        for name, shape in parts(fact).items():
             found.append(replace(fact, name=f"{fact.name}.{name}", shape=shape, axes=("",)))
     return found
 
@@ -78,7 +118,7 @@ def walk_and_factorize(
     batches: list[Batch],
     scope: Scope,
     ctx: Context,
-    rank: Callable[[str, Tensor], int],
+    ranks: Mapping[str, int],
     importance: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Factorize the linears of each block, exact for what the blocks before it now give."""
@@ -90,7 +130,7 @@ def walk_and_factorize(
             for name in names:
                 weight = weight_of(view.linears[name])
                 felt = None if importance is None else importance[name]
-                factors = factored(weight, rank(name, weight), root, felt)
+                factors = factored(weight, ranks[name], root, felt)
                 install_factors(model, name, factors)
                 errors.append(factors.error)
         return errors

@@ -61,7 +61,7 @@ class Balanced(Ranks, Calibrated, Step, kind="lowrank/balanced"):
         few = batches[: -(-self.measured // self.batch)]
         felt = answer_sensitivity(model, few, list(model.linears(self.scope)), ctx)
         ranks = self._ranks(model, batches, felt, ctx)
-        walk_and_factorize(model, batches, self.scope, ctx, lambda name, _: ranks[name], felt)
+        walk_and_factorize(model, batches, self.scope, ctx, ranks, felt)
         return model
 
     def _ranks(

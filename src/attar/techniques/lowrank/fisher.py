@@ -13,11 +13,11 @@ from attar.core.step import DataRef, Step
 from attar.core.traits import FLOAT, LOWRANK, MASKED
 from attar.models.model import Model, weight_of
 from attar.ops.factor import factored
-from attar.techniques.lowrank._rank import Ranks, tell
+from attar.techniques.lowrank._rank import SharedRanks, tell
 from attar.train.rows import labeled
 
 
-class Fisher(Ranks, Calibrated, Step, kind="lowrank/fisher"):
+class Fisher(SharedRanks, Calibrated, Step, kind="lowrank/fisher"):
     """Fisher-weighted decomposition (FWSVD, Hsu et al. 2022, arXiv 2207.00112).
 
     A row counts by the squared gradients of its weights, of the task's own loss, so a
@@ -39,10 +39,11 @@ class Fisher(Ranks, Calibrated, Step, kind="lowrank/fisher"):
         labeled(self.data, model, ctx)
         names = list(model.linears(self.scope))
         importance = row_sensitivity(model, calibration(self, model, ctx), names, ctx)
+        ranks = self.ranks(model.facts(), ctx)
 
         def change(name: str) -> float:
             weight = weight_of(model.module.get_submodule(name))
-            factors = factored(weight, self.rank(weight), importance=importance[name])
+            factors = factored(weight, ranks[name], importance=importance[name])
             install_factors(model, name, factors)
             return factors.error
 

@@ -59,7 +59,8 @@ class Residual(Calibrated, Step, kind="lowrank/residual"):
     def reshape(self, modules: Sequence[ModuleFact]) -> Sequence[ModuleFact]:
         """Three linears where there was one."""
 
-        def parts(rows: int, width: int) -> Parts:
+        def parts(fact: ModuleFact) -> Parts:
+            rows, width = fact.shape
             return {"down": (self.rank, width), "up": (rows, self.rank), "rest": (rows, width)}
 
         return split_up(self.scope, modules, parts)

@@ -9,10 +9,10 @@ from attar.core.step import TASKS, Step
 from attar.core.traits import FLOAT, LOWRANK, MASKED
 from attar.models.model import Model, weight_of
 from attar.ops.factor import factored
-from attar.techniques.lowrank._rank import Ranks, tell
+from attar.techniques.lowrank._rank import SharedRanks, tell
 
 
-class Svd(Ranks, Step, kind="lowrank/svd"):
+class Svd(SharedRanks, Step, kind="lowrank/svd"):
     """Truncated singular value decomposition of each weight (Eckart and Young 1936)."""
 
     needs = frozenset({FLOAT})
@@ -25,10 +25,11 @@ class Svd(Ranks, Step, kind="lowrank/svd"):
 
     def apply(self, model: Model, ctx: Context) -> Model:
         """Factorize one linear at a time."""
+        ranks = self.ranks(model.facts(), ctx)
 
         def change(name: str) -> float:
             weight = weight_of(model.module.get_submodule(name))
-            factors = factored(weight, self.rank(weight))
+            factors = factored(weight, ranks[name])
             install_factors(model, name, factors)
             return factors.error
 

@@ -7,10 +7,10 @@ from attar.core.context import Context
 from attar.core.step import TASKS, Step
 from attar.core.traits import FLOAT, LOWRANK, MASKED
 from attar.models.model import Model
-from attar.techniques.lowrank._rank import Ranks, walk_and_factorize
+from attar.techniques.lowrank._rank import SharedRanks, walk_and_factorize
 
 
-class Whitened(Ranks, Calibrated, Step, kind="lowrank/whitened"):
+class Whitened(SharedRanks, Calibrated, Step, kind="lowrank/whitened"):
     """Truncation-aware decomposition (SVD-LLM, arXiv 2403.07378), exact for the inputs' gram.
 
     Block by block, each fed by the blocks already factorized.
@@ -25,6 +25,6 @@ class Whitened(Ranks, Calibrated, Step, kind="lowrank/whitened"):
 
     def apply(self, model: Model, ctx: Context) -> Model:
         """Walk the blocks; factorize the linears of each."""
-        batches = calibration(self, model, ctx)
-        walk_and_factorize(model, batches, self.scope, ctx, lambda _, weight: self.rank(weight))
+        ranks = self.ranks(model.facts(), ctx)
+        walk_and_factorize(model, calibration(self, model, ctx), self.scope, ctx, ranks)
         return model

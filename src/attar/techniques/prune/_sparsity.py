@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
+from attar.calibrate.shares import Shares
 from attar.core.context import Context
 from attar.core.scope import ModuleFact, Scope
 from attar.models.masks import mark
@@ -66,6 +67,41 @@ class Sparsity(BaseModel):
             return Pattern(_DEFAULT if self.sparsity is None else self.sparsity)
         kept, run = (int(part) for part in self.pattern.split(":"))
         return Pattern(1 - kept / run, kept, run)
+
+
+class SharedSparsity(Shares, Sparsity):
+    """A share of the weights that a table of sensitivities may share out, mixed into a step."""
+
+    setting = "sparsity"
+
+    @model_validator(mode="after")
+    def _no_pattern(self) -> Self:
+        if self.pattern is not None and self.sensitivity is not None:
+            raise ValueError(
+                f"{self.pattern} keeps as many of every run, so `sensitivity` has nothing to share "
+                "out. Set `sparsity` instead of `pattern`, or leave `sensitivity` out"
+            )
+        return self
+
+    def asked(self) -> float:
+        """The share that goes, on average."""
+        return self.wanted().sparsity
+
+    def kept(self, value: float) -> float:
+        """What does not go."""
+        return 1 - value
+
+    def check(self, modules: Sequence[ModuleFact]) -> Iterable[str]:
+        """Whether there is a linear to prune, and the table is of those there are."""
+        yield from Sparsity.check(self, modules)
+        yield from Shares.check(self, modules)
+
+    def patterns(self, model: Model, ctx: Context) -> dict[str, Pattern]:
+        """How many weights of each linear in scope stay, by the table where there is one."""
+        if self.sensitivity is None:
+            return dict.fromkeys(model.linears(self.scope), self.wanted())
+        shares = self.shares(model.facts(), ctx)
+        return {name: Pattern(1 - share) for name, share in shares.items()}
 
 
 def put(model: Model, name: str, weight: Tensor) -> Zeros:

@@ -10,10 +10,10 @@ from attar.core.scope import Scope
 from attar.core.step import TASKS, Step
 from attar.core.traits import FLOAT, MASKED
 from attar.models.model import Model, weight_of
-from attar.techniques.prune._sparsity import Sparsity, Zeros, put, tell
+from attar.techniques.prune._sparsity import SharedSparsity, Zeros, put, tell
 
 
-class Magnitude(Sparsity, Step, kind="prune/magnitude"):
+class Magnitude(SharedSparsity, Step, kind="prune/magnitude"):
     """Magnitude pruning (Han et al. 2015, arXiv 1506.02626), within each linear."""
 
     needs = frozenset({FLOAT})
@@ -26,11 +26,11 @@ class Magnitude(Sparsity, Step, kind="prune/magnitude"):
 
     def apply(self, model: Model, ctx: Context) -> Model:
         """Prune one linear at a time."""
-        pattern = self.wanted()
+        patterns = self.patterns(model, ctx)
 
         def change(name: str) -> Zeros:
             weight = weight_of(model.module.get_submodule(name)).detach()
-            return put(model, name, weight * pattern.together(weight.float().abs()))
+            return put(model, name, weight * patterns[name].together(weight.float().abs()))
 
         tell(ctx, each_linear(model, self.scope, ctx, change, "pruning"))
         return model

@@ -13,10 +13,10 @@ from attar.core.step import TASKS, Step
 from attar.core.traits import FLOAT, MASKED
 from attar.models.model import Model, weight_of
 from attar.ops.sparse import sparsegpt_each
-from attar.techniques.prune._sparsity import Sparsity, Zeros, put, tell
+from attar.techniques.prune._sparsity import SharedSparsity, Zeros, put, tell
 
 
-class SparseGpt(Sparsity, Calibrated, Step, kind="prune/sparsegpt"):
+class SparseGpt(SharedSparsity, Calibrated, Step, kind="prune/sparsegpt"):
     """SparseGPT (arXiv 2301.00774), block by block, each fed by the blocks already pruned."""
 
     version = 2
@@ -33,14 +33,17 @@ class SparseGpt(Sparsity, Calibrated, Step, kind="prune/sparsegpt"):
 
     def apply(self, model: Model, ctx: Context) -> Model:
         """Walk the blocks; prune the linears of each."""
-        pattern = self.wanted()
+        patterns = self.patterns(model, ctx)
 
         def visit(view: BlockView) -> list[Zeros]:
             counts: list[Zeros] = []
             for names, gram in view.groups():
-                weights = [weight_of(view.linears[name]) for name in names]
-                found = sparsegpt_each(weights, gram.mean, pattern, self.refits)
-                counts += [put(model, *made) for made in zip(names, found, strict=True)]
+                mean = gram.mean
+                for pattern in dict.fromkeys(patterns[name] for name in names):
+                    alike = [name for name in names if patterns[name] == pattern]
+                    weights = [weight_of(view.linears[name]) for name in alike]
+                    found = sparsegpt_each(weights, mean, pattern, self.refits)
+                    counts += [put(model, *made) for made in zip(alike, found, strict=True)]
             return counts
 
         batches = calibration(self, model, ctx)

@@ -14,10 +14,10 @@ from attar.core.traits import FLOAT, MASKED
 from attar.models.model import Model, weight_of
 from attar.ops.gram import Energy
 from attar.ops.sparse import wanda_scores
-from attar.techniques.prune._sparsity import Sparsity, Zeros, put, tell
+from attar.techniques.prune._sparsity import SharedSparsity, Zeros, put, tell
 
 
-class Wanda(Sparsity, Calibrated, Step, kind="prune/wanda"):
+class Wanda(SharedSparsity, Calibrated, Step, kind="prune/wanda"):
     """Wanda (arXiv 2306.11695), row by row, by the inputs that the model had before pruning.
 
     Nothing here makes up for what earlier blocks have lost, so what they lost should not sway
@@ -35,14 +35,14 @@ class Wanda(Sparsity, Calibrated, Step, kind="prune/wanda"):
 
     def apply(self, model: Model, ctx: Context) -> Model:
         """Walk the blocks; prune the linears of each."""
-        pattern = self.wanted()
+        patterns = self.patterns(model, ctx)
 
         def visit(view: BlockView) -> list[Zeros]:
             counts: list[Zeros] = []
             for names, energy in view.statistics:
                 for name in names:
                     weight = weight_of(view.linears[name]).detach()
-                    keep = pattern.by_row(wanda_scores(weight, energy.mean))
+                    keep = patterns[name].by_row(wanda_scores(weight, energy.mean))
                     counts.append(put(model, name, weight * keep))
             return counts
 

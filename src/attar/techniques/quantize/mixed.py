@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from pydantic import Field
 
 from attar.calibrate.rows import Calibrated, calibration
-from attar.calibrate.sensitivity import (
-    Part,
-    divergences,
-    from_table,
-    label_of,
-    parts_among,
-    parts_of,
-)
+from attar.calibrate.sensitivity import divergences
+from attar.calibrate.table import Part, label_of, parts_of, read_table, unread
 from attar.calibrate.view import BlockView
 from attar.calibrate.walk import tell_errors, walk
 from attar.core.context import Context
@@ -24,14 +18,13 @@ from attar.core.scope import ModuleFact, Scope
 from attar.core.step import TASKS, FileRef, Step
 from attar.core.traits import FLOAT, QUANTIZED
 from attar.data.batches import Batch
-from attar.data.files import located
 from attar.models.model import Model
 from attar.ops.allocate import share_out
 from attar.techniques.quantize._solving import Embeddings, round_linear, solve_group
 
 
 class Mixed(Calibrated, Embeddings, Step, kind="quantize/mixed"):
-    """Each block's attention and MLP on a grid of its own, by measured sensitivity.
+    """Each block's attention and MLP, or each linear, on a grid of its own, by sensitivity.
 
     Every part is rounded to nearest alone, on every grid, and the divergence of the answers
     measured (of a model of vectors 1 - cosine), or read from the table that `attar sensitivity`
@@ -57,7 +50,7 @@ class Mixed(Calibrated, Embeddings, Step, kind="quantize/mixed"):
     sensitivity: FileRef | None = Field(
         None,
         description="the table of `attar sensitivity --try 'quantize/rtn: {grid: ...}'` for every "
-        "grid, to choose by; measured here without it",
+        "grid, to choose by, linear by linear where it was measured so; measured here without it",
     )
     measured: int = Field(8, ge=1, description="of these, sequences to measure sensitivity on")
     sweeps: int = Field(
@@ -74,12 +67,8 @@ class Mixed(Calibrated, Embeddings, Step, kind="quantize/mixed"):
                 f"{least}. Ask for more bits, or add a smaller grid to `grids`"
             )
         if self.sensitivity is not None:
-            try:
-                self._read(parts_among(modules, self.scope.select(modules)))
-            except OSError as error:
-                yield f"sensitivity: {self.sensitivity} cannot be read: {error.strerror}"
-            except ValueError as error:
-                yield f"sensitivity: {self.sensitivity} {error}"
+            chosen = self.scope.select(modules)
+            yield from unread(self.sensitivity, lambda: self._read(modules, chosen))
 
     def apply(self, model: Model, ctx: Context) -> Model:
         """Measure, choose, and walk the blocks."""
@@ -101,15 +90,16 @@ class Mixed(Calibrated, Embeddings, Step, kind="quantize/mixed"):
 
     def _choose(self, model: Model, batches: list[Batch], ctx: Context) -> dict[str, Grid]:
         """The grid of every linear."""
-        parts, grids = parts_of(model, self.scope), [Grid.parse(name) for name in self.grids]
+        grids = [Grid.parse(name) for name in self.grids]
         if self.sensitivity is None:
+            parts = parts_of(model, self.scope)
             changes = {grid.name: _rounding(model, grid) for grid in grids}
             lost = divergences(model, batches, parts, changes, ctx)
         else:
-            lost = self._read(parts)
+            parts, lost = self._read(model.facts(), list(model.linears(self.scope)))
         for label, found in lost.items():
             for part, value in zip(parts, found, strict=True):
-                ctx.point(f"block divergence, {part.role} alone on {label}", part.block, value)
+                ctx.point(f"block divergence, {part.name} alone on {label}", part.block, value)
         losses = list(zip(*lost.values(), strict=True))
         costs = [[part.weights * grid.bits for grid in grids] for part in parts]
         budget = self.bits * sum(part.weights for part in parts)
@@ -121,12 +111,13 @@ class Mixed(Calibrated, Embeddings, Step, kind="quantize/mixed"):
             for name in part.names
         }
 
-    def _read(self, parts: Sequence[Part]) -> dict[str, list[float]]:
-        """The divergences of the table, by grid; ValueError where it is not of these parts."""
+    def _read(
+        self, modules: Sequence[ModuleFact], chosen: Collection[str]
+    ) -> tuple[list[Part], dict[str, list[float]]]:
+        """The table's parts in scope, and their divergences by grid; ValueError where it lacks."""
+        table = read_table(self.sensitivity or "", modules, chosen)
         labels = {name: label_of("quantize/rtn", {"grid": name}) for name in self.grids}
-        text = located(self.sensitivity or "").read_text("utf-8", errors="replace")
-        found = from_table(text, parts, list(labels.values()))
-        return {name: found[label] for name, label in labels.items()}
+        return table.parts, {name: table.divergences(label) for name, label in labels.items()}
 
     def _tell(self, ctx: Context, parts: list[Part], grids: list[Grid]) -> None:
         weights = sum(part.weights for part in parts)
