@@ -98,21 +98,6 @@ def tell_matched(ctx: Context, found: Sequence[Matched]) -> None:
         ctx.point("block error/after", index, after)
 
 
-class SignDescent(Optimizer):
-    """Every parameter moves by its rate against its gradient's sign (signSGD, arXiv 1802.04434)."""
-
-    def __init__(self, params: Any) -> None:
-        super().__init__(params, {})
-
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Move once."""
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    parameter.sub_(parameter.grad.sign(), alpha=group["lr"])
-
-
 def taught_and_held(count: int) -> tuple[list[int], list[int]]:
     """Batches to train on, and those held out."""
     held = [i for i in range(count) if i % _HELD == _HELD - 1] or [count - 1]

@@ -16,7 +16,6 @@ from torch.nn import functional
 
 from attar.core.grid import Grid
 from attar.layers.swap import swappable
-from attar.ops.levels import snap
 from attar.ops.rounding import (
     Codes,
     Scales,
@@ -26,11 +25,11 @@ from attar.ops.rounding import (
     packed_width,
     round_minimum,
     round_scale,
-    spread,
     through,
     unpack,
     weights_of,
 )
+from attar.ops.signround import nudged
 
 _STEPS = 16.0  # codes that a zero point or minimum moves by where a gain would move by 1
 
@@ -177,9 +176,8 @@ class QuantizedLinear(Quantized):
         low_rank = hasattr(self, "nudge_up")
         with torch.autocast(self.wanted.device.type, enabled=False):  # as `settle` computes it
             nudge = self.nudge_up @ self.nudge_down if low_rank else self.nudge
-        exact = self.wanted + (nudge if self.held is None else nudge.masked_fill(self.held, 0.0))
-        zeros = None if self.zeros is None else spread(self.zeros, self.group, self.width)
-        return through(exact, snap(exact.detach().clone(), self.grid, zeros))
+        nudge = nudge if self.held is None else nudge.masked_fill(self.held, 0.0)
+        return nudged(self.wanted, nudge, self.grid, self.zeros)
 
     def _fitted(self, rows: Tensor | None = None) -> Scales:
         """Scales, zero points and minima as training has moved them, of all rows or of these."""

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from attar.calibrate.matching import (
     Matched,
     Matching,
-    SignDescent,
     calibration_to_match,
     match,
     tell_matched,
@@ -26,6 +25,7 @@ from attar.layers import QuantizedLinear
 from attar.models.masks import is_masked
 from attar.models.model import Model, weight_of
 from attar.ops.gptq import wanted_levels
+from attar.ops.signround import SignDescent
 from attar.techniques.quantize._solving import Embeddings, solve_group
 from attar.train.scoped import frozen
 

@@ -1,0 +1,45 @@
+"""SignRound starts where GPTQ ends, and leaves no block further from its original than that."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from attar.core.context import Context
+from attar.core.registry import find
+from conformance.test_every_kind import context
+from tiny_models import tiny
+
+DATA: dict[str, Any] = {"sequences": 16, "length": 16, "batch": 2}
+
+
+def rounded(kind: str, folder: Path, **settings: Any) -> tuple[dict[str, torch.Tensor], Context]:
+    model = tiny("llama")
+    ctx = context(model, folder)
+    find(kind).model_validate({**DATA, **settings}).apply(model, ctx)
+    return dict(model.module.state_dict()), ctx
+
+
+@pytest.mark.parametrize("grid", ["int4-g32", "int2-g32-zp", "int2-g32-min"])
+def test_no_block_is_further_than_at_the_start_and_some_are_nearer(
+    grid: str, tmp_path: Path
+) -> None:
+    _, ctx = rounded("quantize/autoround", tmp_path, grid=grid, steps=40)
+    before, after = (dict(ctx.curves[f"block error/{when}"]) for when in ("before", "after"))
+    assert all(after[block] <= before[block] for block in before)
+    assert sum(after.values()) < sum(before.values())
+
+
+@pytest.mark.parametrize("grid", ["int4-g32", "int2-g32-zp"])
+def test_blocks_that_are_no_nearer_for_it_are_left_as_gptq_has_them(
+    grid: str, tmp_path: Path
+) -> None:
+    """One step moves every code by two, which helps no block."""
+    found, ctx = rounded("quantize/autoround", tmp_path / "own", grid=grid, steps=1)
+    expected, _ = rounded("quantize/gptq", tmp_path / "gptq", grid=grid)
+    assert ctx.curves["block error/before"] == ctx.curves["block error/after"]
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in found)
