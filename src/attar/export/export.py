@@ -11,8 +11,9 @@ from glob import escape
 from pathlib import Path
 from typing import Any
 
-from attar.engine.store import alive, flush, readable
+from attar.engine.store import flush, readable
 from attar.errors import UserError
+from attar.export._alone import alone
 from attar.export.artifact import Artifact, find_artifact
 from attar.export.prepare import merge_factors, refuse, refuse_codes, round_again
 from attar.export.record import FORMAT, RECORD, Exported, read_record, write_record
@@ -85,7 +86,7 @@ def write(
     merged = merge_factors(model.module) if wanted.dense else []
     rounded = round_again(model, refuse_codes(model, target, wanted.allow_rounding), target)
     engine = find_engine(target.engine)
-    with draft_of(folder) as draft:
+    with draft_of(folder, say) as draft:
         say(f"writing {target.name}")
         target.write(model, draft)
         if not (draft / "tokenizer_config.json").exists():
@@ -207,32 +208,36 @@ def check_place(folder: Path) -> None:
 
 
 @contextmanager
-def draft_of(folder: Path) -> Generator[Path]:
-    """A folder to fill beside the one wanted; it takes its place once it is whole and on disk."""
+def draft_of(folder: Path, say: Say = lambda _: None) -> Generator[Path]:
+    """A folder to fill beside the one wanted; it takes its place once it is whole and on disk.
+
+    One at a time fills it: another that wants the same place waits, and then replaces it.
+    """
     draft = folder.with_name(f"{folder.name}.{os.getpid()}.draft")
     old = folder.with_name(f"{folder.name}.{os.getpid()}.old")
-    try:
-        with readable(f"the export could not be written to {folder}", folder.parent):
+    lock = folder.with_name(f"{folder.name}.lock")
+    what = f"the export could not be written to {folder}"
+    with readable(what, folder.parent), alone(lock, say):
+        try:
             _sweep(folder)
-            draft.mkdir(parents=True)
+            draft.mkdir()
             yield draft
             flush(draft)
             if folder.exists():
                 folder.rename(old)
             draft.rename(folder)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-        if old.exists() and not folder.exists():
-            old.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+            if old.exists() and not folder.exists():
+                old.rename(folder)
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def _sweep(folder: Path) -> None:
     """Remove what killed processes left beside an export, and put back one they were replacing."""
     for left in folder.parent.glob(f"{escape(folder.name)}.*.*"):
         number = left.name.removeprefix(f"{folder.name}.").partition(".")[0]
-        ours = number.isdigit() and left.suffix in (".draft", ".old")
-        if not ours or (int(number) != os.getpid() and alive(int(number))):
+        if not number.isdigit() or left.suffix not in (".draft", ".old"):
             continue
         if left.suffix == ".old" and not folder.exists():
             left.rename(folder)

@@ -12,6 +12,7 @@ from typing import ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from attar.core.step import TASKS, Task
 from attar.errors import MissingPackage
 
 Floats = NDArray[np.float32]
@@ -206,12 +207,14 @@ class Engine(ABC):
     """An engine: which folders it can run, and how. One file under `runtimes/`.
 
     `name` is the file's name with hyphens; `extra` the extra of Attar that installs it, None
-    where Attar itself needs it; `modules` the Python modules that must be there.
+    where Attar itself needs it; `modules` the Python modules that must be there; `tasks` what
+    the models that it runs are for.
     """
 
     name: ClassVar[str]
     extra: ClassVar[str | None] = None
     modules: ClassVar[tuple[str, ...]] = ()
+    tasks: ClassVar[tuple[Task, ...]] = TASKS
 
     def installed(self) -> bool:
         """Whether its packages are there; nothing is imported."""
