@@ -264,13 +264,14 @@ def test_answers_that_are_far_off_are_told(
 
     def sure(self: TorchDecoder, ids: list[int]) -> Any:
         found = true(self, ids)
-        asked.append(ids)
-        if len(asked) % 2 == 0:  # the artifact's own answer comes first
+        if engines:
             found[:, 1:], found[:, 0] = -20.0, 0.0
         return found
 
-    true, asked, said = TorchDecoder.logprobs, [], []
+    true, engines, said = TorchDecoder.logprobs, list[int](), list[str]()
+    opened = Torch.open
     monkeypatch.setattr(TorchDecoder, "logprobs", sure)
+    monkeypatch.setattr(Torch, "open", lambda *given: engines.append(1) or opened(*given))
     wanted = Wanted(speed=False)
     done = attar.export(model, "hf", tmp_path / "out", wanted=wanted, say=said.append)
     [warning] = done.record["warnings"]

@@ -50,6 +50,12 @@ class Token:
     top: tuple[tuple[int, float], ...] = ()
 
 
+def of_next(logprobs: Floats, ids: Sequence[int]) -> Floats:
+    """Of the log-probabilities after each token those of the token that follows: [len(ids) - 1]."""
+    following = np.asarray(ids[1:], np.int64)
+    return np.take_along_axis(logprobs[:-1], following[:, None], 1)[:, 0]
+
+
 class _Opened(ABC):
     """A model that an engine has loaded; a context manager that closes it."""
 
@@ -95,8 +101,7 @@ class Decoder(_Opened):
 
     def scores(self, ids: Sequence[int]) -> Floats:
         """The log-probability of each token but the first, given those before: [len(ids) - 1]."""
-        following = np.asarray(ids[1:], np.int64)
-        return np.take_along_axis(self.logprobs(ids)[:-1], following[:, None], 1)[:, 0]
+        return of_next(self.logprobs(ids), ids)
 
     @abstractmethod
     def generate(
