@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -167,9 +169,53 @@ def test_a_kill_leaves_nothing_that_looks_finished(model: Path, tmp_path: Path) 
     artifact = find_artifact(str(model), tmp_path)
     assert exports_of(artifact, tmp_path).keys() == {done.folder}
     with draft_of(done.folder) as draft:
-        assert {*done.folder.parent.iterdir()} == {done.folder, draft}
+        lock = done.folder.with_name("hf.lock")
+        assert {*done.folder.parent.iterdir()} == {done.folder, draft, lock}
         (draft / "new").touch()
     assert [path.name for path in done.folder.iterdir()] == ["new"]
+    assert [*done.folder.parent.iterdir()] == [done.folder]
+
+
+def test_two_exports_to_one_place_come_one_after_the_other(tmp_path: Path) -> None:
+    begun, others = threading.Event(), threading.Event()
+    order: list[str] = []
+
+    def say(text: str) -> None:
+        order.append(text)
+        others.set()
+
+    def first() -> None:
+        with draft_of(tmp_path / "out") as draft:
+            (draft / "first").touch()
+            begun.set()
+            assert others.wait(60)  # the other one is at the door
+            order.append("first")
+            assert [path.name for path in draft.iterdir()] == ["first"]
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    assert begun.wait(60)
+    with draft_of(tmp_path / "out", say) as draft:
+        order.append("second")
+        assert [path.name for path in (tmp_path / "out").iterdir()] == ["first"]
+        (draft / "second").touch()
+    thread.join(60)
+    assert order == ["another export goes there; waiting for that", "first", "second"]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["second"]
+    assert [*tmp_path.iterdir()] == [tmp_path / "out"]
+
+
+def test_many_at_once_and_none_is_torn(tmp_path: Path) -> None:
+    def one(mark: int) -> None:
+        with draft_of(tmp_path / "out") as draft:
+            for name in "abc":
+                (draft / name).write_text(str(mark))
+            assert [*map(Path.read_text, sorted(draft.iterdir()))] == [str(mark)] * 3
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(one, range(32)))
+    assert len({(tmp_path / "out" / name).read_text() for name in "abc"}) == 1
+    assert [*tmp_path.iterdir()] == [tmp_path / "out"]
 
 
 def test_an_export_that_was_being_replaced_comes_back(model: Path, tmp_path: Path) -> None:
@@ -218,13 +264,14 @@ def test_answers_that_are_far_off_are_told(
 
     def sure(self: TorchDecoder, ids: list[int]) -> Any:
         found = true(self, ids)
-        asked.append(ids)
-        if len(asked) % 2 == 0:  # the artifact's own answer comes first
+        if engines:
             found[:, 1:], found[:, 0] = -20.0, 0.0
         return found
 
-    true, asked, said = TorchDecoder.logprobs, [], []
+    true, engines, said = TorchDecoder.logprobs, list[int](), list[str]()
+    opened = Torch.open
     monkeypatch.setattr(TorchDecoder, "logprobs", sure)
+    monkeypatch.setattr(Torch, "open", lambda *given: engines.append(1) or opened(*given))
     wanted = Wanted(speed=False)
     done = attar.export(model, "hf", tmp_path / "out", wanted=wanted, say=said.append)
     [warning] = done.record["warnings"]

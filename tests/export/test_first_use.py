@@ -91,6 +91,12 @@ def speed(value: float, name: str = "texts_per_second") -> dict[str, Any]:
     return {"speed": {name: {"value": value, "unit": "texts/s"}}}
 
 
+def untimed(target: str, path: Path, home: Path) -> str:
+    """Why a target is taken before all are timed, and what times them."""
+    command = f"attar export {path} --all --home {home}"
+    return f"not all are timed here, and {target} comes first. `{command}` times them"
+
+
 def chosen(path: Path, home: Path, **wish: Any) -> Choice:
     found = fastest(str(path), home, Wish(**wish))
     assert found is not None
@@ -102,7 +108,9 @@ def test_what_is_made_on_first_use_answers_as_the_model(kinds: Path, home: Path)
     found = fastest(str(kinds), home, Wish(), said.append)
     assert found is not None
     assert (found.folder, found.engine) == (home / "exports" / "kinds" / "openvino", "openvino")
-    assert said[0] == "no export of kinds is there; exporting to openvino"
+    assert said[0] == (
+        "no export of kinds is there; exporting to openvino, likely the fastest of openvino, onnx"
+    )
     assert len(said) > 2
     ids = np.full((1, 6), 9, np.int64)
     wanted = TorchEncoder(load(Files(kinds))).run(ids, np.ones_like(ids))
@@ -136,10 +144,7 @@ def test_the_fastest_by_measurements_of_this_machine(
     assert chosen(kinds, home).engine == "openvino"
     put(kinds, "openvino", home, **elsewhere)
     found = chosen(kinds, home)
-    assert (found.engine, found.why) == (
-        "openvino",
-        "not all are timed here, and openvino comes first",
-    )
+    assert (found.engine, found.why) == ("openvino", untimed("openvino", kinds, home))
     assert made == []
 
 
@@ -273,10 +278,24 @@ def test_two_at_once_make_one(
 def test_the_engine_that_is_named(kinds: Path, home: Path, made: list[str]) -> None:
     assert chosen(kinds, home, engine="onnxruntime").engine == "onnxruntime"
     assert made == ["onnx"]
-    assert chosen(kinds, home, engine="genai").why == "none of what was exported runs there"
-    assert "no engine for an export" in chosen(kinds, home, engine="llama-cpp").why
+    for engine in ("genai", "llama-cpp", "litert"):  # refused before any work
+        assert chosen(kinds, home, engine=engine) == Choice(
+            "it runs no export for classification. There are openvino, onnxruntime, torch"
+        )
+    assert made == ["onnx"]
     with pytest.raises(UserError, match="no engine is called 'warp'"):
         chosen(kinds, home, engine="warp")
+
+
+def test_an_engine_that_is_not_installed_is_named_with_its_command(
+    kinds: Path, home: Path, made: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for engine, extra in (("onnxruntime", "onnx"), ("openvino", "openvino")):
+        monkeypatch.setattr(type(find(engine)), "installed", lambda self: False)
+        command = f"pip install 'attar[{extra}]'"
+        assert chosen(kinds, home, engine=engine).why.endswith(f"is installed: {command}")
+    assert "attar[openvino]" in chosen(kinds, home).why
+    assert made == []
 
 
 def test_where_there_is_nothing_to_choose(
@@ -335,7 +354,7 @@ def test_the_fastest_of_the_engines_that_run_an_export(
     onnx(onnxruntime=60, genai=None)
     assert found() == ("onnxruntime", "measured fastest here, 60 a second")
     onnx(onnxruntime=None, genai=None)
-    assert found() == ("onnxruntime", "not all are timed here, and onnx comes first")
+    assert found() == ("onnxruntime", untimed("onnx", tmp_path / "writer", home))
     onnx(onnxruntime=60, tomorrows=900)
     assert found()[0] == "onnxruntime"
     onnx(onnxruntime=60, genai=90)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,12 +12,13 @@ import pytest
 import attar
 from attar.core.report import Figure
 from attar.errors import AttarError, ModelError, UserError
-from attar.export.everything import All, time_again
+from attar.export.everything import All, export_all, time_again
 from attar.export.export import Wanted
 from attar.export.record import RECORD, in_engines, read_record
 from attar.models import save
 from attar.runtimes.genai import Genai
 from attar.runtimes.onnxruntime import OnnxRuntime
+from attar.runtimes.torch import TorchDecoder
 from export.decoders import decoder
 from export.encoders import encoder
 from tiny_models import press
@@ -67,6 +69,32 @@ def test_each_engine_is_compared_and_timed(model: Path, tmp_path: Path, speeds: 
     assert "- its answers in onnxruntime beside PyTorch's on a few sentences" in text
     assert "- its answers in genai beside PyTorch's on a few sentences" in text
     assert "- tokens_per_second in genai: 90 tokens/s (here)" in text
+
+
+def test_pytorch_answers_once_for_all_of_them(
+    model: Path, tmp_path: Path, speeds: Speeds, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def counted(self: TorchDecoder, ids: list[int]) -> Any:
+        asked.append(tuple(ids))
+        return true(self, ids)
+
+    true, asked = TorchDecoder.logprobs, list[tuple[int, ...]]()
+    monkeypatch.setattr(TorchDecoder, "logprobs", counted)
+    few = SimpleNamespace(names=lambda: ["onnx", "openvino"])
+    monkeypatch.setattr("attar.export.everything.TARGETS", few)
+    wanted = Wanted(speed=False, allow_rounding=True)
+    done = export_all(model, home=tmp_path, wanted=wanted)
+    assert [one.engine for one in done.exports] == ["onnxruntime", "genai", "openvino"]
+    assert len(asked) == len({*asked}) == 4
+    for target in ("onnx", "openvino"):  # the same figures as of one alone
+        alone = attar.export(model, target, tmp_path / target, tmp_path, wanted)
+        each = {one.engine: one.outputs for one in in_engines(alone.folder, alone.record)}
+        assert each == {one.engine: one.outputs for one in done.exports if one.target == target}
+    save(press(decoder(), "q4_1", "int8-g32"), tmp_path / "minima")
+    asked.clear()
+    done = export_all(tmp_path / "minima", home=tmp_path, wanted=wanted)
+    assert all(one.record["rounded"] for one in done.exports)
+    assert len(asked) == 2 * len({*asked}) == 8  # what was rounded once more answers otherwise
 
 
 def test_an_encoder_has_no_engine_of_decoders(tmp_path: Path, speeds: Speeds) -> None:

@@ -5,18 +5,22 @@ from __future__ import annotations
 import json
 import logging
 import socket
+import threading
 import time
 from typing import Any
 
 import httpx
 import pytest
+from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 
 from attar.errors import UserError
+from attar.serve import encoding
 from attar.serve.auth import check_host, read_keys
 from attar.serve.schemas import Chat, Classification, Completion, Embedding
 from serve.fakes import Echo, Running, opener, running, settings
 
+STRANGE = {f"k{number}": 1 for number in range(1000)}
 CHAT = {"messages": [{"role": "user", "content": "hello"}]}
 
 
@@ -79,12 +83,25 @@ def test_paths_and_methods_that_are_not_there(echo: Running):
         (Completion, {"prompt": "a", "stop": [1] * 1000}),
         (Chat, {"messages": [{}] * 1000}),
         (Chat, {"messages": [{"role": "user", "content": [{}] * 1000}]}),
+        (Classification, {"input": "a", **STRANGE}),
+        (Chat, {"messages": [{"role": "user", "content": "a", **STRANGE}]}),
+        (Chat, {"messages": [{"role": "user", "content": [{"type": "text", **STRANGE}]}]}),
+        (Chat, {"messages": [{"role": "user", "content": "a"}], "stream_options": STRANGE}),
+        (Chat, {"messages": [{"role": "user", "content": "a"}], "response_format": STRANGE}),
     ],
 )
 def test_of_many_mistakes_few_are_kept(kind: Any, body: Any):
     with pytest.raises(ValidationError) as refused:
         kind.model_validate(body)
     assert refused.value.error_count() < 10
+
+
+def test_the_first_strange_field_is_told_and_formats_are(echo: Running):
+    told = error(post(echo, "/v1/chat/completions", json={**CHAT, **STRANGE}), 400)
+    assert (told["message"], told["param"]) == ("there is no parameter 'k0'", "k0")
+    for given, status in (({"type": "text"}, 200), ({"type": "json_object"}, 400)):
+        asked = {**CHAT, "response_format": given}
+        assert post(echo, "/v1/chat/completions", json=asked).status_code == status
 
 
 def test_every_answer_has_an_id(echo: Running):
@@ -205,7 +222,8 @@ def test_a_full_queue_says_when_to_come_back():
     with running(settings(limits=limits), opener(lambda: Echo(0.2))) as server:
         long = {"prompt": "x" * 190, "stream": True, "max_tokens": 190, "temperature": 0}
         with httpx.stream("POST", f"{server.url}/v1/completions", json=long, timeout=60) as one:
-            next(one.iter_lines())  # it has left the queue
+            lines = one.iter_lines()  # kept, for a reader that is let go of hangs up
+            next(lines)  # it has left the queue
             with httpx.stream("POST", f"{server.url}/v1/completions", json=long, timeout=60) as two:
                 assert one.status_code == two.status_code == 200
                 for stream in (False, True):
@@ -332,3 +350,22 @@ def test_too_many_texts_and_texts_that_are_too_long(echo: Running):
     assert asked(input="x" * 401)["code"] == "context_length_exceeded"
     assert asked(input="")["param"].startswith("input")
     assert "beyond the 257" in asked(input=[[257]])["message"]
+
+
+def test_many_numbers_are_written_down_while_others_are_served(
+    echo: Running, monkeypatch: pytest.MonkeyPatch
+):
+    class Seen(JSONResponse):
+        def render(self, content: Any) -> bytes:
+            threads.append(threading.current_thread())
+            return super().render(content)
+
+    threads: list[threading.Thread] = []
+    monkeypatch.setattr(encoding, "JSONResponse", Seen)
+    loops = {thread for thread in threading.enumerate() if thread.name.startswith("Thread-")}
+    vectors = post(echo, "/v1/embeddings", json={"model": "vectors", "input": ["ab", "c"]}).json()
+    assert [each["embedding"][0] for each in vectors["data"]] == [2, 1]
+    kinds = post(echo, "/classify", json={"model": "kinds", "input": ["ab", "c"]}).json()
+    assert [each["label"] for each in kinds["data"]] == ["even", "odd"]
+    assert len(threads) == 2
+    assert not loops & {*threads}

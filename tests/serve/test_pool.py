@@ -131,13 +131,14 @@ def test_many_who_ask_at_once_load_it_once_and_one_who_leaves_stops_nothing():
     asyncio.run(story())
 
 
-def test_a_model_that_does_not_load_is_tried_again():
+@pytest.mark.parametrize("error", [ModelError("it is damaged"), RuntimeError("bad header")])
+def test_a_model_that_does_not_load_is_tried_again(error: Exception):
     make, tries = opener(), []
 
     def broken(source: Source, given: Settings) -> Any:
         tries.append(source.name)
         if len(tries) == 1:
-            raise ModelError("the weights are damaged")
+            raise error
         return make(source, given)
 
     async def story() -> None:

@@ -9,9 +9,18 @@ from typing import Any
 from attar.engine.store import Store
 from attar.errors import AttarError, UserError
 from attar.export.artifact import Artifact, find_artifact
-from attar.export.export import USUAL, Say, Wanted, export, exports_of, timed
+from attar.export.export import (
+    USUAL,
+    Say,
+    Wanted,
+    default_folder,
+    export_beside,
+    exports_of,
+    timed,
+)
 from attar.export.record import Exported, in_engines, named_folder, read_record, write_record
 from attar.export.target import TARGETS, find
+from attar.export.verify import Reference
 from attar.measure.machine import environment
 from attar.runtimes import find as find_engine
 
@@ -53,10 +62,12 @@ def export_all(
     """
     exports: list[Exported] = []
     skipped: dict[str, str] = {}
+    artifact = find_artifact(str(ref), Path(home))
+    reference = Reference(artifact)
     for target in TARGETS.names():
-        folder = Path(out) / target if out else None
+        folder = Path(out) / target if out else default_folder(Path(home), artifact.name, target)
         try:
-            done = export(ref, target, folder, home, wanted, say)
+            done = export_beside(reference, find(target), folder, wanted, say)
             exports += in_engines(done.folder, done.record)
         except AttarError as error:
             skipped[target] = str(error)

@@ -11,13 +11,14 @@ from glob import escape
 from pathlib import Path
 from typing import Any
 
-from attar.engine.store import alive, flush, readable
+from attar.engine.store import flush, readable
 from attar.errors import UserError
+from attar.export._alone import alone
 from attar.export.artifact import Artifact, find_artifact
 from attar.export.prepare import merge_factors, refuse, refuse_codes, round_again
 from attar.export.record import FORMAT, RECORD, Exported, read_record, write_record
 from attar.export.target import TARGETS, Target, find, quantized
-from attar.export.verify import compare_codes, compare_outputs, far, held_out_rows, missing
+from attar.export.verify import Reference, compare_codes, compare_outputs, far, missing
 from attar.measure.engines import time_engine
 from attar.measure.machine import environment
 from attar.measure.probe import random_ids
@@ -30,7 +31,6 @@ from attar.runtimes import find as find_engine
 PROMPT, TEXT, TEXTS = 64, 128, 8
 _FORMER_PROMPT = [list(range(10, 42))]  # for an export that was not timed when it was made
 Say = Callable[[str], None]
-_Held = tuple[list[list[int]], str]  # held-out rows, and where they are from
 
 
 @dataclass(frozen=True)
@@ -67,25 +67,39 @@ def export(
     target cannot hold the artifact without loss, before any weight is loaded where that can be
     known; nothing is published unless the engine reads back the very codes.
     """
-    chosen = find(target)
-    chosen.require()
-    artifact = find_artifact(str(ref), Path(home))
-    adapted = adapted_in(artifact.files.folder)
-    refuse(_skeleton(artifact, wanted), chosen, wanted.allow_rounding, adapted)
+    chosen, artifact = find(target), find_artifact(str(ref), Path(home))
     folder = Path(out) if out else default_folder(Path(home), artifact.name, target)
+    return export_beside(Reference(artifact), chosen, folder, wanted, say)
+
+
+def export_beside(
+    reference: Reference, target: Target, folder: Path, wanted: Wanted, say: Say
+) -> Exported:
+    """Export an artifact that may be exported to other targets too: they share what it answers."""
+    target.require()
+    files = reference.artifact.files
+    skeleton = _skeleton(reference.artifact, wanted)
+    refuse(skeleton, target, wanted.allow_rounding, adapted_in(files.folder))
     check_place(folder)
-    model = load(artifact.files)
-    return write(artifact, model, chosen, folder.expanduser().absolute(), wanted, say)
+    folder = folder.expanduser().absolute()
+    return _write(reference, load(files), target, folder, wanted, say)
 
 
 def write(
     artifact: Artifact, model: Model, target: Target, folder: Path, wanted: Wanted, say: Say
 ) -> Exported:
     """Write a model that is loaded already, verify it and time it."""
+    return _write(Reference(artifact), model, target, folder, wanted, say)
+
+
+def _write(
+    reference: Reference, model: Model, target: Target, folder: Path, wanted: Wanted, say: Say
+) -> Exported:
+    artifact = reference.artifact
     merged = merge_factors(model.module) if wanted.dense else []
     rounded = round_again(model, refuse_codes(model, target, wanted.allow_rounding), target)
     engine = find_engine(target.engine)
-    with draft_of(folder) as draft:
+    with draft_of(folder, say) as draft:
         say(f"writing {target.name}")
         target.write(model, draft)
         if not (draft / "tokenizer_config.json").exists():
@@ -108,10 +122,11 @@ def write(
         if wanted.speed:
             record["prompt"] = _prompt(model)
         engines = target.engines(draft)
-        held = held_out_rows(artifact, model) if wanted.verify and engines else None
+        if rounded:  # it answers otherwise now
+            reference = Reference(artifact)
         for runs in engines:
             try:
-                _run(model, held, Exported(draft, record, runs.name), wanted, say)
+                _run(model, reference, Exported(draft, record, runs.name), wanted, say)
             except Exception as error:  # whatever an engine raises
                 if runs.name == target.engine:
                     raise
@@ -120,15 +135,14 @@ def write(
     return Exported(folder, record, target.engine)
 
 
-def _run(model: Model, held: _Held | None, one: Exported, wanted: Wanted, say: Say) -> None:
+def _run(model: Model, reference: Reference, one: Exported, wanted: Wanted, say: Say) -> None:
     """Put into the record what is found in one engine: its version, its answers, its speed."""
     engine = find_engine(one.engine)
     found: dict[str, Any] = {"version": engine.version()}
-    if held is not None:
+    if wanted.verify:
         say(f"comparing its answers in {engine.name} with PyTorch's")
-        rows, where = held
-        outputs = compare_outputs(model, engine, one.folder, rows)
-        found["outputs"] = {**outputs, "text": where}
+        outputs = compare_outputs(model, engine, one.folder, reference)
+        found["outputs"] = {**outputs, "text": reference.rows(model)[1]}
         warning = far(outputs, engine.name)
         if warning:
             _warn(one.record, warning, say)
@@ -207,32 +221,36 @@ def check_place(folder: Path) -> None:
 
 
 @contextmanager
-def draft_of(folder: Path) -> Generator[Path]:
-    """A folder to fill beside the one wanted; it takes its place once it is whole and on disk."""
+def draft_of(folder: Path, say: Say = lambda _: None) -> Generator[Path]:
+    """A folder to fill beside the one wanted; it takes its place once it is whole and on disk.
+
+    One at a time fills it: another that wants the same place waits, and then replaces it.
+    """
     draft = folder.with_name(f"{folder.name}.{os.getpid()}.draft")
     old = folder.with_name(f"{folder.name}.{os.getpid()}.old")
-    try:
-        with readable(f"the export could not be written to {folder}", folder.parent):
+    lock = folder.with_name(f"{folder.name}.lock")
+    what = f"the export could not be written to {folder}"
+    with readable(what, folder.parent), alone(lock, say):
+        try:
             _sweep(folder)
-            draft.mkdir(parents=True)
+            draft.mkdir()
             yield draft
             flush(draft)
             if folder.exists():
                 folder.rename(old)
             draft.rename(folder)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-        if old.exists() and not folder.exists():
-            old.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+            if old.exists() and not folder.exists():
+                old.rename(folder)
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def _sweep(folder: Path) -> None:
     """Remove what killed processes left beside an export, and put back one they were replacing."""
     for left in folder.parent.glob(f"{escape(folder.name)}.*.*"):
         number = left.name.removeprefix(f"{folder.name}.").partition(".")[0]
-        ours = number.isdigit() and left.suffix in (".draft", ".old")
-        if not ours or (int(number) != os.getpid() and alive(int(number))):
+        if not number.isdigit() or left.suffix not in (".draft", ".old"):
             continue
         if left.suffix == ".old" and not folder.exists():
             left.rename(folder)

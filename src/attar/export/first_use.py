@@ -5,22 +5,20 @@ Never one that was rounded a second time: what is served is what the artifact ho
 
 from __future__ import annotations
 
-import fcntl
 import gc
 import hashlib
 import os
-from collections.abc import Generator
-from contextlib import contextmanager
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from attar.engine.store import readable
 from attar.errors import AttarError, MissingPackage
+from attar.export._alone import alone
 from attar.export.artifact import REPORT, Artifact, find_artifact
 from attar.export.everything import rate
 from attar.export.export import Say, Wanted, default_folder, export
 from attar.export.record import RECORD, Exported, in_engines, read_record
-from attar.export.target import TARGETS, find
+from attar.export.target import TARGETS, Target, find
 from attar.measure.machine import cores, processor
 from attar.models.load import config_of, task_of
 from attar.models.mapped import trim
@@ -35,7 +33,6 @@ ORDER = {  # by task, where no speed is measured; llama.cpp writes several answe
     "embedding": ("openvino", "onnx", "gguf"),
 }
 _AT_ONCE = 2  # what writing several answers at once is worth, of speed measured on one
-_SEVERAL = ("gguf", "hf")
 
 
 @dataclass(frozen=True)
@@ -113,13 +110,14 @@ class _Search:
         if {one.folder for one in ours} <= {one.folder for one in timed}:
             best = max(timed, key=self._worth)
             why = f"measured fastest here, {_rate_here(best):.3g} a second"
-        else:
-            best = min(ours, key=lambda one: order.index(one.target))
-            why = f"not all are timed here, and {best.target} comes first"
+            return Choice(why, best.folder, best.engine)
+        best = min(ours, key=lambda one: order.index(one.target))
+        command = shlex.join(("attar", "export", self.ref, "--all", "--home", str(self.home)))
+        why = f"not all are timed here, and {best.target} comes first. `{command}` times them"
         return Choice(why, best.folder, best.engine)
 
     def _worth(self, one: Exported) -> float:
-        several = self.task == "causal-lm" and one.target in _SEVERAL
+        several = self.task == "causal-lm" and one.engine in find(one.target).several
         return _rate_here(one) * (_AT_ONCE if several else 1)
 
     def _usable(self, folder: Path) -> list[Exported]:
@@ -143,18 +141,27 @@ class _Search:
 
     def made(self, say: Say) -> Choice:
         """One that is made now, by one process at a time; or why there is none."""
-        targets = [name for name in ORDER[self.task] if self._installed(name)]
+        fit = [target for target in map(find, ORDER[self.task]) if self._runs_there(target)]
+        if not fit:
+            named = dict.fromkeys(find(target).engine for target in ORDER[self.task])
+            return Choice(f"it runs no export for {self.task}. There are {', '.join(named)}, torch")
+        targets = [target.name for target in fit if self._installed(target)]
         if not targets:
-            return Choice(f"no engine for an export of it is installed: {_command(self.task)}")
+            command = _command(fit[0], self.engine or fit[0].engine)
+            return Choice(f"no engine for an export of it is installed: {command}")
         if not os.access(self.home, os.W_OK):  # nor made where nobody asked for it
             return Choice(f"there is no {self.home} that may be written to. --home names another")
         reasons: list[str] = []
         try:
-            with _alone(default_folder(self.home, self.artifact.name, "lock"), say):
+            lock = default_folder(self.home, self.artifact.name, "lock")
+            with alone(lock, say):
                 found = self.found()  # another process may have made it meanwhile
                 while found is None and targets:
+                    choice = f", likely the fastest of {', '.join(targets)}" if targets[1:] else ""
                     target = targets.pop(0)
-                    say(f"no export of {self.artifact.name} is there; exporting to {target}")
+                    say(
+                        f"no export of {self.artifact.name} is there; exporting to {target}{choice}"
+                    )
                     reasons += [f"{target}: {text}" for text in self._tried(target, say)]
                     found = self.found()
         except AttarError as error:
@@ -186,15 +193,19 @@ class _Search:
         other = default_folder(self.home, f"{self.artifact.name}-{mark}", target)
         return other if taken else usual
 
-    def _installed(self, target: str) -> bool:
-        """Whether a target can be written and run here, and by the engine that the user names."""
-        chosen = find(target)
+    def _runs_there(self, target: Target) -> bool:
+        """Whether a model for this task can be run there, by the engine that the user names."""
+        wanted = self.engine or target.engine
+        named = wanted in (target.engine, *target.others)
+        return named and self.task in find_engine(wanted).tasks
+
+    def _installed(self, target: Target) -> bool:
+        """Whether it can be written and run here."""
         try:
-            chosen.require()
+            target.require()
         except MissingPackage:
             return False
-        wanted = self.engine or chosen.engine
-        return wanted in (chosen.engine, *chosen.others) and find_engine(wanted).installed()
+        return find_engine(self.engine or target.engine).installed()
 
 
 def _runs(one: Exported) -> bool:
@@ -212,23 +223,7 @@ def _rate_here(one: Exported) -> float:
     return (rate(one) or 0.0) if here else 0.0
 
 
-def _command(task: str) -> str:
-    """What installs the first engine of the order."""
-    target = find(ORDER[task][0])
-    extras = dict.fromkeys((target.extra, find_engine(target.engine).extra))
+def _command(target: Target, engine: str) -> str:
+    """What installs both."""
+    extras = dict.fromkeys((target.extra, find_engine(engine).extra))
     return f"pip install 'attar[{','.join(str(extra) for extra in extras)}]'"
-
-
-@contextmanager
-def _alone(lock: Path, say: Say) -> Generator[None]:
-    """Let one process at a time in; the system lets go of the lock of one that dies."""
-    with readable(f"the lock {lock} cannot be written", lock.parent):
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        file = lock.open("w")
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say("another process exports it; waiting for that")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield

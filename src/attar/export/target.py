@@ -111,9 +111,9 @@ class Target(ABC):
 
     `name` is the file's name with hyphens, `extra` the extra of Attar that installs what it
     writes with, `modules` the Python modules that must be there, `engine` the name of the engine
-    that reads it back and runs it, `others` those that run it too. `grids` names the grids that
-    it can hold, for refusals. `timed`: whether these engines are where it will run, so that their
-    speed here says something.
+    that reads it back and runs it, `others` those that run it too, `several` those of them that
+    write several answers at once. `grids` names the grids that it can hold, for refusals.
+    `timed`: whether these engines are where it will run, so that their speed here says something.
 
     A target never rounds: `export` has put what it cannot hold on a grid of `nearest` before, if
     the user allowed that; with `positive`, on scales that are not below zero.
@@ -124,6 +124,7 @@ class Target(ABC):
     modules: ClassVar[tuple[str, ...]] = ()
     engine: ClassVar[str]
     others: ClassVar[tuple[str, ...]] = ()
+    several: ClassVar[tuple[str, ...]] = ()
     grids: ClassVar[tuple[str, ...]]
     positive: ClassVar[bool] = False
     timed: ClassVar[bool] = True

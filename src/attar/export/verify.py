@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from attar.layers import TiedHead
 from attar.measure.machine import saturates_int8
 from attar.models import Model
 from attar.models.pooling import pooled, pooling_of
-from attar.runtimes.runtime import Decoder, Encoder, Engine, Floats, StoredCodes
+from attar.runtimes.runtime import Decoder, Encoder, Engine, Floats, Ids, StoredCodes, of_next
 from attar.runtimes.torch import TorchDecoder, TorchEncoder
 
 ROWS, LENGTH = 4, 48
@@ -73,15 +73,52 @@ def _difference(
     return None if text is None else f"{name}: {text} differ"
 
 
+class Reference:
+    """The artifact itself in PyTorch, which engines are compared with on held-out text.
+
+    Its rows are read and its answers computed when they are first asked for, once for all engines.
+    """
+
+    def __init__(self, artifact: Artifact) -> None:
+        self.artifact = artifact
+        self._held: tuple[list[list[int]], str] | None = None
+        self._answers: list[Floats] | None = None
+
+    def rows(self, model: Model) -> tuple[list[list[int]], str]:
+        """Token ids to compare on, and where they are from."""
+        if self._held is None:
+            self._held = held_out_rows(self.artifact, model)
+        return self._held
+
+    def answers(self, model: Model) -> list[Floats]:
+        """Of each row the log-probabilities of a decoder, or what an encoder puts out."""
+        if self._answers is None:
+            run = TorchDecoder(model).logprobs if model.task == "causal-lm" else _alone(model)
+            self._answers = [run(row) for row in self.rows(model)[0]]
+        return self._answers
+
+
+def _alone(model: Model) -> Callable[[Sequence[int]], Floats]:
+    encoder = TorchEncoder(model)
+    return lambda row: encoder.run(*_batch(row))
+
+
+def _batch(row: Sequence[int]) -> tuple[Ids, Ids]:
+    """A batch of one text, and its mask."""
+    ids = np.array([row], np.int64)
+    return ids, np.ones_like(ids)
+
+
 def compare_outputs(
-    model: Model, engine: Engine, folder: Path, rows: Sequence[Sequence[int]]
+    model: Model, engine: Engine, folder: Path, reference: Reference
 ) -> dict[str, float]:
-    """How far the engine's answers are from the artifact's own in PyTorch, on these rows."""
+    """How far the engine's answers are from the artifact's own in PyTorch."""
+    rows, answers = reference.rows(model)[0], reference.answers(model)
     with engine.open(folder) as opened:
         if isinstance(opened, Decoder):
-            found = _decoders(TorchDecoder(model), opened, rows)
+            found = _decoders(answers, opened, rows)
         else:
-            found = _encoders(model, opened, rows)
+            found = _encoders(model, answers, opened, rows)
         return {**found, **_tokenized(model, opened, rows)}
 
 
@@ -120,13 +157,15 @@ def _cut_otherwise(alike: float) -> str | None:
     )
 
 
-def _decoders(ours: Decoder, theirs: Decoder, rows: Sequence[Sequence[int]]) -> dict[str, float]:
+def _decoders(
+    answers: Sequence[Floats], theirs: Decoder, rows: Sequence[Sequence[int]]
+) -> dict[str, float]:
     moved: list[float] = []
     divergence: list[float] = []
     agreed: list[bool] = []
     losses: list[tuple[float, float]] = []
-    for row in rows:
-        one, other = ours.logprobs(row), theirs.logprobs(row)
+    for row, one in zip(rows, answers, strict=True):
+        other = theirs.logprobs(row)
         if theirs.known is None:
             _insist(theirs, other)
         for position in range(len(row)):
@@ -135,16 +174,16 @@ def _decoders(ours: Decoder, theirs: Decoder, rows: Sequence[Sequence[int]]) -> 
             divergence.append(_divergence(one[position], other[position], known))
             moved.append(float(np.abs(gap[np.exp(one[position][known]) > 0.01]).max(initial=0.0)))
             agreed.append(one[position].argmax() == np.nanargmax(other[position]))
-        losses += zip(-ours.scores(row), -theirs.scores(row), strict=True)
-    one, other = np.array(losses).mean(0)
+        losses += zip(-of_next(one, row), -theirs.scores(row), strict=True)
+    ours, engines = np.array(losses).mean(0)
     return {
         "positions": len(moved),
         "kl": float(np.mean(divergence)),
         "largest_difference": max(moved),
         "median_difference": float(np.median(moved)),
         "agreement": float(np.mean(agreed)),
-        "perplexity_torch": float(np.exp(one)),
-        "perplexity_engine": float(np.exp(other)),
+        "perplexity_torch": float(np.exp(ours)),
+        "perplexity_engine": float(np.exp(engines)),
     }
 
 
@@ -181,15 +220,15 @@ def _tokenized(
     return {"texts_tokenized_alike": float(np.mean(same))}
 
 
-def _encoders(model: Model, theirs: Encoder, rows: Sequence[Sequence[int]]) -> dict[str, float]:
-    ours = TorchEncoder(model)
+def _encoders(
+    model: Model, ours: Sequence[Floats], theirs: Encoder, rows: Sequence[Sequence[int]]
+) -> dict[str, float]:
     gaps: list[Floats] = []
     answers: list[Floats] = []
     agreed: list[Any] = []
-    for row in rows:
-        ids = np.array([row], np.int64)
-        mask = np.ones_like(ids)
-        one, other = ours.run(ids, mask), theirs.run(ids, mask)
+    for row, one in zip(rows, ours, strict=True):
+        ids, mask = _batch(row)
+        other = theirs.run(ids, mask)
         if theirs.pools:
             real = torch.from_numpy(mask).bool()
             one = pooled(torch.from_numpy(one), real, pooling_of(model)).numpy()

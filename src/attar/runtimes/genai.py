@@ -23,6 +23,7 @@ class Genai(Engine):
     name = "genai"
     extra = "onnx"
     modules = ("onnx", "onnxruntime_genai")
+    tasks = ("causal-lm",)
 
     def holds(self, folder: Path) -> bool:
         return (folder / "genai_config.json").is_file()

@@ -12,6 +12,7 @@ from typing import ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from attar.core.step import TASKS, Task
 from attar.errors import MissingPackage
 
 Floats = NDArray[np.float32]
@@ -47,6 +48,12 @@ class Token:
     id: int
     logprob: float
     top: tuple[tuple[int, float], ...] = ()
+
+
+def of_next(logprobs: Floats, ids: Sequence[int]) -> Floats:
+    """Of the log-probabilities after each token those of the token that follows: [len(ids) - 1]."""
+    following = np.asarray(ids[1:], np.int64)
+    return np.take_along_axis(logprobs[:-1], following[:, None], 1)[:, 0]
 
 
 class _Opened(ABC):
@@ -94,8 +101,7 @@ class Decoder(_Opened):
 
     def scores(self, ids: Sequence[int]) -> Floats:
         """The log-probability of each token but the first, given those before: [len(ids) - 1]."""
-        following = np.asarray(ids[1:], np.int64)
-        return np.take_along_axis(self.logprobs(ids)[:-1], following[:, None], 1)[:, 0]
+        return of_next(self.logprobs(ids), ids)
 
     @abstractmethod
     def generate(
@@ -206,12 +212,14 @@ class Engine(ABC):
     """An engine: which folders it can run, and how. One file under `runtimes/`.
 
     `name` is the file's name with hyphens; `extra` the extra of Attar that installs it, None
-    where Attar itself needs it; `modules` the Python modules that must be there.
+    where Attar itself needs it; `modules` the Python modules that must be there; `tasks` what
+    the models that it runs are for.
     """
 
     name: ClassVar[str]
     extra: ClassVar[str | None] = None
     modules: ClassVar[tuple[str, ...]] = ()
+    tasks: ClassVar[tuple[Task, ...]] = TASKS
 
     def installed(self) -> bool:
         """Whether its packages are there; nothing is imported."""

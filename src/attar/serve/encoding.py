@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
 
 from attar.runtimes.runtime import Floats
 from attar.serve.batching import QueueFull, Stopped
@@ -44,7 +45,7 @@ async def _embed(service: Service, request: Request, asked: Embedding) -> Any:
             {"object": "embedding", "index": index, "embedding": _vector(row, coded)}
             for index, row in enumerate(rows)
         ]
-        return _list(service, request, model, data, count)
+        return await _told(_list(service, request, model, data, count))
 
 
 async def _classify(service: Service, request: Request, asked: Classification) -> Any:
@@ -60,7 +61,13 @@ async def _classify(service: Service, request: Request, asked: Classification) -
                 {"index": index, "label": label, "probs": chances, "num_classes": len(chances)}
             )
         found = _list(service, request, model, data, count)
-        return {"id": new_id("classify"), "created": now(), "labels": list(model.labels), **found}
+        head = {"id": new_id("classify"), "created": now(), "labels": list(model.labels)}
+        return await _told({**head, **found})
+
+
+async def _told(plain: dict[str, Any]) -> Response:
+    """As an answer; many vectors take long to write down, and others are served meanwhile."""
+    return await asyncio.to_thread(JSONResponse, plain)
 
 
 async def _run(
@@ -100,7 +107,7 @@ async def _wait(futures: Any, limits: Limits) -> list[Floats]:
 def _vector(row: Floats, coded: bool) -> Any:
     if coded:
         return base64.b64encode(row.astype("<f4").tobytes()).decode()
-    return [float(value) for value in row]
+    return row.tolist()
 
 
 def _list(

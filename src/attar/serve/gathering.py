@@ -63,6 +63,8 @@ class Gatherer:
         with self._changed:
             if self._closed:
                 raise Stopped("the model is being unloaded")
+            if len(self._waits) + len(new) > self._queue:  # who left takes no place in it
+                self._waits = deque(text for text in self._waits if not text.answer.cancelled())
             if self._waits and len(self._waits) + len(new) > self._queue:
                 raise QueueFull(f"{len(self._waits)} texts wait already")
             self._waits.extend(new)

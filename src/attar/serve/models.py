@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from attar.errors import AttarError, UserError
+from attar.errors import UserError
 from attar.serve.errors import ApiError, busy
 from attar.serve.log import log, since
 from attar.serve.opening import Loaded, expected, open_model
@@ -96,7 +96,7 @@ class Pool:
                 return await self._load_once(entry)
         except TimeoutError:
             raise busy(f"{entry.source.name} is not loaded yet", "model_loading") from None
-        except AttarError as error:
+        except Exception as error:  # whatever an engine raises
             raise busy(f"{entry.source.name} does not load", "model_failed") from error
 
     @asynccontextmanager

@@ -5,9 +5,17 @@ A parameter that Attar cannot heed is refused, never dropped silently.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    field_validator,
+    model_validator,
+)
 
 
 def _whole(text: str) -> str:
@@ -27,19 +35,30 @@ Texts = Annotated[
 ]
 
 
-class Request(BaseModel):
-    """Fields of every request."""
+class _Known(BaseModel):
+    """Refuses fields that it does not know; a hundred thousand of them as the first alone."""
 
-    model_config = ConfigDict(extra="forbid", strict=False)
+    model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _first(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        fields: dict[Any, Any] = cast("dict[Any, Any]", given)
+        others = {*[name for name in fields if name not in cls.model_fields][1:]}
+        return {name: value for name, value in fields.items() if name not in others}
+
+
+class Request(_Known):
+    """Fields of every request."""
 
     model: Words | None = Field(None, description="a model's name; the server's first by default")
     user: str | None = Field(None, description="taken, and changes nothing")
 
 
-class StreamOptions(BaseModel):
+class StreamOptions(_Known):
     """What a stream ends with."""
-
-    model_config = ConfigDict(extra="forbid")
 
     include_usage: bool = Field(False, description="end with a chunk of token counts")
     include_obfuscation: bool = Field(False, description="taken, and changes nothing")
@@ -85,19 +104,15 @@ class Generation(Request):
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
 
 
-class Part(BaseModel):
+class Part(_Known):
     """A part of a message; text is the only kind there is."""
-
-    model_config = ConfigDict(extra="forbid")
 
     type: Literal["text"]
     text: Words
 
 
-class Message(BaseModel):
+class Message(_Known):
     """One turn of a chat."""
-
-    model_config = ConfigDict(extra="forbid")
 
     role: Literal["system", "developer", "user", "assistant"]
     content: Words | Annotated[list[Part], Field(min_length=1, fail_fast=True)]
@@ -112,6 +127,12 @@ class Message(BaseModel):
         return {"role": role, "content": text}
 
 
+class Format(_Known):
+    """What an answer is written as."""
+
+    type: Literal["text"] = "text"
+
+
 class Chat(Generation):
     """A request to /v1/chat/completions."""
 
@@ -119,9 +140,7 @@ class Chat(Generation):
     max_completion_tokens: int | None = Field(None, ge=1, le=2**31, description="as max_tokens")
     logprobs: bool | None = Field(None, description="log-probabilities of the tokens written")
     top_logprobs: int | None = Field(None, ge=0, le=20, description="of so many others too")
-    response_format: dict[Literal["type"], Literal["text"]] | None = Field(
-        None, description="text is the only one"
-    )
+    response_format: Format | None = Field(None, description="text is the only one")
 
 
 class Completion(Generation):
