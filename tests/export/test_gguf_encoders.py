@@ -26,8 +26,9 @@ from attar.ops.rounding import fit_scales, quantize
 from attar.runtimes import find
 from attar.runtimes._gguf import gguf_name, module_name
 from attar.runtimes.runtime import Encoder
+from attar.serve.locating import Place
 from attar.serve.memory import text_bytes
-from attar.serve.opening import Place, open_model
+from attar.serve.opening import open_model
 from attar.serve.settings import Settings, Source
 from export.decoders import TEXT, byte_level, decoder
 from export.encoders import ROWS, encoder, pieces

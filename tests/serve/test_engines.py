@@ -16,7 +16,7 @@ import attar
 from attar.export.export import Wanted
 from attar.models import Files, load, save
 from attar.runtimes import find
-from attar.runtimes.runtime import Decoder, Sampling
+from attar.runtimes.runtime import GREEDY, Decoder, Sampling
 from attar.runtimes.torch import TorchDecoder
 from attar.serve.settings import Limits, Settings, Source
 from export.decoders import byte_level, decoder
@@ -108,20 +108,21 @@ def test_llama_cpp_writes_the_same_beside_others_to_the_bit(tmp_path: Path) -> N
     wanted = Wanted(speed=False, verify=False, threads=1)
     done = attar.export(tmp_path / "pressed", "gguf", tmp_path / "out", tmp_path, wanted)
     rng = np.random.default_rng(0)
-    prompts = [rng.integers(5, 90, size).tolist() for size in (40, 90, 65, 120, 70, 95)]
+    shared = rng.integers(5, 90, 30).tolist()
+    prompts = [[*shared, *rng.integers(5, 90, size).tolist()] for size in (10, 60, 35, 90, 40, 65)]
+    drawing = Sampling(1.3, seed=5)
 
-    def write(prompt: list[int]) -> list[tuple[int, float | None]]:
-        return [(token.id, token.logprob) for token in opened.generate(prompt, 8)]
+    def write(prompt: list[int], how: Sampling = GREEDY) -> list[tuple[int, float | None]]:
+        return [(token.id, token.logprob) for token in opened.generate(prompt, 8, how)]
 
     with cast("Decoder", find("llama-cpp").serve(done.folder, 1, 4, 256)) as opened:
         alone = [write(prompt) for prompt in prompts]
+        drawn = [write(prompt, drawing) for prompt in prompts]
         assert [write(prompt) for prompt in prompts] == alone  # not from what is known of it
+        write(shared[:1])  # how all begin, and no more to go on with
         with ThreadPoolExecutor(4) as threads:
             assert list(threads.map(write, prompts * 3)) == alone * 3
-        write(prompts[0])
-        turn = [*prompts[0], *(id_ for id_, _ in alone[0]), *prompts[1]]
-        assert opened._goes_on(turn)  # pyright: ignore[reportAttributeAccessIssue]
-        assert not opened._goes_on(prompts[0])  # pyright: ignore[reportAttributeAccessIssue]
+            assert list(threads.map(lambda each: write(each, drawing), prompts * 2)) == drawn * 2
 
 
 def test_stop_words_and_chats(client: openai.OpenAI) -> None:

@@ -12,11 +12,12 @@ import torch
 
 from attar.export import target
 from attar.layers import QuantizedLinear
-from attar.models import Model, save
+from attar.models import save
 from attar.models.rows import Rows
+from attar.serve.locating import Place, expected, locate, placed
 from attar.serve.memory import caches, footprint, text_bytes
 from attar.serve.models import Pool
-from attar.serve.opening import Place, expected, locate, open_model
+from attar.serve.opening import open_model
 from attar.serve.settings import Limits, Settings, Source
 from tiny_models import DECODERS, press, tiny
 
@@ -77,18 +78,22 @@ def test_a_gguf_file_tells_it_in_its_header(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("fast", [False, True])
+@pytest.mark.parametrize("family", ["llama", "phi", "gemma2"])
 def test_what_pytorch_brings_into_floats_is_counted(
-    fast: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    family: str, fast: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("attar.serve.pytorch.fast_bf16", lambda device: fast)
-    model = press(tiny("llama"), "int4-g32")
-    save(Model(model.module.bfloat16(), model.tokenizer, model.task, model.labels), tmp_path)
+    model = tiny(family)
+    model.module.bfloat16()
+    save(press(model, "int4-g32"), tmp_path)
     source, settings = given(tmp_path)
     found = expected(source, settings)
     loaded = open_model(source, settings)
     module = cast("Any", loaded.load)._batch._model.module
     assert module.dtype == (torch.bfloat16 if fast else torch.float32)
     assert all(q.floats is not None for q in module.modules() if isinstance(q, QuantizedLinear))
+    with torch.no_grad():
+        assert module(input_ids=torch.tensor([[5, 6, 7]])).logits.dtype == module.dtype
     assert loaded.size <= found.weights < 1.1 * loaded.size
     loaded.close()
     files = locate(source)
@@ -98,6 +103,10 @@ def test_what_pytorch_brings_into_floats_is_counted(
     assert all(q.floats is None for q in kept.modules() if isinstance(q, QuantizedLinear))
     assert packed.held <= (tight.memory or 0)
     packed.close()
+    two = settings.model_copy(update={"models": (source, Source(name="n", path=source.path))})
+    for memory, floats in ((2 * found.total, True), (2 * found.total - 1, False)):
+        placed_ = placed(source, two.model_copy(update={"memory": memory}))
+        assert placed_.floats == floats  # one would be unloaded for the other
 
 
 def test_fewer_answers_at_once_where_the_budget_has_no_room_for_all(

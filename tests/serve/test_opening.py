@@ -20,7 +20,8 @@ from attar.runtimes.runtime import Decoder, Encoder, Engine, StoredCodes
 from attar.serve import opening
 from attar.serve.batching import Batched
 from attar.serve.delegating import Delegated
-from attar.serve.opening import Loaded, locate, open_model
+from attar.serve.locating import locate
+from attar.serve.opening import Loaded, open_model
 from attar.serve.settings import Limits, Settings, Source
 from serve.fakes import EchoDecoder
 from tiny_models import press, tiny

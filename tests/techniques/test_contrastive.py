@@ -23,7 +23,7 @@ from attar.measure.quality import computes_nan, judge
 from attar.measure.statistics import compare, figures
 from attar.models import Model, load, save
 from attar.models.source import Files
-from attar.serve.opening import locate
+from attar.serve.locating import locate
 from attar.serve.settings import Source
 from attar.techniques.adapt.full import Full
 from attar.techniques.distill.contrastive import Contrastive

@@ -1,8 +1,8 @@
 """Linears and embeddings that hold codes and scales, and compute on what those stand for.
 
 PyTorch only simulates them: every forward pass rebuilds the float weights, so they take the
-bytes of their grid on disk and in memory but are no faster here than float weights. Where memory
-allows it, `keep_floats` rebuilds them once.
+bytes of their grid on disk and in memory but are no faster here than float weights.
+`attar.layers.floats` rebuilds them once, where memory allows it.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ class Quantized(nn.Module):
         return self
 
     def keep_floats(self, dtype: torch.dtype) -> None:
-        """Rebuild the weights once and keep them beside the codes, until these change."""
-        self.floats = self.dequantized(dtype)
+        """Rebuild the weights once, and keep them beside the codes until `fill` or training."""
+        self.floats = self._rebuilt(dtype)
 
     def unpacked(self, rows: Tensor | None = None) -> Codes:
         """The codes, scales, and zero points or minima, of all rows or of these."""
@@ -81,6 +81,9 @@ class Quantized(nn.Module):
         """The weights that the codes stand for, [rows, width]."""
         if self.floats is not None and self.floats.dtype == dtype:
             return self.floats if rows is None else self.floats[rows]
+        return self._rebuilt(dtype, rows)
+
+    def _rebuilt(self, dtype: torch.dtype, rows: Tensor | None = None) -> Tensor:
         return dequantize(self.unpacked(rows), self.grid, dtype)
 
     @property
@@ -103,14 +106,14 @@ class QuantizedLinear(Quantized):
     def __init__(self, rows: int, width: int, grid: Grid, bias: Tensor | None = None) -> None:
         super().__init__(rows, width, grid)
         self.in_features, self.out_features = width, rows
-        self.bias = _parameter(bias)
+        self.bias = parameter(bias)
 
     def arriving(self, inputs: Tensor) -> Tensor:
         """What the weights are multiplied with: the inputs, or what is left of them on a grid."""
         return inputs
 
     def forward(self, inputs: Tensor) -> Tensor:
-        dtype = _compute_dtype(inputs)
+        dtype = compute_dtype(inputs)
         bias = None if self.bias is None else self.bias.to(dtype)
         return functional.linear(self.arriving(inputs).to(dtype), self.dequantized(dtype), bias)
 
@@ -158,9 +161,9 @@ class QuantizedLinear(Quantized):
             if hasattr(self, name):
                 delattr(self, name)
 
-    def dequantized(self, dtype: torch.dtype, rows: Tensor | None = None) -> Tensor:
+    def _rebuilt(self, dtype: torch.dtype, rows: Tensor | None = None) -> Tensor:
         if not hasattr(self, "wanted"):
-            return super().dequantized(dtype, rows)
+            return super()._rebuilt(dtype, rows)
         weight = weights_of(self._levels(), self._fitted(), self.grid, dtype)
         return weight if rows is None else weight[rows]
 
@@ -249,60 +252,13 @@ class QuantizedEmbedding(Quantized):
         )
 
 
-@swappable
-class TiedHead(nn.Module):
-    """An output head that multiplies with the table of a quantized embedding it is tied to."""
-
-    simulated = True
-
-    def __init__(
-        self, table: QuantizedEmbedding, table_name: str, bias: Tensor | None = None
-    ) -> None:
-        super().__init__()
-        self.__dict__["table"] = table  # a reference, not a child: its codes are saved once
-        self.table_name = table_name
-        self.bias = _parameter(bias)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        table: QuantizedEmbedding = self.__dict__["table"]
-        dtype = _compute_dtype(inputs)
-        bias = None if self.bias is None else self.bias.to(dtype)
-        return functional.linear(inputs.to(dtype), table.dequantized(dtype), bias)
-
-    @property
-    def weight(self) -> Tensor:
-        """The weights that the table's codes stand for, in float32."""
-        return self.__dict__["table"].weight
-
-    def spec(self) -> dict[str, Any]:
-        """The name of the table, and whether there is a bias."""
-        rows = None if self.bias is None else len(self.bias)
-        return {"table_name": self.table_name, "bias": rows}
-
-    @classmethod
-    def rebuild(cls, spec: dict[str, Any], model: nn.Module) -> nn.Module:
-        """A head on the table that is already in `model`."""
-        table = model.get_submodule(spec["table_name"])
-        if not isinstance(table, QuantizedEmbedding):
-            raise TypeError(f"{spec['table_name']} is no quantized embedding")
-        bias = None if spec["bias"] is None else torch.zeros(spec["bias"])
-        return cls(table, spec["table_name"], bias)
-
-
-def keep_floats(model: nn.Module, dtype: torch.dtype) -> None:
-    """Rebuild all weights that lie on grids once, in the dtype that is computed in."""
-    with torch.no_grad():
-        for module in model.modules():
-            if isinstance(module, Quantized):
-                module.keep_floats(dtype)
-
-
-def _parameter(bias: Tensor | None) -> nn.Parameter | None:
+def parameter(bias: Tensor | None) -> nn.Parameter | None:
     """The parameter itself, so that a bias which another module shares stays shared."""
     return bias if bias is None or isinstance(bias, nn.Parameter) else nn.Parameter(bias.detach())
 
 
-def _compute_dtype(inputs: Tensor) -> torch.dtype:
+def compute_dtype(inputs: Tensor) -> torch.dtype:
+    """The dtype that inputs are multiplied in."""
     if torch.is_autocast_enabled(inputs.device.type):
         return torch.get_autocast_dtype(inputs.device.type)
     return inputs.dtype

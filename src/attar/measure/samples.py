@@ -8,12 +8,11 @@ from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from attar.core.context import Bar, Progress, Silent
 from attar.data.batches import Batch
-from attar.layers import QuantizedLinear, TiedHead
-from attar.layers.swap import swap
+from attar.layers import drop_floats, keep_floats
 from attar.measure.machine import free_memory
 from attar.models.model import Model, autocast
 
@@ -99,35 +98,13 @@ def dense(model: Model, precision: str) -> Iterator[None]:
     The numbers are the same ones; only the time differs. Where memory is short, nothing
     happens.
     """
-    module: nn.Module = model.module
-    dtype = torch.bfloat16 if precision == "bf16" else next(module.parameters()).dtype
-    packed = {
-        name: layer
-        for name, layer in module.named_modules()
-        if isinstance(layer, QuantizedLinear | TiedHead)
-    }
-    if 2 * model.parameters_count() * dtype.itemsize > free_memory():
-        packed = {}
+    dtype = torch.bfloat16 if precision == "bf16" else next(model.module.parameters()).dtype
     try:
-        for name, layer in packed.items():
-            swap(module, name, _unpacked(layer, dtype))
+        if 2 * model.parameters_count() * dtype.itemsize <= free_memory():
+            keep_floats(model.module, dtype)
         yield
     finally:
-        for name, layer in packed.items():
-            swap(module, name, layer)
-
-
-def _unpacked(layer: QuantizedLinear | TiedHead, dtype: torch.dtype) -> nn.Linear:
-    table = layer if isinstance(layer, QuantizedLinear) else layer.__dict__["table"]
-    weight = table.dequantized(dtype)
-    rows, width = weight.shape
-    linear = nn.Linear(width, rows, bias=layer.bias is not None, device="meta")
-    linear.weight = nn.Parameter(weight, requires_grad=False)
-    if layer.bias is not None:
-        linear.bias = nn.Parameter(layer.bias.detach().to(dtype), requires_grad=False)
-    if isinstance(layer, QuantizedLinear):
-        linear.register_forward_pre_hook(lambda _, given: (layer.arriving(given[0]),))
-    return linear
+        drop_floats(model.module)
 
 
 def _encode(model: Model, prompt: str, chat: bool) -> list[int]:

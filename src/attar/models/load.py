@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoTokenizer
 from attar.core.recipe import ModelSource
 from attar.core.step import Task
 from attar.errors import ModelError
+from attar.layers import QuantizedEmbedding
 from attar.models import adapters, masks, pooling, structure
 from attar.models.check import (
     check_finite,
@@ -167,6 +168,8 @@ def load(
     check_finite(module, str(files.folder))
     if files.gguf is not None:
         _forget_gguf(module)
+    if dtype != "auto":
+        _look_up_in(module, getattr(torch, dtype))
     masks.restore(module, config)
     return Model(module.eval(), tokenizer, task, tuple(labels) if task == "classification" else ())
 
@@ -228,6 +231,13 @@ def with_labels(config: Any, task: Task, labels: Sequence[str]) -> Any:
         config.label2id = {label: index for index, label in enumerate(labels)}
         config.problem_type = "single_label_classification"
     return config
+
+
+def _look_up_in(module: Any, dtype: torch.dtype) -> None:
+    """Let what is looked up in quantized tables be of the dtype of the other weights."""
+    for table in module.modules():
+        if isinstance(table, QuantizedEmbedding):
+            table.dtype = dtype
 
 
 def _forget_gguf(module: Any) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from queue import SimpleQueue
@@ -15,6 +14,7 @@ import numpy as np
 from attar.errors import AttarError, ModelError
 from attar.runtimes._gguf import encodes, gguf_of, header_numbers, read_gguf
 from attar.runtimes._llama_server import LlamaServer, checked
+from attar.runtimes._places import Places
 from attar.runtimes._writing import until
 from attar.runtimes.runtime import (
     GREEDY,
@@ -103,7 +103,7 @@ class LlamaCppDecoder(LlamaServer, Decoder):
             numbers.get("vocab_size", _ROWS),
         )
         self.context, self.slots = min(trained, context), slots
-        self._begun: deque[list[int]] = deque(maxlen=slots)
+        self._places = Places(slots)
         self._start(path, threads, (self.context, slots))
 
     def logprobs(self, ids: Sequence[int]) -> Floats:
@@ -125,31 +125,30 @@ class LlamaCppDecoder(LlamaServer, Decoder):
         stop: Sequence[int] = (),
         top: int = 0,
     ) -> Iterator[Token]:
-        ids = list(prompt)
-        afresh = {"cache_prompt": self._goes_on(ids)}
-        if sampling.temperature > 0:
-            return until(self._one_by_one(ids, sampling, top, afresh), limit, stop)
-        return until(self._greedy(ids, limit, top, afresh), limit, stop)
+        writing = self._drawn if sampling.temperature > 0 else self._greedy
+        return until(self._placed(list(prompt), limit, sampling, top, writing), limit, stop)
 
-    def _goes_on(self, ids: list[int]) -> bool:
-        """Whether an earlier prompt is how this one begins, as in the next turn of a chat.
+    def _placed(
+        self, ids: list[int], limit: int, sampling: Sampling, top: int, writing: Callable[..., Any]
+    ) -> Iterator[Token]:
+        """Write in a place that no other text takes meanwhile.
 
-        Then what is known of that one is taken up. Any other is read from its first token on, for
-        what llama.cpp computes of the rest of a text depends on where that began.
+        A prompt is read from its first token on unless it goes on with the one that was last read
+        there, for what llama.cpp computes of the rest of a text depends on where that began.
         """
-        found = any(len(ids) > len(each) and ids[: len(each)] == each for each in self._begun)
-        self._begun.append(list(ids))
-        return found
+        with self._places.taken(ids) as (place, goes_on):
+            where = {"id_slot": place, "cache_prompt": goes_on}
+            yield from writing(ids, limit, sampling, top, where)
 
     def _greedy(
-        self, ids: list[int], limit: int, top: int, afresh: dict[str, Any]
+        self, ids: list[int], limit: int, sampling: Sampling, top: int, where: dict[str, Any]
     ) -> Iterator[Token]:
         """A stream, and one by one what it holds back: tokens that end within a character."""
         end = len(ids) + limit
         while len(ids) < end:
             held_back = False
-            for token, count in self._stream(ids, end - len(ids), top, **afresh):
-                afresh = {}
+            for token, count in self._stream(ids, end - len(ids), top, **where):
+                where["cache_prompt"] = True
                 held_back = count > 1
                 if held_back:
                     break
@@ -158,17 +157,17 @@ class LlamaCppDecoder(LlamaServer, Decoder):
             if not held_back:
                 return
             for _ in range(count):  # pyright: ignore[reportPossiblyUnbound]
-                token = self._next(ids, GREEDY, top)
+                token = self._next(ids, sampling, top, **where)
                 ids.append(token.id)
                 yield token
 
-    def _one_by_one(
-        self, ids: list[int], sampling: Sampling, top: int, afresh: dict[str, Any]
+    def _drawn(
+        self, ids: list[int], limit: int, sampling: Sampling, top: int, where: dict[str, Any]
     ) -> Iterator[Token]:
         """Each drawn by a seed of its own: a stream that was broken off could not go on."""
-        while True:
-            token = self._next(ids, sampling, top, **afresh)
-            afresh = {}
+        for _ in range(limit):
+            token = self._next(ids, sampling, top, **where)
+            where["cache_prompt"] = True
             ids.append(token.id)
             yield token
 
@@ -178,7 +177,7 @@ class LlamaCppDecoder(LlamaServer, Decoder):
         told = _told(answer)
         if told is not None:
             return told
-        logprob, others = self._forced(ids, id_, top)
+        logprob, others = self._forced(ids, id_, top, **{**more, "cache_prompt": True})
         return Token(id_, logprob, others)
 
     def _stream(
@@ -232,14 +231,14 @@ class LlamaCppDecoder(LlamaServer, Decoder):
         return range(min(self._rows, 400))
 
     def _forced(
-        self, ids: Sequence[int], wanted: int, top: int = 0
+        self, ids: Sequence[int], wanted: int, top: int = 0, **more: Any
     ) -> tuple[float, tuple[tuple[int, float], ...]]:
         """The log-probability of one token, and of the likeliest ones."""
-        told = _told(self._ask(ids, top, logit_bias=[[wanted, _FORCED]]))
+        told = _told(self._ask(ids, top, logit_bias=[[wanted, _FORCED]], **more))
         if told is not None:
             return told.logprob, told.top
         for carrier in self._carriers():
-            told = _told(self._ask(ids, self._rows, logit_bias=[[carrier, _FORCED]]))
+            told = _told(self._ask(ids, self._rows, logit_bias=[[carrier, _FORCED]], **more))
             if told is not None:
                 return dict(told.top).get(wanted, float("-inf")), told.top[:top]
         raise AttarError("llama.cpp tells no log-probabilities of this file's tokens")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from attar.serve.settings import Settings, Source
 
 if TYPE_CHECKING:
-    from attar.serve.opening import Place
+    from attar.serve.locating import Place
 
 COUNTED = "weights, and keys and values of all answers at their longest"
 SLOTS = 16  # answers at once of an engine that batches by itself: each has a cache of its own

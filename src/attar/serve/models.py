@@ -14,8 +14,9 @@ from dataclasses import dataclass
 
 from attar.errors import UserError
 from attar.serve.errors import ApiError, busy
+from attar.serve.locating import expected
 from attar.serve.log import log, since
-from attar.serve.opening import Loaded, expected, open_model
+from attar.serve.opening import Loaded, open_model
 from attar.serve.settings import Settings, Source
 
 Open = Callable[[Source, Settings], Loaded]

@@ -4,29 +4,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from attar.core.recipe import ModelSource
-from attar.errors import ModelError, UserError
-from attar.runtimes import engine_of, find
-from attar.runtimes.runtime import Decoder, Encoder, Engine, Floats, Ids
+from attar.errors import ModelError
+from attar.runtimes import find
+from attar.runtimes.runtime import Decoder, Encoder, Floats, Ids
 from attar.serve.batching import Writer
 from attar.serve.delegating import Delegated
 from attar.serve.gathering import Bounds, Forward, Gatherer
+from attar.serve.locating import Place, placed
 from attar.serve.log import log
-from attar.serve.memory import SLOTS, TORCH, Footprint, footprint, text_bytes
+from attar.serve.memory import SLOTS, TORCH, footprint, text_bytes
 from attar.serve.settings import Settings, Source
 
 if TYPE_CHECKING:
     from attar.layers.exits import Pool
-
-_FLOAT = 8  # how much a GGUF file grows where PyTorch reads it into float32
 
 
 class Working(Protocol):
@@ -76,93 +73,9 @@ class Loaded:
         self.load.close()
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where a source lies, which engine runs it, and about how many bytes its weights take.
-
-    `floats`: weights on grids are brought into floats as they load, not in every pass.
-    """
-
-    folder: Path
-    engine: str
-    size: int
-    files: Any = field(default=None)  # of models that PyTorch runs
-    floats: bool = False
-    dtype: Literal["auto", "float32"] = "auto"
-
-
-def locate(source: Source) -> Place:
-    """Find a model's files and the engine that runs them; reads no weights.
-
-    Raises UserError or ModelError for what cannot be served.
-    """
-    from attar.measure.size import total_size
-    from attar.models.source import resolve
-
-    path = Path(source.path).expanduser()
-    if path.is_dir():
-        engine = find(source.engine) if source.engine else _native(path)
-        if engine is not None and engine.name != TORCH:
-            engine.require()
-            if not engine.holds(path):
-                raise UserError(
-                    f"{engine.name} does not run what is in {path}. `attar export` "
-                    "writes what it runs"
-                )
-            return Place(path, engine.name, total_size(path))
-    files = resolve(ModelSource(path=source.path))
-    if files.gguf is None:
-        _check_reads(files)
-        return Place(files.folder, TORCH, files.size, files)
-    engine = find(source.engine) if source.engine else _native(files.folder)
-    if engine is not None and engine.name != TORCH and engine.installed():
-        return Place(files.folder, engine.name, files.size, files)
-    return Place(files.folder, TORCH, _FLOAT * files.size, files)
-
-
-def _check_reads(files: Any) -> None:
-    """Raise UserError where a model takes in images or sounds: what is asked here are texts."""
-    from attar.models.families import FAMILIES
-    from attar.models.source import read_config
-
-    family = FAMILIES.get(read_config(files)["model_type"])
-    if family is not None and family.media:
-        raise UserError(
-            f"the model in {files.folder} takes in images or sounds, and texts alone are served. "
-            "Load it in Python, with attar.load or with transformers"
-        )
-
-
-def _native(folder: Path) -> Engine | None:
-    """The engine that the folder's files are for, where it is installed."""
-    with suppress(UserError):
-        engine = engine_of(folder)
-        if engine is not None and engine.installed():
-            return engine
-    return None
-
-
-def expected(source: Source, settings: Settings) -> Footprint:
-    """What a model will take of the budget; reads no weights. Raises UserError or ModelError."""
-    return footprint(_placed(source, settings), source, settings)
-
-
-def _placed(source: Source, settings: Settings) -> Place:
-    """Where it lies; what PyTorch runs is brought into floats where the budget allows it."""
-    place = locate(source)
-    if place.engine != TORCH or place.files.gguf is not None:
-        return place
-    from attar.serve.pytorch import as_floats
-
-    quick = as_floats(place)
-    wanted, least = (footprint(each, source, settings) for each in (quick, place))
-    fits = settings.memory is None or wanted.total <= settings.memory
-    return quick if fits and wanted.batch >= least.batch else place
-
-
 def open_model(source: Source, settings: Settings) -> Loaded:
     """Load a model. Takes seconds; raises AttarError."""
-    place, limits = _placed(source, settings), settings.limits
+    place, limits = placed(source, settings), settings.limits
     batch = footprint(place, source, settings).batch
     if batch < limits.batch:
         log("fewer answers at once", model=source.name, batch=batch, wanted=limits.batch)

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import torch
 
 from attar.core.recipe import ModelSource
 from attar.errors import ModelError
-from attar.layers.quantized import Quantized, keep_floats
+from attar.layers.floats import keep_floats, multiplied
 from attar.measure.machine import fast_bf16
 from attar.models.load import config_of, load, skeleton, task_of
 from attar.models.pooling import pooled, pooling_of
 from attar.models.rows import Rows
 from attar.runtimes.runtime import Floats, Ids
 from attar.serve.batching import Batched
+from attar.serve.locating import Place
 from attar.serve.memory import TORCH, caches, text_bytes
-from attar.serve.opening import Loaded, Place, ends_of, gatherer, longest, unit
+from attar.serve.opening import Loaded, ends_of, gatherer, longest, unit
 from attar.serve.settings import Settings, Source
 
 
@@ -55,6 +57,7 @@ def open_torch(source: Source, place: Place, settings: Settings) -> Loaded:
     return Loaded(task=task, tokenizer=model.tokenizer, load=load_, labels=labels, **common)
 
 
+@lru_cache(maxsize=64)
 def as_floats(place: Place) -> Place:
     """The place of a model that is brought into floats which this processor is fast with.
 
@@ -66,9 +69,8 @@ def as_floats(place: Place) -> Place:
         module = skeleton(config, task).module
     except ModelError:
         return place
-    tables = [each for each in module.modules() if isinstance(each, Quantized)]
     count = sum(tensor.numel() for tensor in module.parameters())
-    count += sum(table.rows * table.width for table in tables)
+    count += sum(table.rows * table.width for table in multiplied(module))
     dtype = "auto" if fast_bf16("cpu") else "float32"
     kept = config.dtype if dtype == "auto" and config.dtype else torch.float32
     size = count * kept.itemsize + sum(b.numel() * b.element_size() for b in module.buffers())

@@ -17,10 +17,10 @@ from attar.errors import UserError
 from attar.serve.app import create_app
 from attar.serve.auth import check_host
 from attar.serve.limits import Gate
+from attar.serve.locating import locate
 from attar.serve.log import log, set_up
 from attar.serve.memory import COUNTED
 from attar.serve.models import Pool
-from attar.serve.opening import locate
 from attar.serve.settings import Settings, Source
 
 Prepare = Callable[[Source], Source]

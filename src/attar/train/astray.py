@@ -15,8 +15,11 @@ Course = dict[str, list[float]]  # by part: its steps, where it began, its runni
 
 
 def follow(course: Course, parts: Mapping[str, float]) -> None:
-    """Take in what the parts of the loss are at a step."""
+    """Take in what the parts of the loss are at a step; those of several teachers are one."""
+    kinds: dict[str, list[float]] = {}
     for name, value in parts.items():
+        kinds.setdefault(name.partition("/")[0], []).append(value)
+    for name, value in ((name, fmean(values)) for name, values in kinds.items()):
         count, start, mean = course.get(name, [0.0, 0.0, value])
         count += 1
         if count <= _FEW:

@@ -1,0 +1,116 @@
+"""Where a model lies, which engine runs it, and what it will take, before any of it loads."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from attar.core.recipe import ModelSource
+from attar.errors import AttarError, UserError
+from attar.runtimes import engine_of, find
+from attar.runtimes.runtime import Engine
+from attar.serve.memory import TORCH, Footprint, footprint
+from attar.serve.settings import Settings, Source
+
+_FLOAT = 8  # how much a GGUF file grows where PyTorch reads it into float32
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a source lies, which engine runs it, and about how many bytes its weights take.
+
+    `floats`: weights on grids are brought into floats as they load, not in every pass.
+    """
+
+    folder: Path
+    engine: str
+    size: int
+    files: Any = field(default=None)  # of models that PyTorch runs
+    floats: bool = False
+    dtype: Literal["auto", "float32"] = "auto"
+
+
+def locate(source: Source) -> Place:
+    """Find a model's files and the engine that runs them; reads no weights.
+
+    Raises UserError or ModelError for what cannot be served.
+    """
+    from attar.measure.size import total_size
+    from attar.models.source import resolve
+
+    path = Path(source.path).expanduser()
+    if path.is_dir():
+        engine = find(source.engine) if source.engine else _native(path)
+        if engine is not None and engine.name != TORCH:
+            engine.require()
+            if not engine.holds(path):
+                raise UserError(
+                    f"{engine.name} does not run what is in {path}. `attar export` "
+                    "writes what it runs"
+                )
+            return Place(path, engine.name, total_size(path))
+    files = resolve(ModelSource(path=source.path))
+    if files.gguf is None:
+        _check_reads(files)
+        return Place(files.folder, TORCH, files.size, files)
+    engine = find(source.engine) if source.engine else _native(files.folder)
+    if engine is not None and engine.name != TORCH and engine.installed():
+        return Place(files.folder, engine.name, files.size, files)
+    return Place(files.folder, TORCH, _FLOAT * files.size, files)
+
+
+def _check_reads(files: Any) -> None:
+    """Raise UserError where a model takes in images or sounds: what is asked here are texts."""
+    from attar.models.families import FAMILIES
+    from attar.models.source import read_config
+
+    family = FAMILIES.get(read_config(files)["model_type"])
+    if family is not None and family.media:
+        raise UserError(
+            f"the model in {files.folder} takes in images or sounds, and texts alone are served. "
+            "Load it in Python, with attar.load or with transformers"
+        )
+
+
+def _native(folder: Path) -> Engine | None:
+    """The engine that the folder's files are for, where it is installed."""
+    with suppress(UserError):
+        engine = engine_of(folder)
+        if engine is not None and engine.installed():
+            return engine
+    return None
+
+
+def placed(source: Source, settings: Settings) -> Place:
+    """Where it lies; what PyTorch runs is brought into floats where the budget allows it.
+
+    It does where all models fit so together, or one would go for another that fitted beside it.
+    """
+    place = locate(source)
+    if settings.memory is None:
+        return _quick(place)
+    with suppress(AttarError):  # another one that is not to be found is told when it is wanted
+        total, fewer = 0, False
+        for each in settings.models:
+            packed = locate(each)
+            taken = footprint(_quick(packed), each, settings)
+            total += taken.total
+            fewer |= taken.batch < footprint(packed, each, settings).batch
+        if total <= settings.memory and not fewer:
+            return _quick(place)
+    return place
+
+
+def _quick(place: Place) -> Place:
+    if place.engine != TORCH or place.files.gguf is not None:
+        return place
+    from attar.serve.pytorch import as_floats
+
+    return as_floats(place)
+
+
+def expected(source: Source, settings: Settings) -> Footprint:
+    """What a model will take of the budget; reads no weights. Raises UserError or ModelError."""
+    return footprint(placed(source, settings), source, settings)
