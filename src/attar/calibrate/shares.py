@@ -58,9 +58,9 @@ class Shares(BaseModel):
     def shares(self, modules: Sequence[ModuleFact], ctx: Context | None = None) -> dict[str, float]:
         """The share of the weights that stay, for every linear in scope.
 
-        By the table they are as many in all as with the average everywhere, which linears outside
-        the blocks have; told in the report where there is one. Raises OSError or ValueError
-        where the table will not do.
+        By the table they are nearly as many in all as with the average everywhere, and no more.
+        Linears outside the blocks have the average. Told in the report where there is one. Raises
+        OSError or ValueError where the table will not do.
         """
         chosen, average = set(self.scope.select(modules)), self.kept(self.asked())
         facts = {fact.name: fact for fact in modules if fact.linear and fact.name in chosen}

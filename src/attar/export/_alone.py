@@ -16,7 +16,7 @@ from attar.engine.store import readable
 def alone(lock: Path, say: Callable[[str], None]) -> Generator[None]:
     """Let one at a time in; the system lets go of the lock of one that dies.
 
-    The file is there only as long as somebody is in or waits.
+    The file goes when whoever is in leaves; a killed one leaves it to the next.
     """
     while True:
         with readable(f"{lock.parent} cannot be written", lock.parent):

@@ -31,7 +31,6 @@ class MultiTeacher(Answers, GuidedUpdating, Step, kind="distill/multi-teacher"):
     where they have its width, states are compared as they are, so take teachers of one origin.
     """
 
-    version = 2
     needs = frozenset({FLOAT})
     shares = True
     promises = frozenset({"changed"})

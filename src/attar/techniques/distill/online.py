@@ -48,7 +48,6 @@ class Online(Answers, Beside, Training, Step, kind="distill/online"):
     compared by the student's own loss on held-out labels. The teacher is left behind at the end.
     """
 
-    version = 2
     needs = frozenset({FLOAT})
     whole = True
     shares = True

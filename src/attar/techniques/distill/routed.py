@@ -39,7 +39,6 @@ class Routed(Answers, GuidedUpdating, Step, kind="distill/routed"):
     report has curves for each teacher.
     """
 
-    version = 2
     needs = frozenset({FLOAT})
     shares = True
     promises = frozenset({"changed"})
