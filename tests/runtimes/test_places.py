@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import ExitStack
 
 import pytest
 
-from attar.runtimes._places import Places
+from attar.runtimes._places import Places, Readings
 
 
 def test_a_prompt_goes_on_in_the_place_of_the_longest_that_it_begins_with() -> None:
@@ -61,3 +62,33 @@ def test_a_text_that_its_reader_left_is_gone_on_with() -> None:
     text.close()  # pyright: ignore[reportAttributeAccessIssue]
     with places.taken([1, 2, 5, 9]) as found:
         assert found == (0, True)
+
+
+def test_prompts_are_read_together_unless_one_would_part_another_at_a_token() -> None:
+    readings = Readings(100)
+    with readings.one(500):  # alone it may be of any length
+        assert not readings.fits(3)
+    with readings.one(40), readings.one(40):
+        assert [readings.fits(length) for length in (18, 20, 21)] == [True, True, False]
+        assert not readings.fits(None)
+    with readings.one(20), readings.one(30):
+        together = [length for length in range(10, 40) if readings.fits(length)]
+        assert together == [each for each in range(10, 40) if each not in (19, 21, 29, 31)]
+    with readings.one(None):
+        assert not readings.fits(5)
+    assert readings.fits(None)
+
+
+def test_what_has_to_wait_is_read_once_the_other_is() -> None:
+    readings, done = Readings(100), threading.Event()
+
+    def later() -> None:
+        with readings.one(21):
+            done.set()
+
+    with readings.one(20):
+        thread = threading.Thread(target=later)
+        thread.start()
+        assert not done.wait(0.05)
+    assert done.wait(10)
+    thread.join()

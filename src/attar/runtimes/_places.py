@@ -54,3 +54,36 @@ class Places:
         """Whether what was read there is how this prompt begins, and not all of it."""
         before = self._read.get(place)
         return before is not None and len(before) < len(prompt) and prompt[: len(before)] == before
+
+
+class Readings:
+    """Which prompts are read at once, of so many tokens together at most.
+
+    llama.cpp parts what it reads together where a shorter prompt ends, and computes a part of one
+    token by other sums than longer ones. So no two differ by one.
+    """
+
+    def __init__(self, room: int) -> None:
+        self._room = room
+        self._now: list[int | None] = []
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def one(self, length: int | None) -> Iterator[None]:
+        """Wait until a prompt of this length may be read; None, of one not known, is read alone."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.fits(length))
+            self._now.append(length)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._now.remove(length)
+                self._changed.notify_all()
+
+    def fits(self, length: int | None) -> bool:
+        """Whether it may be read beside those that are being read."""
+        known = [each for each in self._now if each is not None]
+        if not self._now or length is None or len(known) < len(self._now):
+            return not self._now
+        return sum(known) + length <= self._room and all(abs(each - length) != 1 for each in known)

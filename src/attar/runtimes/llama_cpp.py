@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -14,7 +16,7 @@ import numpy as np
 from attar.errors import AttarError, ModelError
 from attar.runtimes._gguf import encodes, gguf_of, header_numbers, read_gguf
 from attar.runtimes._llama_server import LlamaServer, checked
-from attar.runtimes._places import Places
+from attar.runtimes._places import Places, Readings
 from attar.runtimes._writing import until
 from attar.runtimes.runtime import (
     GREEDY,
@@ -31,6 +33,7 @@ from attar.runtimes.runtime import (
 CONTEXT = 4096  # tokens that the cache has places for, where the model itself has more
 KNOWN = 128  # likeliest tokens that are asked for at a position
 _TEXTS, _TOKENS = 4, 8192  # that an encoder reads together, at most
+_TOGETHER = 512 - 64  # tokens of prompts that are read at once: it computes 512 together
 _RANKS = 4  # the pooling of files that tell how well two texts go together
 _ROWS = 1 << 18  # of a vocabulary whose size a file does not tell
 _FORCED = 1e4  # added to a logit, so that its token is drawn; log-probabilities are told without
@@ -103,7 +106,7 @@ class LlamaCppDecoder(LlamaServer, Decoder):
             numbers.get("vocab_size", _ROWS),
         )
         self.context, self.slots = min(trained, context), slots
-        self._places = Places(slots)
+        self._places, self._readings = Places(slots), Readings(_TOGETHER)
         self._start(path, threads, (self.context, slots))
 
     def logprobs(self, ids: Sequence[int]) -> Floats:
@@ -134,11 +137,15 @@ class LlamaCppDecoder(LlamaServer, Decoder):
         """Write in a place that no other text takes meanwhile.
 
         A prompt is read from its first token on unless it goes on with the one that was last read
-        there, for what llama.cpp computes of the rest of a text depends on where that began.
+        there, beside no others that would part it (`Readings`).
         """
         with self._places.taken(ids) as (place, goes_on):
             where = {"id_slot": place, "cache_prompt": goes_on}
-            yield from writing(ids, limit, sampling, top, where)
+            with closing(writing(ids, limit, sampling, top, where)) as written:
+                with self._readings.one(None if goes_on else len(ids)):
+                    first = list(islice(written, 1))
+                yield from first
+                yield from written
 
     def _greedy(
         self, ids: list[int], limit: int, sampling: Sampling, top: int, where: dict[str, Any]
