@@ -12,6 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from _peers import Runner, loaded
 from _subjects import RESULT, Subject
 
 HERE = Path(__file__).parent
@@ -19,7 +20,11 @@ HERE = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Method:
-    """Whose it is, and what runs it: writes the weights into a folder, tells seconds and memory."""
+    """Whose it is, and what runs it: leaves in a folder what is judged, tells seconds and memory.
+
+    That is weights; or, of what weights do not tell of (`whole`), what the judge said of the model
+    itself, in the same process.
+    """
 
     package: str
     run: Callable[[Subject, Path], dict[str, float]]
@@ -48,7 +53,7 @@ class Kept:
         self.path.write_text(json.dumps({"rows": list(self.rows.values())}, indent=1) + "\n")
 
 
-def own(*steps: tuple[str, dict[str, Any]]) -> Method:
+def own(*steps: tuple[str, dict[str, Any]], whole: bool = False) -> Method:
     """Attar's steps, one after another; healing may read all of the novel."""
 
     def run(subject: Subject, out: Path) -> dict[str, float]:
@@ -65,7 +70,10 @@ def own(*steps: tuple[str, dict[str, Any]]) -> Method:
                     model = step.apply(model, ctx)
                     seconds += time.monotonic() - started
         found = {"seconds": seconds, "peak_memory": peak_memory(), "bytes": size(model)}
-        write(weights(model) | norms(model.module), out)
+        if whole:
+            subject.tell(subject.load().module, model.module, out)
+        else:
+            write(weights(model), model.module, out)
         return found
 
     return Method("attar", run)
@@ -122,7 +130,7 @@ def _calibrated_on(subject: Subject) -> Iterator[None]:
         module.calibration = before  # type: ignore[attr-defined]
 
 
-def peer(package: str, runner: Callable[[str, list[list[int]]], tuple[Any, float]]) -> Method:
+def peer(package: str, runner: Runner, whole: bool = False) -> Method:
     """A peer's method."""
 
     def run(subject: Subject, out: Path) -> dict[str, float]:
@@ -131,12 +139,15 @@ def peer(package: str, runner: Callable[[str, list[list[int]]], tuple[Any, float
         ids = json.loads(subject.tokens("novel").read_text())
         model, seconds = runner(str(subject.original), ids)
         found = {"seconds": seconds, "peak_memory": peak_memory()}
+        if whole:
+            subject.tell(loaded(str(subject.original))[0], model, out)
+            return found
         state = {
             name: module.weight.detach()
             for name, module in model.named_modules()
             if isinstance(module, torch.nn.Linear) and ".layer" in name  # those of blocks
         }
-        write(state | norms(model), out)
+        write(state, model, out)
         return found
 
     return Method(package, run)
@@ -156,19 +167,22 @@ def weights(model: Any) -> dict[str, Any]:
     return found
 
 
-def norms(module: Any) -> dict[str, Any]:
-    """The weights of norms, into which a method may fold scales."""
-    parts = module.named_modules()
-    return {name: part.weight.detach() for name, part in parts if "Norm" in type(part).__name__}
+def write(weights: dict[str, Any], module: Any, out: Path) -> None:
+    """Plain floats for the judge: those of linears, their biases, and norms.
 
-
-def write(weights: dict[str, Any], out: Path) -> None:
-    """Plain float weights, for the judge."""
+    A method may fold scales into a norm or a linear, its bias too.
+    """
     from safetensors.torch import save_file
 
+    state = {f"{name}.weight": weight for name, weight in weights.items()}
+    for name, part in module.named_modules():
+        norm = "Norm" in type(part).__name__
+        state |= {f"{name}.weight": part.weight} if norm else {}
+        bias = getattr(part, "bias", None) if norm or name in weights else None
+        state |= {f"{name}.bias": bias} if bias is not None else {}
     out.mkdir(parents=True, exist_ok=True)
-    state = {f"{name}.weight": weight.float().contiguous() for name, weight in weights.items()}
-    save_file(state, out / RESULT)
+    plain = {name: tensor.detach().float().contiguous() for name, tensor in state.items()}
+    save_file(plain, out / RESULT)
 
 
 def peak_memory() -> int:

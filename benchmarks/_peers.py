@@ -26,7 +26,7 @@ def llm_compressor(modifier: Callable[[], Any], block: str) -> Runner:
         from datasets import Dataset
         from llmcompressor import oneshot
 
-        model, tokenizer = _loaded(folder)
+        model, tokenizer = loaded(folder)
         if not torch.accelerator.is_available():  # AWQ pins what it caches, which needs one
             torch.Tensor.pin_memory = lambda self: self
         data = Dataset.from_dict(
@@ -66,7 +66,7 @@ def auto_round(bits: int, group: int, iterations: int) -> Runner:
         import torch
         from auto_round import AutoRound
 
-        model, tokenizer = _loaded(folder)
+        model, tokenizer = loaded(folder)
         started = time.monotonic()
         rounding = AutoRound(
             model,
@@ -129,7 +129,7 @@ def hqq(bits: int, group: int) -> Runner:
         import torch
         from hqq.core.quantize import Quantizer
 
-        model, _ = _loaded(folder)
+        model, _ = loaded(folder)
         plain = {"nbits": bits, "group_size": group, "axis": 1, "device": "cpu", "bitpack": False}
         started = time.monotonic()
         for name, part in model.named_modules():
@@ -142,7 +142,8 @@ def hqq(bits: int, group: int) -> Runner:
     return run
 
 
-def _loaded(folder: str) -> tuple[Any, Any]:
+def loaded(folder: str) -> tuple[Any, Any]:
+    """The model of transformers in a folder, and its tokenizer."""
     import torch
     from transformers import (
         AutoModelForCausalLM,
@@ -155,35 +156,75 @@ def _loaded(folder: str) -> tuple[Any, Any]:
     return auto.from_pretrained(folder, dtype=torch.float32), AutoTokenizer.from_pretrained(folder)
 
 
-def gptq_modifier(bits: int) -> Any:
+def rounding_modifier(scheme: str) -> Any:
+    """llm-compressor's rounding to nearest."""
+    from llmcompressor.modifiers.quantization import QuantizationModifier
+
+    return QuantizationModifier(config_groups={"group_0": _scheme(scheme)}, ignore=IGNORED)
+
+
+def gptq_modifier(scheme: str) -> Any:
     """llm-compressor's GPTQ with the defaults of its scheme."""
     from llmcompressor.modifiers.quantization import GPTQModifier
 
-    return GPTQModifier(config_groups={"group_0": _scheme(bits)}, ignore=IGNORED)
+    return GPTQModifier(config_groups={"group_0": _scheme(scheme)}, ignore=IGNORED)
 
 
-def awq_modifier(bits: int, block: str) -> Any:
-    """llm-compressor's AWQ with its own mappings for Llama.
+# Neither AWQ nor SmoothQuant of llm-compressor has mappings for BERT. What may be scaled there
+# without another result is an attention's values, for its output.
+_VALUES, _OUTPUT = "re:.*attention.self.value$", "re:.*attention.output.dense$"
 
-    It has none for BERT. What may be scaled there without another result is an attention's values,
-    for its output.
-    """
-    from llmcompressor.modifiers.quantization import QuantizationModifier
+
+def awq_modifier(scheme: str, block: str) -> Any:
+    """llm-compressor's AWQ with its own mappings for Llama."""
     from llmcompressor.modifiers.transform.awq import AWQMapping, AWQModifier
 
-    groups = {"group_0": _scheme(bits)}
-    values = AWQMapping("re:.*attention.self.value$", ["re:.*attention.output.dense$"])
-    scaling = AWQModifier(mappings=[values]) if block == "BertLayer" else AWQModifier()
-    return [scaling, QuantizationModifier(config_groups=groups, ignore=IGNORED)]
+    mappings = [AWQMapping(_VALUES, [_OUTPUT])] if block == "BertLayer" else None
+    return [AWQModifier(mappings=mappings), rounding_modifier(scheme)]
 
 
-def _scheme(bits: int) -> Any:
-    from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
+def smoothquant_modifier(strength: float, rounded: str, block: str) -> Any:
+    """llm-compressor's SmoothQuant with its own mappings for Llama, then `rtn` or `gptq`."""
+    from llmcompressor.modifiers.transform.smoothquant import SmoothQuantModifier
 
-    weights = QuantizationArgs(
-        num_bits=bits, type="int", symmetric=True, strategy="group", group_size=64
+    mappings = [([_OUTPUT], _VALUES)] if block == "BertLayer" else None
+    rounding = {"rtn": rounding_modifier, "gptq": gptq_modifier}[rounded]
+    smoothing = SmoothQuantModifier(smoothing_strength=strength, mappings=mappings)
+    return [smoothing, rounding("dynamic")]
+
+
+def kv_modifier(numbers: str) -> Any:
+    """llm-compressor's rounding of keys and values, on one scale for each of a block's."""
+    from llmcompressor.modifiers.quantization import QuantizationModifier
+
+    grid = {"num_bits": 8, "type": numbers, "strategy": "tensor", "symmetric": True}
+    return QuantizationModifier(kv_cache_scheme={**grid, "dynamic": False}, ignore=IGNORED)
+
+
+def _scheme(name: str) -> Any:
+    """What is rounded to what: a grid by Attar's name for it, or `dynamic` and `static` W8A8."""
+    from compressed_tensors.quantization import (
+        QuantizationArgs,
+        QuantizationScheme,
+        preset_name_to_scheme,
     )
-    return QuantizationScheme(targets=["Linear"], weights=weights)
+
+    presets = {"dynamic": "W8A8", "mxfp4": "MXFP4A16"}
+    if name in presets:
+        return preset_name_to_scheme(presets[name], ["Linear"])
+    weights: dict[str, Any] = {"num_bits": 8, "type": "int", "strategy": "channel"}
+    inputs = None
+    if name == "static":
+        inputs = QuantizationArgs(num_bits=8, type="int", symmetric=False, strategy="tensor")
+    elif name == "fp8-e4m3":
+        weights |= {"type": "float"}
+    else:
+        weights |= {"num_bits": int(name[3]), "strategy": "group", "group_size": 64}
+    return QuantizationScheme(
+        targets=["Linear"],
+        weights=QuantizationArgs(symmetric=True, **weights),
+        input_activations=inputs,
+    )
 
 
 def sparse_modifier(method: str, structure: str, block: str) -> Any:

@@ -14,6 +14,7 @@ import _texts
 WORK = Path(".attar/bench/compare")
 RESULT = "linears.safetensors"  # what a method leaves in its folder
 ITEMS = "items.json"  # of each figure, a number and a weight for each sequence
+COMPARED = ("less", "nats")  # the figures by which methods are held against each other
 Judged = dict[str, tuple[list[float], list[int]]]
 
 
@@ -27,7 +28,7 @@ class Subject:
     task: Any
     calibration: tuple[int, int]
     judgment: tuple[int, int]
-    judge: Callable[[Subject, Any, Any], tuple[dict[str, float], Judged]]
+    judge: Callable[[Any, Any, Any], Judged]
     part: int = 0  # of the novel: which tokens it is calibrated on
 
     def prepare(self) -> None:
@@ -81,10 +82,18 @@ class Subject:
 
         return load(ModelSource(path=str(self.original)), self.task)
 
+    def tell(self, original: Any, model: Any, out: Path) -> None:
+        """Judge a model of transformers beside the original, for `judged` to read."""
+        out.mkdir(parents=True, exist_ok=True)
+        items = self.judge(original.eval(), model.eval(), self.ids("speeches"))
+        (out / ITEMS).write_text(json.dumps(items))
+
     def judged(self, folder: Path) -> dict[str, float]:
-        """How far the weights in a folder are from the original's, with intervals."""
+        """How far what a method left in a folder is from the original, with intervals."""
         from safetensors.torch import load_file
 
+        if not (folder / RESULT).exists():  # it was judged as it ran
+            return figures(json.loads((folder / ITEMS).read_text()))
         original, model, state = self.load(), self.load(), load_file(folder / RESULT)
         _, strange = model.module.load_state_dict(state, strict=False)
         missing = {name for name in expected(model) if name not in state}
@@ -92,10 +101,10 @@ class Subject:
             sys.exit(f"{folder} lacks weights that the method should have written: {min(missing)}")
         if strange:
             sys.exit(f"{folder} holds weights that the model does not have: {strange[:3]}")
-        found, items = self.judge(self, original, model)
-        (folder / ITEMS).write_text(json.dumps(items))
+        self.tell(original.module, model.module, folder)
         linears = [weight for weight in state.values() if weight.dim() == 2]
         zeros = sum(int((weight == 0).sum()) for weight in linears)
+        found = figures(json.loads((folder / ITEMS).read_text()))
         return found | {"zeros": zeros / sum(weight.numel() for weight in linears)}
 
 
@@ -105,8 +114,8 @@ def less(folder: Path, other: Path) -> dict[str, float]:
 
     own, theirs = (json.loads((each / ITEMS).read_text()) for each in (folder, other))
     plain: dict[str, float] = {}
-    for name, sums in own.items():
-        found = paired(Sums(*sums), Sums(*theirs[name]), 0)
+    for name in (each for each in COMPARED if each in own):
+        found = paired(Sums(*own[name]), Sums(*theirs[name]), 0)
         plain |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
     return plain
 
@@ -118,49 +127,60 @@ def expected(model: Any) -> list[str]:
     return [f"{name}.weight" for name in model.linears(Scope.linears())]
 
 
-def _by_answers(subject: Subject, original: Any, model: Any) -> tuple[dict[str, float], Judged]:
-    """Perplexity, and nats a token between the distributions of the next one."""
+def figures(items: Judged) -> dict[str, float]:
+    """What the numbers of the sequences come to, with intervals over these."""
+    from math import exp
+
+    from attar.ops.bootstrap import interval
+
+    def figure(name: str, key: str, scale: Callable[[float], float] = float) -> dict[str, float]:
+        found = interval(*items[key], 0)
+        ends = {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
+        return {end: scale(value) for end, value in ends.items()}
+
+    if "nats" not in items:
+        return figure("distance", "less")
+    told = figure("perplexity", "nats", exp) | figure("kl", "less")
+    original = figure("original_perplexity", "original", exp)
+    return told | {"original_perplexity": original["original_perplexity"]}
+
+
+def _by_answers(original: Any, model: Any, ids: Any) -> Judged:
+    """Nats between the distributions of the next token, and nats that the text's own one costs."""
     import torch
 
-    from attar.data.batches import Batch
-    from attar.measure.items import Items
-    from attar.measure.quality import judge
-    from attar.measure.statistics import figures
-
-    rows = subject.ids("speeches").split(4)
-    batches = [Batch(part, torch.ones_like(part), part) for part in rows]
-    kept = subject.folder / "original-judged.json"
-    if not kept.exists():
-        kept.write_text(json.dumps(judge(original, batches, None).to_plain()))
-    base = Items.from_plain(json.loads(kept.read_text()))
-    items = judge(model, batches, original)
-    figure = figures(items, base, "causal-lm")
-    plain = {}
-    for name in ("perplexity", "kl"):
-        each = figure[name]
-        plain |= {name: each.value, f"{name}_low": each.low, f"{name}_high": each.high}
-    plain["original_perplexity"] = figures(base, None, "causal-lm")["perplexity"].value
-    return plain, {"less": (items.kl or [], items.compared), "nats": (items.nll, items.tokens)}
+    sums: dict[str, list[float]] = {"less": [], "nats": [], "original": []}
+    with torch.inference_mode():
+        for row in ids.split(1):
+            one, other = (
+                each(input_ids=row, use_cache=False).logits[0, :-1].float().log_softmax(-1)
+                for each in (original, model)
+            )
+            less = (one.exp() * (one - other)).sum(-1)
+            costs = {"less": less, "nats": _costs(other, row), "original": _costs(one, row)}
+            for name, each in costs.items():
+                sums[name].append(float(each.double().sum()))
+    return {name: (found, [ids.shape[1] - 1] * len(ids)) for name, found in sums.items()}
 
 
-def _by_vectors(subject: Subject, original: Any, model: Any) -> tuple[dict[str, float], Judged]:
+def _costs(logarithms: Any, row: Any) -> Any:
+    return -logarithms.gather(-1, row[0, 1:, None])
+
+
+def _by_vectors(original: Any, model: Any, ids: Any) -> Judged:
     """1 - the cosine between the vectors of a passage, which are means of its last states."""
     import torch
     from torch.nn.functional import cosine_similarity
 
-    from attar.data.batches import Batch
-    from attar.ops.bootstrap import interval
-
     found: list[float] = []
     with torch.inference_mode():
-        for part in subject.ids("speeches").split(32):
-            batch = Batch(part, torch.ones_like(part), part)
-            one, other = (each.hidden(batch).float().mean(1) for each in (original, model))
+        for part in ids.split(32):
+            one, other = (
+                each.base_model(input_ids=part).last_hidden_state.float().mean(1)
+                for each in (original, model)
+            )
             found += (1 - cosine_similarity(one, other)).tolist()
-    ones = [1] * len(found)
-    span = interval(found, ones, 0)
-    plain = {"distance": span.value, "distance_low": span.low, "distance_high": span.high}
-    return plain, {"less": (found, ones)}
+    return {"less": (found, [1] * len(found))}
 
 
 DECODER = Subject(

