@@ -15,6 +15,8 @@ class Trait(StrEnum):
     ADAPTER = "adapter"
     UNEVEN = "uneven"
     SHARED = "shared"
+    CACHED = "cached"  # in an attention whose cache is on a grid
+    HEADED = "headed"  # heads of further tasks go by it
 
 
-FLOAT, QUANTIZED, MASKED, LOWRANK, ADAPTER, UNEVEN, SHARED = Trait
+FLOAT, QUANTIZED, MASKED, LOWRANK, ADAPTER, UNEVEN, SHARED, CACHED, HEADED = Trait

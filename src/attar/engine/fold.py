@@ -15,6 +15,7 @@ from attar.engine.inputs import Inputs
 from attar.models.families import family_of
 
 _ORIGINAL = "the original"
+_Blame = dict[str, dict[Trait | None, str]]  # who changed a module's trait last; None: any of them
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ def fold(
     """Carry traits through the steps; `room` is the bytes of memory for each weight."""
     problems: list[str] = []
     steps: list[Step] = []
-    blame: dict[str, str] = {}
+    blame: _Blame = {}
     media, shapes = family_of(inputs.config.model_type).media, {"original": _shape(facts)}
     for number, (step, name) in enumerate(zip(recipe.steps, recipe.stage_ids(), strict=True), 1):
         shape = _shape(facts)
@@ -85,7 +86,8 @@ def fold(
                 traits[fact.name] = traits[fact.name] - {UNEVEN}
             if (fact.name in touched or whole in touched) and (step.removes or step.adds):
                 traits[fact.name] = (traits[fact.name] - step.removes) | step.adds
-                blame[fact.name] = where
+                changed = dict.fromkeys((None, *step.removes, *step.adds), where)
+                blame[fact.name] = {**blame.get(fact.name, {}), **changed}
     return Folded(recipe.model_copy(update={"steps": tuple(steps)}), problems)
 
 
@@ -107,8 +109,8 @@ def _had_by_all(
 
 
 def _moved(
-    origin: Mapping[str, Sequence[str]], traits: dict[str, set[Trait]], blame: dict[str, str]
-) -> tuple[dict[str, set[Trait]], dict[str, str]]:
+    origin: Mapping[str, Sequence[str]], traits: dict[str, set[Trait]], blame: _Blame
+) -> tuple[dict[str, set[Trait]], _Blame]:
     """Traits and blame under the names that modules have now.
 
     Of what a module may have been, it surely is float or quantized only where all were, and may
@@ -125,7 +127,9 @@ def _moved(
                 for trait in one
                 if trait not in (FLOAT, QUANTIZED) or all(trait in other for other in found)
             }
-            new_blame[name] = next((blame[old] for old in known if old in blame), _ORIGINAL)
+            new_blame[name] = next(
+                (blame[old] for old in known if old in blame), dict[Trait | None, str]()
+            )
     return new_traits, new_blame
 
 
@@ -138,7 +142,7 @@ def _unmet(
     chosen: Sequence[str],
     norms: set[str],
     traits: dict[str, set[Trait]],
-    blame: dict[str, str],
+    blame: _Blame,
 ) -> Iterator[str]:
     """What a step needs of its scope, and who left that otherwise; `{name}` is the step's own."""
     for need in sorted(step.needs):
@@ -148,20 +152,26 @@ def _unmet(
             yield f"{need} weights, and its scope names norms only. Widen its scope"
         if lost:
             yield (
-                f"{need} weights, but {blame.get(lost[0], 'the original')} left {lost[0]} "
+                f"{need} weights, but {_who(blame, lost[0], need)} left {lost[0]} "
                 f"{_told(traits[lost[0]])}. Move {{name}} before it, or narrow its scope"
             )
             return
     for trait in sorted(_forbidden(step)):
         left = [module for module in chosen if trait in traits.get(module, ())]
         if left:
-            who = blame.get(left[0], _ORIGINAL)
+            who = _who(blame, left[0], trait)
             ours = who != _ORIGINAL
             way = "Move {name} before it" if ours else "Take another model, or leave the step out"
             yield (
                 f"weights that are not {trait}, but {who} left "
                 f"{left[0]} {'/'.join(sorted(traits[left[0]]))}. {way}"
             )
+
+
+def _who(blame: _Blame, name: str, trait: Trait) -> str:
+    """Who left a module with a trait, or without it."""
+    found = blame.get(name, {})
+    return found.get(trait) or found.get(None) or _ORIGINAL
 
 
 def _forbidden(step: Step) -> frozenset[Trait]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Self
 
 import torch
@@ -10,8 +11,9 @@ from torch import nn
 
 from attar.core.context import Context
 from attar.core.keys import seed_of
+from attar.core.scope import ModuleFact
 from attar.core.step import DataRef, ModelRef, Step
-from attar.core.traits import FLOAT
+from attar.core.traits import FLOAT, HEADED
 from attar.errors import UserError
 from attar.layers import Heads, swap
 from attar.layers.heads import NAME
@@ -37,6 +39,7 @@ class Tasks(Training, Step, kind="adapt/tasks"):
     """
 
     needs = frozenset({FLOAT})
+    forbids = adds = frozenset({HEADED})
     tasks = ("classification",)
     whole = True
     shares = True
@@ -89,6 +92,10 @@ class Tasks(Training, Step, kind="adapt/tasks"):
     def foreign(self) -> set[str]:
         """The further tasks' datasets, whose labels are not the recipe's."""
         return {*self.others, *self.others_held_out}
+
+    def touched(self, modules: Sequence[ModuleFact]) -> Sequence[str]:
+        """All of the trunk, whatever of it is trained: heads go by it."""
+        return [fact.name for fact in modules]
 
     def apply(self, model: Model, ctx: Context) -> Model:
         """Add the heads, train all, and leave the best state."""

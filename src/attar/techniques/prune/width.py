@@ -14,7 +14,7 @@ from attar.calibrate.rows import Calibrated, calibration
 from attar.core.context import Context
 from attar.core.scope import ModuleFact
 from attar.core.step import TASKS, DataRef, Step, Task
-from attar.core.traits import FLOAT, UNEVEN
+from attar.core.traits import CACHED, FLOAT, HEADED, UNEVEN
 from attar.errors import UserError
 from attar.models.axes import Sizes, sizes_of_facts, widths
 from attar.models.model import Model
@@ -39,7 +39,7 @@ class Width(Calibrated, Step, kind="prune/width"):
 
     version = 2
     needs = frozenset({FLOAT})
-    forbids = frozenset({UNEVEN})
+    forbids = frozenset({UNEVEN, CACHED, HEADED})
     tasks = TASKS
     promises = frozenset({"changed", "smaller"})
 

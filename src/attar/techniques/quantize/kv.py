@@ -13,7 +13,9 @@ from attar.core.context import Context
 from attar.core.grid import Grid
 from attar.core.scope import ModuleFact, Scope
 from attar.core.step import Step
-from attar.layers import CACHED, Cached, CacheGrid, swap
+from attar.core.traits import CACHED
+from attar.layers import CACHED as NAME
+from attar.layers import Cached, CacheGrid, swap
 from attar.models.model import Model, inference
 from attar.ops.activations import Range
 
@@ -27,6 +29,7 @@ class Kv(Calibrated, Step, kind="quantize/kv"):
     """
 
     needs = frozenset()
+    adds = frozenset({CACHED})
     tasks = ("causal-lm",)
     promises = frozenset({"changed"})
 
@@ -44,12 +47,17 @@ class Kv(Calibrated, Step, kind="quantize/kv"):
                 "what makes keys and values. Write `attention`, or `attention & blocks[2:6]`"
             )
 
+    def touched(self, modules: Sequence[ModuleFact]) -> Sequence[str]:
+        """All linears of the attentions, whichever of them are in scope."""
+        blocks = set(_blocks(modules, self.scope.select(modules)))
+        return [m.name for m in modules if m.block in blocks and m.linear and m.role == "attention"]
+
     def apply(self, model: Model, ctx: Context) -> Model:
         """Watch keys and values pass, and round from then on."""
         grid, module = Grid.parse(f"{self.cache}-channel"), model.module
         attention = model.family.attention_name
         blocks = _blocks(model.facts(), model.select(self.scope))
-        watched = {f"{model.blocks_name}.{i}.{attention}.{CACHED}": Watch() for i in blocks}
+        watched = {f"{model.blocks_name}.{i}.{attention}.{NAME}": Watch() for i in blocks}
         for name, watch in watched.items():
             swap(module, name, watch)
         batches = calibration(self, model, ctx)
