@@ -20,7 +20,7 @@ TAUGHT = {"tokens": 60_000, "batch": 4}  # while rounding or pruning; half of wh
 
 
 def llm_compressor(
-    subject: Subject, whole: bool = False, **modifiers: Callable[[], Any]
+    subject: Subject, modifiers: dict[str, Callable[[], Any]], whole: bool = False
 ) -> dict[str, Method]:
     """What llm-compressor does with each of these modifiers."""
     return {
@@ -43,11 +43,11 @@ def rounding(bits: int, subject: Subject) -> dict[str, Method]:
         f"gptq{HEALED}": own(("quantize/gptq", {"grid": grid}), HEAL[subject]),
         f"autoround{HEALED}": own(autoround, HEAL[subject]),
     }
-    found |= llm_compressor(
-        subject,
-        gptq=partial(_peers.gptq_modifier, grid),
-        awq=partial(_peers.awq_modifier, grid, subject.block),
-    )
+    peers = {
+        "gptq": partial(_peers.gptq_modifier, grid),
+        "awq": partial(_peers.awq_modifier, grid, subject.block),
+    }
+    found |= llm_compressor(subject, peers)
     for iterations in (60, 90, 200) if subject is DECODER else (200,):  # 90 take 20 minutes
         name = f"auto-round, {iterations} iterations"
         found[name] = peer("auto-round", _peers.auto_round(bits, 64, iterations))
@@ -58,20 +58,14 @@ def rounding(bits: int, subject: Subject) -> dict[str, Method]:
     return found
 
 
-def floats(subject: Subject) -> dict[str, dict[str, Method]]:
+def floats(grid: str, subject: Subject) -> dict[str, Method]:
     """Weights that become small floats."""
-    return {
-        grid: {
-            "rtn": own(("quantize/rtn", {"grid": grid})),
-            "gptq": own(("quantize/gptq", {"grid": grid})),
-            **llm_compressor(
-                subject,
-                rtn=partial(_peers.rounding_modifier, grid),
-                gptq=partial(_peers.gptq_modifier, grid),
-            ),
-        }
-        for grid in ("fp8-e4m3", "mxfp4")
+    peers = {
+        "rtn": partial(_peers.rounding_modifier, grid),
+        "gptq": partial(_peers.gptq_modifier, grid),
     }
+    found = {name: own((f"quantize/{name}", {"grid": grid})) for name in peers}
+    return found | llm_compressor(subject, peers)
 
 
 def inputs(subject: Subject) -> dict[str, Method]:
@@ -87,16 +81,20 @@ def inputs(subject: Subject) -> dict[str, Method]:
         name: own((f"quantize/{name}", {}), whole=True)
         for name in ("dynamic", "static", "smoothquant")
     }
-    return found | llm_compressor(subject, whole=True, **peers)
+    return found | llm_compressor(subject, peers, whole=True)
 
 
 def cache() -> dict[str, Method]:
     """Keys and values at 8 bits, weights as they are."""
-    kinds = {"fp8": ("fp8-e4m3", "float"), "int8": ("int8", "int")}
-    peers = {name: partial(_peers.kv_modifier, theirs) for name, (_, theirs) in kinds.items()}
-    return {
-        name: own(("quantize/kv", {"cache": ours}), whole=True) for name, (ours, _) in kinds.items()
-    } | llm_compressor(DECODER, whole=True, **peers)
+    found = {
+        name: own(("quantize/kv", {"cache": numbers}), whole=True)
+        for name, numbers in {"fp8": "fp8-e4m3", "int8": "int8"}.items()
+    }
+    peers = {
+        "fp8": partial(_peers.kv_modifier, "float"),
+        "int8": partial(_peers.kv_modifier, "int"),
+    }
+    return found | llm_compressor(DECODER, peers, whole=True)
 
 
 def heads(subject: Subject) -> dict[str, Method]:
@@ -141,7 +139,7 @@ def pruning(settings: dict[str, Any], structure: str, subject: Subject) -> dict[
         name: partial(_peers.sparse_modifier, name, structure, subject.block)
         for name in ("wanda", "sparsegpt")
     }
-    return found | llm_compressor(subject, **peers)
+    return found | llm_compressor(subject, peers)
 
 
 def lowrank(keep: float, subject: Subject) -> dict[str, Method]:
@@ -192,7 +190,8 @@ CASES: dict[str, Case] = {
         "lowrank-60": lowrank(0.6, subject),
         "w8a8": inputs(subject),
         "heads-67": heads(subject),
-        **floats(subject),
+        "fp8-e4m3": floats("fp8-e4m3", subject),
+        "mxfp4": floats("mxfp4", subject),
         **together(subject),
         **sizes(),
     }.items()
