@@ -17,7 +17,7 @@ from attar.errors import ModelError, UserError
 from attar.models import save
 from attar.models.pooling import vectors
 from attar.runtimes.runtime import Decoder, Encoder, Engine, StoredCodes
-from attar.serve import opening
+from attar.serve import locating, opening
 from attar.serve.batching import Batched
 from attar.serve.delegating import Delegated
 from attar.serve.locating import locate
@@ -71,7 +71,8 @@ def opened(
 ) -> Loaded:
     engine = Fake(fake)
     monkeypatch.setattr(opening, "find", lambda name: engine)
-    monkeypatch.setattr(opening, "engine_of", lambda path: engine if engine.holds(path) else None)
+    monkeypatch.setattr(locating, "find", lambda name: engine)
+    monkeypatch.setattr(locating, "engine_of", lambda path: engine if engine.holds(path) else None)
     return open_model(Source(name="m", path=str(folder), **source), plain())
 
 

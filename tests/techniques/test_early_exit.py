@@ -9,7 +9,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from attar.calibrate.sensitivity import divergences, parts_of
+from attar.calibrate.sensitivity import divergences
+from attar.calibrate.table import parts_of
 from attar.core import registry
 from attar.core.context import Context
 from attar.core.scope import Scope
