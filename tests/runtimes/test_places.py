@@ -92,3 +92,25 @@ def test_what_has_to_wait_is_read_once_the_other_is() -> None:
         assert not done.wait(0.05)
     assert done.wait(10)
     thread.join()
+
+
+def test_none_that_comes_later_is_read_before_one_that_has_to_wait() -> None:
+    readings, order = Readings(100), list[str]()
+
+    def read(name: str, length: int | None) -> threading.Thread:
+        def reading() -> None:
+            with readings.one(length):
+                order.append(name)
+
+        thread = threading.Thread(target=reading)
+        thread.start()
+        thread.join(0.05)
+        return thread
+
+    with readings.one(20):
+        first = read("goes on with a chat", None)
+        second = read("would fit", 40)
+        assert order == []
+    first.join(10)
+    second.join(10)
+    assert order == ["goes on with a chat", "would fit"]

@@ -93,12 +93,12 @@ class Reference:
     def answers(self, model: Model) -> list[Floats]:
         """Of each row the log-probabilities of a decoder, or what an encoder puts out."""
         if self._answers is None:
-            run = TorchDecoder(model).logprobs if model.task == "causal-lm" else _alone(model)
+            run = TorchDecoder(model).logprobs if model.task == "causal-lm" else _one_by_one(model)
             self._answers = [run(row) for row in self.rows(model)[0]]
         return self._answers
 
 
-def _alone(model: Model) -> Callable[[Sequence[int]], Floats]:
+def _one_by_one(model: Model) -> Callable[[Sequence[int]], Floats]:
     encoder = TorchEncoder(model)
     return lambda row: encoder.run(*_batch(row))
 

@@ -67,11 +67,12 @@ class Readings:
         self._room = room
         self._now: list[int | None] = []
         self._changed = threading.Condition()
+        self._next = threading.Lock()  # whoever waits keeps others from going before it for ever
 
     @contextmanager
     def one(self, length: int | None) -> Iterator[None]:
         """Wait until a prompt of this length may be read; None, of one not known, is read alone."""
-        with self._changed:
+        with self._next, self._changed:
             self._changed.wait_for(lambda: self.fits(length))
             self._now.append(length)
         try:
