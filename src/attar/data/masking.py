@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 from attar.errors import ModelError
 
 IGNORED = -100
+_NEVER = 2.0  # above all that is drawn
 
 Ids = NDArray[np.int64]
 Flags = NDArray[np.bool_]
@@ -37,26 +39,34 @@ class Masker:
 
     def mask(self, ids: Tensor, seeds: list[int]) -> tuple[Tensor, Tensor]:
         """The inputs, [rows, length], with masks in them, and the labels at the chosen places."""
-        pairs = zip(ids.numpy(), map(drawing, seeds), strict=True)
-        rows = [self.row(row, generator) for row, generator in pairs]
-        masked, labels = (np.stack(some) for some in zip(*rows, strict=True))
+        rows, length = ids.shape
+        masked, labels = self.rows(ids.numpy(), [length] * rows, [drawing(seed) for seed in seeds])
         return torch.from_numpy(masked), torch.from_numpy(labels)
 
-    def row(
-        self, ids: Ids, generator: np.random.Generator, starts: Flags | None = None
+    def rows(
+        self,
+        ids: Ids,
+        sizes: Sequence[int],
+        generators: Sequence[np.random.Generator],
+        starts: Sequence[Flags] | None = None,
     ) -> tuple[Ids, Ids]:
-        """The same for one row, [length].
+        """The same for rows that are padded, [rows, length], each with a generator of its own.
 
-        `starts`, [length], is True where a word begins, the first token included: words are then
-        chosen or left as a whole.
+        sizes: tokens of each. starts, each [size]: True where a word begins, the first token
+        included; words are then chosen or left as a whole.
         """
-        draw, act = generator.random((2, len(ids)))
-        others = generator.integers(self.vocabulary, size=len(ids))
-        if starts is not None:
-            draw = draw[np.flatnonzero(starts)[np.cumsum(starts) - 1]]
-        draw = np.where(self._special[ids], 2.0, draw)
+        draw, act, others = np.full(ids.shape, _NEVER), np.zeros(ids.shape), np.zeros_like(ids)
+        for row, (size, generator) in enumerate(zip(sizes, generators, strict=True)):
+            first, act[row, :size] = generator.random((2, size))
+            others[row, :size] = generator.integers(self.vocabulary, size=size)
+            if starts is not None:
+                words = starts[row]
+                first = first[np.flatnonzero(words)[np.cumsum(words) - 1]]
+            draw[row, :size] = first
+        draw[self._special[ids]] = _NEVER
         # At least one place in every row: a batch with nothing to judge has no loss.
-        chosen = (draw < self.rate) | ((draw == draw.min()) & (draw < 2.0))
+        least = (draw == draw.min(1, keepdims=True)) & (draw < _NEVER)
+        chosen = (draw < self.rate) | least
         labels = np.where(chosen, ids, IGNORED)
         masked = np.where(chosen & (act < 0.8), self.mask_id, ids)
         return np.where(chosen & (act >= 0.9), others, masked), labels

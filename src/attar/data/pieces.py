@@ -18,16 +18,18 @@ _TOGETHER = 4096  # sentences that are tokenized at a time
 
 @dataclass(frozen=True)
 class Run:
-    """Tokens in a row: their ids, and where a word starts, both [length]."""
+    """Tokens in a row: their ids and, where words count, where one starts, both [length]."""
 
     ids: Ids
-    starts: Flags
+    starts: Flags | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def cut(self, first: int, end: int) -> Run:
         """The tokens from `first` to `end`; what is left of a word counts as one."""
+        if self.starts is None:
+            return Run(self.ids[first:end])
         starts = self.starts[first:end].copy()
         starts[:1] = True
         return Run(self.ids[first:end], starts)
@@ -63,7 +65,8 @@ class Pieces:
             starts.append(begins)
         self.documents = [(first, last) for first, last in self.documents if last > first]
         self.ids = np.array([id_ for ids in found for id_ in ids], dtype=np.int64)
-        self._starts = np.array([start for row in starts for start in row], dtype=np.bool_)
+        flat = np.array([start for row in starts for start in row], dtype=np.bool_)
+        self._whole = Run(self.ids, flat if words else None)
 
     def size(self, first: int, end: int) -> int:
         """How many tokens the pieces from `first` to `end` have."""
@@ -71,8 +74,7 @@ class Pieces:
 
     def run(self, first: int, end: int) -> Run:
         """The tokens of the pieces from `first` to `end`."""
-        whole = Run(self.ids, self._starts)
-        return whole.cut(self._bounds[first], self._bounds[end])
+        return self._whole.cut(self._bounds[first], self._bounds[end])
 
 
 def _tokenized(
