@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -85,28 +89,46 @@ def serve(
     if limits == ["help"]:
         _list_limits()
         return
-    _require()
-    from attar.serve.run import serve as run
-    from attar.serve.settings import Settings
+    with _ended_by_sigterm():
+        _require()
+        from attar.serve.run import serve as run
+        from attar.serve.settings import Settings
 
-    sources = [_source(text, home, engine, task) for text in models]
-    if original is not None:
-        beside = _source(original, home, None, task)
-        name = beside.name if beside.name not in {s.name for s in sources} else "original"
-        sources.append(beside.model_copy(update={"name": name, "original": True}))
-    run(
-        Settings(
-            models=tuple(sources),
-            host=host,
-            port=port,
-            keys=_keys(keys, secret),
-            anyone=anyone,
-            memory=_bytes(memory),
-            threads=threads,
-            limits=_limits(limits or ()),
-        ),
-        _prepare(Path(home), export),
-    )
+        sources = [_source(text, home, engine, task) for text in models]
+        if original is not None:
+            beside = _source(original, home, None, task)
+            name = beside.name if beside.name not in {s.name for s in sources} else "original"
+            sources.append(beside.model_copy(update={"name": name, "original": True}))
+        run(
+            Settings(
+                models=tuple(sources),
+                host=host,
+                port=port,
+                keys=_keys(keys, secret),
+                anyone=anyone,
+                memory=_bytes(memory),
+                threads=threads,
+                limits=_limits(limits or ()),
+            ),
+            _prepare(Path(home), export),
+        )
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """SIGTERM ends what comes before the server, and after it, as Ctrl-C does.
+
+    By itself it would leave a half-made export behind, and end nothing at all in a container,
+    whose first process the kernel lets no signal end that it does not heed.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
 
 
 def _require() -> None:

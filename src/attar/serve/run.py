@@ -62,15 +62,11 @@ def serve(settings: Settings, prepare: Prepare = lambda source: source) -> None:
 
 
 def _prepared(settings: Settings, prepare: Prepare) -> Settings:
-    """The models in the places to open them at; SIGTERM ends that as Ctrl-C does."""
+    """The models in the places to open them at."""
     for source in settings.models:  # what is not there at all is told before anything is prepared
         if source.engine is None:
             locate(source)
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        found = tuple(prepare(source) for source in settings.models)
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    found = tuple(prepare(source) for source in settings.models)
     return settings.model_copy(update={"models": found})
 
 
