@@ -151,7 +151,7 @@ def test_the_fastest_export_takes_the_place_of_a_model_and_not_of_the_original(
         return found.get(Path(path).name)
 
     def serve(settings: Settings, prepare: Any) -> None:
-        served.extend(prepare(source) for source in settings.models)
+        served.extend(prepare(settings.models))
 
     served: list[Source] = []
     monkeypatch.setattr(first_use, "fastest", fastest)
@@ -179,11 +179,34 @@ def test_nothing_is_prepared_where_a_model_is_not_there(folders: dict[str, Path]
         Source(name="b", path=str(tmp_path / "none")),
     )
 
-    def prepare(source: Source) -> Source:
-        raise AssertionError(source.name)
+    def prepare(_: Any) -> Any:
+        raise AssertionError
 
     with pytest.raises(ModelError, match="there is no model at"):
         attar.serve.run.serve(Settings(models=models, port=0), prepare)
+
+
+def test_nothing_is_exported_before_every_engine_is_known_to_run_its_model(
+    folders: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    pytest.importorskip("onnxruntime")
+    from attar.export import first_use
+
+    def export(*_: Any) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(first_use, "export", export)
+    words = ["serve", str(folders["kinds"]), "--home", str(tmp_path), "--engine", "onnxruntime"]
+    for other, said in (
+        (folders["vectors"], "it is for masked-lm"),
+        (folders["writer"], "heads of a multiple of 16"),
+        (tmp_path / "none", "there is no model at"),
+    ):
+        assert main([*words, str(other)]) == 2
+        assert said in capsys.readouterr().err
 
 
 _SIGNALED = """

@@ -14,6 +14,7 @@ import typer
 from attar.cli.options import HOME, Home, Task
 
 if TYPE_CHECKING:
+    from attar.export.first_use import Wish
     from attar.serve.run import Prepare
     from attar.serve.settings import Limits, Source
 
@@ -141,30 +142,49 @@ def _require() -> None:
 
 
 def _prepare(home: Path, export: bool) -> Prepare:
-    """Puts the fastest export in the place of a model; the original stays what it is."""
+    """Puts the fastest export in the place of a model; the original stays what it is.
 
-    def prepare(source: Source) -> Source:
-        if source.original:
-            return source
-        from attar.errors import UserError
-        from attar.export.first_use import Wish, fastest
-        from attar.serve.log import log
+    None is made before every engine that was named is known to run its model.
+    """
 
-        def say(text: str) -> None:
-            log("exporting", model=source.name, step=text)
+    def prepare(sources: tuple[Source, ...]) -> tuple[Source, ...]:
+        from attar.export.first_use import chooses
+        from attar.serve.locating import locate
 
-        found = fastest(source.path, home, Wish(source.engine, source.task, export), say)
-        if found is None:
-            return source
-        if found.folder is None:
-            if source.engine is not None:
-                raise UserError(f"{source.engine} does not run {source.path}: {found.why}")
-            log("no export", model=source.name, reason=found.why)
-            return source
-        log("export", model=source.name, engine=found.engine, folder=found.folder, why=found.why)
-        return source.model_copy(update={"path": str(found.folder), "engine": found.engine})
+        for source in sources:
+            if source.engine is not None and not chooses(source.path, home, _wish(source, export)):
+                locate(source)
+        return tuple(_fastest(source, home, export) for source in sources)
 
     return prepare
+
+
+def _wish(source: Source, export: bool) -> Wish:
+    from attar.export.first_use import Wish
+
+    return Wish(source.engine, source.task, export)
+
+
+def _fastest(source: Source, home: Path, export: bool) -> Source:
+    if source.original:
+        return source
+    from attar.errors import UserError
+    from attar.export.first_use import fastest
+    from attar.serve.log import log
+
+    def say(text: str) -> None:
+        log("exporting", model=source.name, step=text)
+
+    found = fastest(source.path, home, _wish(source, export), say)
+    if found is None:
+        return source
+    if found.folder is None:
+        if source.engine is not None:
+            raise UserError(f"{source.engine} does not run {source.path}: {found.why}")
+        log("no export", model=source.name, reason=found.why)
+        return source
+    log("export", model=source.name, engine=found.engine, folder=found.folder, why=found.why)
+    return source.model_copy(update={"path": str(found.folder), "engine": found.engine})
 
 
 def _source(text: str, home: str, engine: str | None, task: str | None) -> Source:

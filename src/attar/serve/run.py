@@ -23,16 +23,16 @@ from attar.serve.memory import COUNTED
 from attar.serve.models import Pool
 from attar.serve.settings import Settings, Source
 
-Prepare = Callable[[Source], Source]
+Prepare = Callable[[tuple[Source, ...]], tuple[Source, ...]]
 _CUT = 2  # seconds that requests get to notice that they are cut off
 _IDLE = 30  # seconds that a connection may stay open without a request
 _UNREAD = 300  # seconds until a connection whose reader takes nothing is dropped
 
 
-def serve(settings: Settings, prepare: Prepare = lambda source: source) -> None:
+def serve(settings: Settings, prepare: Prepare = lambda sources: sources) -> None:
     """Serve until SIGTERM or Ctrl-C. Raises UserError before anything listens, AttarError after.
 
-    `prepare` may put another place for a model before it is opened, and take its time.
+    `prepare` may put other places for models before they are opened, and take its time.
     """
     check_host(settings.host, settings.keys, settings.anyone)
     set_up()
@@ -66,8 +66,7 @@ def _prepared(settings: Settings, prepare: Prepare) -> Settings:
     for source in settings.models:  # what is not there at all is told before anything is prepared
         if source.engine is None:
             locate(source)
-    found = tuple(prepare(source) for source in settings.models)
-    return settings.model_copy(update={"models": found})
+    return settings.model_copy(update={"models": prepare(settings.models)})
 
 
 def config(app: Any, idle: int = _IDLE) -> uvicorn.Config:
