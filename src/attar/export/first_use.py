@@ -144,7 +144,7 @@ class _Search:
         return Choice(why, best.folder, best.engine)
 
     def _worth(self, one: Exported) -> float:
-        several = self.task == "causal-lm" and one.engine in find(one.target).several
+        several = self.task == "causal-lm" and find_engine(one.engine).several
         return _rate_here(one) * (_AT_ONCE if several else 1)
 
     def _usable(self, folder: Path) -> list[Exported]:
