@@ -15,6 +15,7 @@ from attar.core import registry
 from attar.core.recipe import DataSource, Guard, Recipe
 from attar.core.recipe_file import parse
 from attar.core.scope import Scope
+from attar.core.traits import Trait
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "README.zh.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -49,6 +50,12 @@ def generate() -> dict[str, Any]:
 
 def test_generated_pages_are_fresh(generate: dict[str, Any]):
     assert generate["stale"](generate["pages"]()) == [], "run `make docs`"
+
+
+def test_every_trait_is_told():
+    page = (ROOT / "docs" / "concepts.md").read_text("utf-8")
+    table = page.partition("## Traits")[2].partition("##")[0]
+    assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == [str(trait) for trait in Trait]
 
 
 def test_tables_say_what_was_measured():

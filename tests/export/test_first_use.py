@@ -17,7 +17,7 @@ from attar.errors import ExportError, Problem, UserError
 from attar.export import first_use
 from attar.export.artifact import find_artifact
 from attar.export.export import default_folder, draft_of
-from attar.export.first_use import Choice, Wish, fastest
+from attar.export.first_use import Choice, Wish, chooses, fastest
 from attar.export.record import RECORD
 from attar.measure.machine import cores, processor
 from attar.models import Files, load, save
@@ -282,9 +282,30 @@ def test_the_engine_that_is_named(kinds: Path, home: Path, made: list[str]) -> N
         assert chosen(kinds, home, engine=engine) == Choice(
             "it runs no export for classification. There are openvino, onnxruntime, torch"
         )
+        with pytest.raises(UserError, match=f"{engine} does not run {kinds}: it runs no export"):
+            chooses(str(kinds), home, Wish(engine))
     assert made == ["onnx"]
     with pytest.raises(UserError, match="no engine is called 'warp'"):
         chosen(kinds, home, engine="warp")
+
+
+def test_what_a_named_engine_would_run_is_known_beforehand(
+    kinds: Path, home: Path, made: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: Any) -> None:
+        raise ExportError([Problem("it holds no such grid")])
+
+    named = Wish("onnxruntime")
+    assert chooses(str(kinds), home, named)
+    assert not chooses(str(kinds), home, Wish("torch"))
+    with pytest.raises(UserError, match="none may be made"):
+        chooses(str(kinds), home, Wish("onnxruntime", make=False))
+    monkeypatch.setattr(first_use, "check", refused)
+    with pytest.raises(UserError, match="onnx: it holds no such grid"):
+        chooses(str(kinds), home, named)
+    put(kinds, "onnx", home)  # what is there already need not be made
+    assert chooses(str(kinds), home, named)
+    assert made == []
 
 
 def test_an_engine_that_is_not_installed_is_named_with_its_command(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
-import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -151,7 +151,7 @@ def test_the_fastest_export_takes_the_place_of_a_model_and_not_of_the_original(
         return found.get(Path(path).name)
 
     def serve(settings: Settings, prepare: Any) -> None:
-        served.extend(prepare(source) for source in settings.models)
+        served.extend(prepare(settings.models))
 
     served: list[Source] = []
     monkeypatch.setattr(first_use, "fastest", fastest)
@@ -178,18 +178,74 @@ def test_nothing_is_prepared_where_a_model_is_not_there(folders: dict[str, Path]
         Source(name="a", path=str(folders["writer"])),
         Source(name="b", path=str(tmp_path / "none")),
     )
-    before = signal.getsignal(signal.SIGTERM)
 
-    def prepare(source: Source) -> Source:
-        asked.append(source.name)
-        os.kill(os.getpid(), signal.SIGTERM)
-        return source
+    def prepare(_: Any) -> Any:
+        raise AssertionError
 
-    asked: list[str] = []
     with pytest.raises(ModelError, match="there is no model at"):
         attar.serve.run.serve(Settings(models=models, port=0), prepare)
-    assert asked == []
-    with pytest.raises(KeyboardInterrupt):  # SIGTERM ends an export as Ctrl-C does
-        attar.serve.run.serve(Settings(models=models[:1], port=0), prepare)
-    assert asked == ["a"]
+
+
+def test_nothing_is_exported_before_every_engine_is_known_to_run_its_model(
+    folders: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    pytest.importorskip("onnxruntime")
+    from attar.export import first_use
+
+    def export(*_: Any) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(first_use, "export", export)
+    words = ["serve", str(folders["kinds"]), "--home", str(tmp_path), "--engine", "onnxruntime"]
+    for other, said in (
+        (folders["vectors"], "it is for masked-lm"),
+        (folders["writer"], "heads of a multiple of 16"),
+        (tmp_path / "none", "there is no model at"),
+    ):
+        assert main([*words, str(other)]) == 2
+        assert said in capsys.readouterr().err
+
+
+_SIGNALED = """
+import os, signal, sys
+import attar.cli.serve, attar.export.first_use, attar.serve.run
+from attar.cli.main import main
+
+def signaled(*_):
+    os.kill(os.getpid(), signal.SIGTERM)
+    print("went on", name, flush=True)
+
+async def loading(_):
+    signaled()
+
+before = signal.getsignal(signal.SIGTERM)
+for place, name in (
+    (attar.cli.serve, "_require"),  # before anything is imported
+    (attar.export.first_use, "fastest"),  # while it exports
+    (attar.serve.run, "Pool"),  # just before it listens
+):
+    usual = getattr(place, name)
+    setattr(place, name, signaled)
+    assert main(sys.argv[1:]) == 130, name
     assert signal.getsignal(signal.SIGTERM) == before
+    setattr(place, name, usual)
+
+name, attar.serve.run.Pool.start = "start", loading
+assert main(sys.argv[1:]) == 0
+"""
+
+
+def test_sigterm_ends_the_command_whenever_it_comes(folders: dict[str, Path], tmp_path: Path):
+    """In a process of its own: where it were not heeded it would end this one."""
+    words = ["serve", str(folders["writer"]), "--port", "0", "--home", str(tmp_path)]
+    done = subprocess.run(
+        [sys.executable, "-c", _SIGNALED, *words], capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "went on start\n"  # the server drains
+    events = [json.loads(line)["event"] for line in done.stderr.splitlines() if line[0] == "{"]
+    assert events[-2:] == ["draining", "ended"]
+    assert "Traceback" not in done.stderr

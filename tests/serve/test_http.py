@@ -15,7 +15,7 @@ from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 
 from attar.errors import UserError
-from attar.serve import encoding
+from attar.serve import encoding, run
 from attar.serve.auth import check_host, read_keys
 from attar.serve.schemas import Chat, Classification, Completion, Embedding
 from serve.fakes import Echo, Running, opener, running, settings
@@ -198,6 +198,36 @@ def test_a_connection_without_a_whole_request_is_closed():
                 client.settimeout(60)
                 while client.recv(65536):
                     pass
+
+
+def test_connections_beyond_the_bound_are_told_and_closed(monkeypatch: pytest.MonkeyPatch):
+    def come_to(count: int) -> None:
+        end = time.monotonic() + 60
+        while len(server.server.server_state.connections) != count:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+
+    monkeypatch.setattr(run, "_SPARE", 1)
+    with running(settings(limits={"connections": 2})) as server, httpx.Client() as first:
+        url, address = f"{server.url}/v1/models", ("127.0.0.1", server.port)
+        assert first.get(url).status_code == 200
+        with socket.create_connection(address):
+            come_to(2)
+            refused = httpx.get(url)
+            assert error(refused, 503)["code"] == "connections"
+            assert refused.headers["retry-after"]
+            assert refused.headers["connection"] == "close"
+            for path in ("/healthz", "/readyz"):
+                come_to(2)
+                assert httpx.get(server.url + path).status_code == 200
+            assert first.get(url).status_code == 200  # it was there before
+            come_to(2)
+            with socket.create_connection(address):
+                come_to(3)
+                with pytest.raises(httpx.TransportError):
+                    httpx.get(f"{server.url}/healthz")
+        come_to(1)
+        assert httpx.get(url).status_code == 200
 
 
 def test_keys_are_read_line_by_line():

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +14,7 @@ import typer
 from attar.cli.options import HOME, Home, Task
 
 if TYPE_CHECKING:
+    from attar.export.first_use import Wish
     from attar.serve.run import Prepare
     from attar.serve.settings import Limits, Source
 
@@ -85,28 +90,46 @@ def serve(
     if limits == ["help"]:
         _list_limits()
         return
-    _require()
-    from attar.serve.run import serve as run
-    from attar.serve.settings import Settings
+    with _ended_by_sigterm():
+        _require()
+        from attar.serve.run import serve as run
+        from attar.serve.settings import Settings
 
-    sources = [_source(text, home, engine, task) for text in models]
-    if original is not None:
-        beside = _source(original, home, None, task)
-        name = beside.name if beside.name not in {s.name for s in sources} else "original"
-        sources.append(beside.model_copy(update={"name": name, "original": True}))
-    run(
-        Settings(
-            models=tuple(sources),
-            host=host,
-            port=port,
-            keys=_keys(keys, secret),
-            anyone=anyone,
-            memory=_bytes(memory),
-            threads=threads,
-            limits=_limits(limits or ()),
-        ),
-        _prepare(Path(home), export),
-    )
+        sources = [_source(text, home, engine, task) for text in models]
+        if original is not None:
+            beside = _source(original, home, None, task)
+            name = beside.name if beside.name not in {s.name for s in sources} else "original"
+            sources.append(beside.model_copy(update={"name": name, "original": True}))
+        run(
+            Settings(
+                models=tuple(sources),
+                host=host,
+                port=port,
+                keys=_keys(keys, secret),
+                anyone=anyone,
+                memory=_bytes(memory),
+                threads=threads,
+                limits=_limits(limits or ()),
+            ),
+            _prepare(Path(home), export),
+        )
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """SIGTERM ends what comes before the server, and after it, as Ctrl-C does.
+
+    By itself it would leave a half-made export behind, and end nothing at all in a container,
+    whose first process the kernel lets no signal end that it does not heed.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
 
 
 def _require() -> None:
@@ -119,30 +142,49 @@ def _require() -> None:
 
 
 def _prepare(home: Path, export: bool) -> Prepare:
-    """Puts the fastest export in the place of a model; the original stays what it is."""
+    """Puts the fastest export in the place of a model; the original stays what it is.
 
-    def prepare(source: Source) -> Source:
-        if source.original:
-            return source
-        from attar.errors import UserError
-        from attar.export.first_use import Wish, fastest
-        from attar.serve.log import log
+    None is made before every engine that was named is known to run its model.
+    """
 
-        def say(text: str) -> None:
-            log("exporting", model=source.name, step=text)
+    def prepare(sources: tuple[Source, ...]) -> tuple[Source, ...]:
+        from attar.export.first_use import chooses
+        from attar.serve.locating import locate
 
-        found = fastest(source.path, home, Wish(source.engine, source.task, export), say)
-        if found is None:
-            return source
-        if found.folder is None:
-            if source.engine is not None:
-                raise UserError(f"{source.engine} does not run {source.path}: {found.why}")
-            log("no export", model=source.name, reason=found.why)
-            return source
-        log("export", model=source.name, engine=found.engine, folder=found.folder, why=found.why)
-        return source.model_copy(update={"path": str(found.folder), "engine": found.engine})
+        for source in sources:
+            if source.engine is not None and not chooses(source.path, home, _wish(source, export)):
+                locate(source)
+        return tuple(_fastest(source, home, export) for source in sources)
 
     return prepare
+
+
+def _wish(source: Source, export: bool) -> Wish:
+    from attar.export.first_use import Wish
+
+    return Wish(source.engine, source.task, export)
+
+
+def _fastest(source: Source, home: Path, export: bool) -> Source:
+    if source.original:
+        return source
+    from attar.errors import UserError
+    from attar.export.first_use import fastest
+    from attar.serve.log import log
+
+    def say(text: str) -> None:
+        log("exporting", model=source.name, step=text)
+
+    found = fastest(source.path, home, _wish(source, export), say)
+    if found is None:
+        return source
+    if found.folder is None:
+        if source.engine is not None:
+            raise UserError(f"{source.engine} does not run {source.path}: {found.why}")
+        log("no export", model=source.name, reason=found.why)
+        return source
+    log("export", model=source.name, engine=found.engine, folder=found.folder, why=found.why)
+    return source.model_copy(update={"path": str(found.folder), "engine": found.engine})
 
 
 def _source(text: str, home: str, engine: str | None, task: str | None) -> Source:

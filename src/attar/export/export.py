@@ -76,13 +76,17 @@ def export_beside(
     reference: Reference, target: Target, folder: Path, wanted: Wanted, say: Say
 ) -> Exported:
     """Export an artifact that may be exported to other targets too: they share what it answers."""
-    target.require()
-    files = reference.artifact.files
-    skeleton = _skeleton(reference.artifact, wanted)
-    refuse(skeleton, target, wanted.allow_rounding, adapted_in(files.folder))
+    check(reference.artifact, target, wanted)
     check_place(folder)
     folder = folder.expanduser().absolute()
-    return _write(reference, load(files), target, folder, wanted, say)
+    return _write(reference, load(reference.artifact.files), target, folder, wanted, say)
+
+
+def check(artifact: Artifact, target: Target, wanted: Wanted = USUAL) -> None:
+    """Raise AttarError where the target does not take it, so far as no weight need be loaded."""
+    target.require()
+    skeleton = _skeleton(artifact, wanted)
+    refuse(skeleton, target, wanted.allow_rounding, adapted_in(artifact.files.folder))
 
 
 def write(

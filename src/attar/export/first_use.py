@@ -12,11 +12,11 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from attar.errors import AttarError, MissingPackage
+from attar.errors import AttarError, MissingPackage, UserError
 from attar.export._alone import alone
 from attar.export.artifact import REPORT, Artifact, find_artifact
 from attar.export.everything import rate
-from attar.export.export import Say, Wanted, default_folder, export
+from attar.export.export import Say, Wanted, check, default_folder, export
 from attar.export.record import RECORD, Exported, in_engines, read_record
 from attar.export.target import TARGETS, Target, find
 from attar.measure.machine import cores, processor
@@ -53,6 +53,9 @@ class Choice:
     engine: str | None = None
 
 
+_NONE_MAY_BE = Choice("there is no export of it, and none may be made (--no-export)")
+
+
 def fastest(path: str, home: Path, wish: Wish, say: Say = lambda _: None) -> Choice | None:
     """The export to serve in the place of a model; None where there is nothing to choose.
 
@@ -62,6 +65,34 @@ def fastest(path: str, home: Path, wish: Wish, say: Say = lambda _: None) -> Cho
     all exports are timed. Where there is none it is made, in `home`, by the first target of ORDER
     that takes the artifact. Raises UserError where the user names an engine that does not exist.
     """
+    search = _search(path, home, wish)
+    if not isinstance(search, _Search):
+        return search
+    found = search.found()
+    if found is not None or not wish.make:
+        return found or _NONE_MAY_BE
+    return search.made(say)
+
+
+def chooses(path: str, home: Path, wish: Wish) -> bool:
+    """Whether there is an export to choose, or one to make, which `fastest` then finds or makes.
+
+    Raises UserError where the engine that the user names runs none, as far as that is known before
+    any weight is loaded.
+    """
+    search = _search(path, home, wish)
+    if wish.engine is None:
+        return search is not None
+    refused = search if isinstance(search, Choice) else None
+    if isinstance(search, _Search) and search.found() is None:
+        refused = search.refused() if wish.make else _NONE_MAY_BE
+    if refused is not None:
+        raise UserError(f"{wish.engine} does not run {path}: {refused.why}")
+    return search is not None
+
+
+def _search(path: str, home: Path, wish: Wish) -> _Search | Choice | None:
+    """Where exports are looked for; or why there can be none, or None where none is wanted."""
     engine = None if wish.engine is None else find_engine(wish.engine).name
     there = Path(path).expanduser()
     if engine == TORCH or not (path.startswith(PACKAGE) or there.is_dir()) or _native(there):
@@ -75,11 +106,7 @@ def fastest(path: str, home: Path, wish: Wish, say: Say = lambda _: None) -> Cho
     task = wish.task or own
     if task not in ORDER or (task == "embedding" and own != task):
         return Choice(f"engines' exports make embeddings of no head's model, and it is for {own}")
-    search = _Search(artifact, ref, home, task, engine)
-    found = search.found()
-    if found is not None or not wish.make:
-        return found or Choice("there is no export of it, and none may be made (--no-export)")
-    return search.made(say)
+    return _Search(artifact, ref, home, task, engine)
 
 
 def _native(path: Path) -> bool:
@@ -117,7 +144,7 @@ class _Search:
         return Choice(why, best.folder, best.engine)
 
     def _worth(self, one: Exported) -> float:
-        several = self.task == "causal-lm" and one.engine in find(one.target).several
+        several = self.task == "causal-lm" and find_engine(one.engine).several
         return _rate_here(one) * (_AT_ONCE if several else 1)
 
     def _usable(self, folder: Path) -> list[Exported]:
@@ -139,8 +166,23 @@ class _Search:
             each = [Exported(folder, record, self.engine)]
         return [one for one in each if _runs(one)]
 
-    def made(self, say: Say) -> Choice:
-        """One that is made now, by one process at a time; or why there is none."""
+    def refused(self) -> Choice | None:
+        """Why none would be made, as far as that is known before any weight is loaded."""
+        targets = self._targets()
+        if isinstance(targets, Choice):
+            return targets
+        reasons: list[str] = []
+        for target in targets:
+            try:
+                check(self.artifact, find(target))
+            except AttarError as error:
+                reasons.append(f"{target}: {error}")
+            else:
+                return None
+        return Choice("; ".join(reasons))
+
+    def _targets(self) -> list[str] | Choice:
+        """What may be exported to here, likely the fastest first; or why there is nothing."""
         fit = [target for target in map(find, ORDER[self.task]) if self._runs_there(target)]
         if not fit:
             named = dict.fromkeys(find(target).engine for target in ORDER[self.task])
@@ -151,6 +193,13 @@ class _Search:
             return Choice(f"no engine for an export of it is installed: {command}")
         if not os.access(self.home, os.W_OK):  # nor made where nobody asked for it
             return Choice(f"there is no {self.home} that may be written to. --home names another")
+        return targets
+
+    def made(self, say: Say) -> Choice:
+        """One that is made now, by one process at a time; or why there is none."""
+        targets = self._targets()
+        if isinstance(targets, Choice):
+            return targets
         reasons: list[str] = []
         try:
             lock = default_folder(self.home, self.artifact.name, "lock")

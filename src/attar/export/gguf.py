@@ -31,7 +31,6 @@ class Gguf(Target):
     extra = "gguf"
     modules = ("gguf",)
     engine = "llama-cpp"
-    several = ("llama-cpp",)
     grids = (
         "int2, int3, int4 and int8 in groups or by channel",
         "int2, int3 and int4 with a minimum (-min), or with a zero point (-zp) where the scale "

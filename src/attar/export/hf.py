@@ -34,7 +34,6 @@ class Hf(Target):
     name = "hf"
     extra = "hf"
     engine = "torch"
-    several = ("torch",)
     grids = (
         "int2, int3, int4 and int8 in groups or by channel, with a zero point (-zp) or without",
         "fp8-e4m3",

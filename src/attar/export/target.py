@@ -111,8 +111,8 @@ class Target(ABC):
 
     `name` is the file's name with hyphens, `extra` the extra of Attar that installs what it
     writes with, `modules` the Python modules that must be there, `engine` the name of the engine
-    that reads it back and runs it, `others` those that run it too, `several` those of them that
-    write several answers at once. `grids` names the grids that it can hold, for refusals.
+    that reads it back and runs it, `others` those that run it too. `grids` names the grids that
+    it can hold, for refusals.
     `timed`: whether these engines are where it will run, so that their speed here says something.
 
     A target never rounds: `export` has put what it cannot hold on a grid of `nearest` before, if
@@ -124,7 +124,6 @@ class Target(ABC):
     modules: ClassVar[tuple[str, ...]] = ()
     engine: ClassVar[str]
     others: ClassVar[tuple[str, ...]] = ()
-    several: ClassVar[tuple[str, ...]] = ()
     grids: ClassVar[tuple[str, ...]]
     positive: ClassVar[bool] = False
     timed: ClassVar[bool] = True

@@ -45,6 +45,7 @@ class LlamaCpp(Engine):
     name = "llama-cpp"
     extra = "llama-cpp"
     modules = ("xllamacpp", "gguf")
+    several = True
 
     def holds(self, folder: Path) -> bool:
         return gguf_of(folder) is not None

@@ -213,13 +213,14 @@ class Engine(ABC):
 
     `name` is the file's name with hyphens; `extra` the extra of Attar that installs it, None
     where Attar itself needs it; `modules` the Python modules that must be there; `tasks` what
-    the models that it runs are for.
+    the models that it runs are for; `several`: whether it writes several answers at once.
     """
 
     name: ClassVar[str]
     extra: ClassVar[str | None] = None
     modules: ClassVar[tuple[str, ...]] = ()
     tasks: ClassVar[tuple[Task, ...]] = TASKS
+    several: ClassVar[bool] = False
 
     def installed(self) -> bool:
         """Whether its packages are there; nothing is imported."""

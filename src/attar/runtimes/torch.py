@@ -25,6 +25,7 @@ class Torch(Engine):
     """Runs the model's own module on a CPU, in the dtype of its weights."""
 
     name = "torch"
+    several = True
 
     def holds(self, folder: Path) -> bool:
         return (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))

@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from attar.serve.auth import Keys
+from attar.serve.auth import OPEN, Keys
 from attar.serve.errors import ApiError, busy
 from attar.serve.log import log, since
 from attar.serve.metrics import Metrics
@@ -21,6 +21,7 @@ Receive = Callable[[], Awaitable[Scope]]
 Send = Callable[[Scope], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+CROWDED = "attar_crowded"  # in the state of a connection that is one too many
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -65,6 +66,8 @@ class Door:
             self._note(scope, visit)
 
     async def _let_in(self, scope: Scope, receive: Receive, visit: _Visit) -> None:
+        if CROWDED in scope.get("state", ()) and scope["path"] not in OPEN:
+            raise busy("too many connections are open; try again in a moment", "connections")
         headers = {name.lower(): value for name, value in scope["headers"]}
         self._keys.check(scope["path"], headers)
         if scope["method"] == "POST":

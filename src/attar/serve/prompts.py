@@ -11,6 +11,8 @@ from attar.serve.opening import Loaded
 from attar.serve.schemas import Message
 
 Input = str | list[int] | list[str] | list[list[int]]
+_LETTERS = 8  # of a token; few texts have more
+_CUT = 128  # tokens by which a cut within its last word may make a text longer
 
 
 async def chat_ids(model: Loaded, messages: Sequence[Message]) -> list[int]:
@@ -59,12 +61,24 @@ async def prompt_ids(model: Loaded, given: Input, most: int, field: str) -> list
 
 
 def _ids(model: Loaded, text: str, special: bool = True) -> list[int]:
-    return model.tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]
+    """The ids of a text; where it is far too long those of its beginning, which is so too."""
+
+    def read(part: str) -> list[int]:
+        return model.tokenizer(part, add_special_tokens=special, verbose=False)["input_ids"]
+
+    size = _LETTERS * model.context
+    while size < len(text):
+        ids = read(text[:size])
+        if len(ids) > model.context + _CUT:
+            return ids
+        size *= 4  # of spaces, say, a tokenizer makes nothing
+    return read(text)
 
 
 def too_long(model: Loaded, count: int, field: str, more: int = 0) -> ApiError:
     """The error of a text that does not fit."""
-    wanted = f"{count} tokens" + (f" and {more} of the answer" if more else "")
+    told = f"at least {count}" if count > model.context + _CUT else f"{count}"
+    wanted = f"{told} tokens" + (f" and {more} of the answer" if more else "")
     return ApiError(
         400,
         f"{wanted} are more than the {model.context} that {model.name} takes here",

@@ -16,23 +16,24 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from attar.errors import UserError
 from attar.serve.app import create_app
 from attar.serve.auth import check_host
-from attar.serve.limits import Gate
+from attar.serve.limits import CROWDED, Gate
 from attar.serve.locating import locate
 from attar.serve.log import log, set_up
 from attar.serve.memory import COUNTED
 from attar.serve.models import Pool
 from attar.serve.settings import Settings, Source
 
-Prepare = Callable[[Source], Source]
+Prepare = Callable[[tuple[Source, ...]], tuple[Source, ...]]
 _CUT = 2  # seconds that requests get to notice that they are cut off
+_SPARE = 64  # connections beyond the bound, which are told that, and get to ask for its health
 _IDLE = 30  # seconds that a connection may stay open without a request
 _UNREAD = 300  # seconds until a connection whose reader takes nothing is dropped
 
 
-def serve(settings: Settings, prepare: Prepare = lambda source: source) -> None:
+def serve(settings: Settings, prepare: Prepare = lambda sources: sources) -> None:
     """Serve until SIGTERM or Ctrl-C. Raises UserError before anything listens, AttarError after.
 
-    `prepare` may put another place for a model before it is opened, and take its time.
+    `prepare` may put other places for models before they are opened, and take its time.
     """
     check_host(settings.host, settings.keys, settings.anyone)
     set_up()
@@ -62,16 +63,11 @@ def serve(settings: Settings, prepare: Prepare = lambda source: source) -> None:
 
 
 def _prepared(settings: Settings, prepare: Prepare) -> Settings:
-    """The models in the places to open them at; SIGTERM ends that as Ctrl-C does."""
+    """The models in the places to open them at."""
     for source in settings.models:  # what is not there at all is told before anything is prepared
         if source.engine is None:
             locate(source)
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        found = tuple(prepare(source) for source in settings.models)
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    return settings.model_copy(update={"models": found})
+    return settings.model_copy(update={"models": prepare(settings.models)})
 
 
 def config(app: Any, idle: int = _IDLE) -> uvicorn.Config:
@@ -85,6 +81,7 @@ def config(app: Any, idle: int = _IDLE) -> uvicorn.Config:
         access_log=False,
         server_header=False,
         proxy_headers=False,
+        limit_concurrency=app.state.service.settings.limits.connections,
         timeout_keep_alive=idle,
         timeout_graceful_shutdown=_CUT,
     )
@@ -93,13 +90,22 @@ def config(app: Any, idle: int = _IDLE) -> uvicorn.Config:
 class Connection(H11Protocol):
     """One connection; closed where no request, or not all of its head, comes in time.
 
-    uvicorn itself waits for ever for the rest of what has begun, and then nobody else gets in.
+    uvicorn itself waits for ever for the rest of what has begun, and then nobody else gets in. Of
+    too many connections it would refuse all, those that are under way and those that ask for its
+    health too: here it is those that came last, by the application.
     """
 
     _late: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        most, self.limit_concurrency = self.limit_concurrency, None
+        beyond = 0 if most is None else len(self.connections) - most
+        if beyond > _SPARE:
+            self.transport.close()
+            return
+        if beyond > 0:
+            self.app_state = {**self.app_state, CROWDED: True}
         self._watch()
 
     def data_received(self, data: bytes) -> None:

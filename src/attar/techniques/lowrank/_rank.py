@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -81,8 +82,10 @@ class SharedRanks(Shares, Ranks):
         yield from Shares.check(self, modules)
 
     def reshape(self, modules: Sequence[ModuleFact]) -> Sequence[ModuleFact]:
-        """Two thin linears where there was one; as they are where `check` refuses."""
-        return modules if any(self.check(modules)) else Ranks.reshape(self, modules)
+        """Two thin linears where there was one; as they are where the table will not do."""
+        with suppress(OSError, ValueError):  # `check` has said what is wrong with it
+            return Ranks.reshape(self, modules)
+        return modules
 
 
 def _rank(fact: ModuleFact, keep: float) -> int:
