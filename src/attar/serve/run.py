@@ -10,12 +10,14 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from attar.errors import UserError
 from attar.serve.app import create_app
 from attar.serve.auth import check_host
+from attar.serve.errors import ApiError
 from attar.serve.limits import CROWDED, Gate
 from attar.serve.locating import locate
 from attar.serve.log import log, set_up
@@ -115,6 +117,18 @@ class Connection(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._rest()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP in the shape of every other error."""
+        said = ApiError(400, "this is no valid HTTP request", "invalid_http").text().encode()
+        headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
+        for event in (
+            h11.Response(status_code=400, headers=headers, reason=b"Bad Request"),
+            h11.Data(data=said),
+            h11.EndOfMessage(),
+        ):
+            self.transport.write(self.conn.send(event))
+        self.transport.close()
 
     def _watch(self) -> None:
         """A request that is there stops the clock; what comes of one does not set it back."""
