@@ -22,7 +22,7 @@ from attar.serve.limits import CROWDED, Gate
 from attar.serve.locating import locate
 from attar.serve.log import log, set_up
 from attar.serve.memory import COUNTED
-from attar.serve.models import Pool
+from attar.serve.models import Pool, check_names
 from attar.serve.settings import Settings, Source
 
 Prepare = Callable[[tuple[Source, ...]], tuple[Source, ...]]
@@ -66,6 +66,7 @@ def serve(settings: Settings, prepare: Prepare = lambda sources: sources) -> Non
 
 def _prepared(settings: Settings, prepare: Prepare) -> Settings:
     """The models in the places to open them at."""
+    check_names(settings.models)
     for source in settings.models:  # what is not there at all is told before anything is prepared
         if source.engine is None:
             locate(source)
@@ -155,9 +156,10 @@ def bind(host: str, port: int) -> socket.socket:
             found.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000 * _UNREAD)
         found.bind(address)
     except OSError as error:
+        unknown = isinstance(error, socket.gaierror)
+        do = "Name another --host" if unknown else "Name another --port, or end what listens there"
         raise UserError(
-            f"cannot listen on {host}:{port}: {error.strerror or error}. Name another --port, or "
-            "end what listens there"
+            f"cannot listen on {host}:{port}: {error.strerror or error}. {do}"
         ) from None
     return found
 
