@@ -48,6 +48,14 @@ def test_mistakes_are_told(
     (tmp_path / "keys").write_text("# none\n")
     assert "holds no key" in refused(capsys, model, "--keys", tmp_path / "keys")
     assert "no engine is called 'warp'" in refused(capsys, model, "--engine", "warp", "--port", 0)
+    twice = refused(capsys, model, model, "--engine", "warp", "--port", 0)
+    assert "two models are called 'writer'" in twice
+    for port in (99999, -1):
+        assert "'--port'" in refused(capsys, model, "--port", port)
+    for memory in ("1e400", "nan", "-1"):
+        assert "give gigabytes, above 0" in refused(capsys, model, "--memory", memory)
+    unknown = refused(capsys, model, "--host", "nowhere.invalid", "--anyone", "--port", 0)
+    assert "Name another --host" in unknown
     assert "more than the 1 that" in refused(capsys, model, "--memory", 1e-9, "--port", 0)
     with bind("127.0.0.1", 0) as taken:
         taken.listen()

@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -42,7 +43,7 @@ def serve(
         str, typer.Option("--host", metavar="ADDRESS", help="The address to listen on.")
     ] = "127.0.0.1",
     port: Annotated[
-        int, typer.Option("--port", metavar="N", help="The port; 0: a free one.")
+        int, typer.Option("--port", metavar="N", help="The port; 0: a free one.", min=0, max=65535)
     ] = 8000,
     keys: Annotated[
         Path | None, typer.Option("--keys", metavar="FILE", help="API keys, one a line.")
@@ -237,7 +238,7 @@ def _bytes(memory: float | None) -> int:
         from attar.measure.machine import free_memory
 
         return max(int(0.8 * free_memory()), 1)
-    if not memory > 0:
+    if not 0 < memory < inf:
         raise UserError(f"--memory is {memory:g}; give gigabytes, above 0")
     return int(memory * _GIGABYTE)
 

@@ -69,6 +69,7 @@ def create_app(
         lifespan=_life(pool, failed),
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
         responses=_RESPONSES,
     )
     app.state.service = service

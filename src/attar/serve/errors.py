@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -80,9 +80,19 @@ async def _api(request: Request, error: Any) -> Response:
     return error.response()
 
 
-async def _http(_: Request, error: Any) -> Response:
+async def _http(request: Request, error: Any) -> Response:
     headers: Mapping[str, str] = error.headers or {}
-    response = ApiError(error.status_code, str(error.detail)).response()
+    message, path = str(error.detail), request.url.path
+    if error.status_code == 404:
+        message = f"there is no path {path}"
+    elif error.status_code == 405:
+        message = f"{path} takes {headers.get('Allow')}, not {request.method}"
+    elif error.status_code == 400:
+        message = (
+            "the body cannot be read. Send JSON in UTF-8, without numbers of thousands of digits "
+            "or lists thousands deep"
+        )
+    response = ApiError(error.status_code, message).response()
     response.headers.update(headers)
     return response
 
@@ -90,13 +100,30 @@ async def _http(_: Request, error: Any) -> Response:
 async def _invalid(_: Request, error: Any) -> Response:
     """The first thing that is wrong, and where; 400, as OpenAI answers, where FastAPI says 422."""
     first = error.errors()[0]
-    places = [str(part) for part in first["loc"] if part != "body"]
-    field = ".".join(places) or None
-    message = str(first["msg"])
+    field = ".".join(_places(first, error.body)) or None
+    message = str(first["msg"]).removeprefix("Value error, ")
     if first["type"] == "json_invalid":
         field, message = None, f"the body is no JSON: {first.get('ctx', {}).get('error', message)}"
     elif first["type"] == "extra_forbidden":
         message = f"there is no parameter {field!r}"
     elif field:
         message = f"{field}: {message}"
+    elif first["type"] == "missing":
+        message = "a body is required: a JSON object"
+    elif first["type"] == "model_attributes_type":
+        message = "the body is no valid dictionary: send a JSON object as application/json"
     return ApiError(400, message, "invalid_value", field).response()
+
+
+def _places(error: Mapping[str, Any], body: Any) -> list[str]:
+    """The way to it in the body; of a value that may be of several kinds, not which was taken."""
+    found: list[str] = []
+    for part in error["loc"][1:]:
+        if isinstance(body, dict):
+            held: dict[Any, Any] = cast("dict[Any, Any]", body)
+            found.append(str(part))
+            body = held.get(part)  # none where it is missing
+        elif isinstance(body, list) and isinstance(part, int):
+            found.append(str(part))
+            body = cast("list[Any]", body)[part]
+    return found

@@ -50,7 +50,9 @@ class Door:
             await self._app(scope, receive, send)
             return
         visit = _Visit(scope, send)
-        work = scope["method"] == "POST"
+        if visit.method == "HEAD":  # answered as GET is, and uvicorn leaves the body out
+            scope = {**scope, "method": "GET"}
+        work = visit.method == "POST"
         self._gate.inside += work
         try:
             await self._let_in(scope, receive, visit)
@@ -106,7 +108,7 @@ class Door:
         seconds = since(visit.start)
         self._metrics.requests.labels(path, str(visit.status)).inc()
         self._metrics.seconds.labels(path).observe(seconds)
-        facts = {"id": visit.id, "method": scope["method"], "path": scope["path"]}
+        facts = {"id": visit.id, "method": visit.method, "path": scope["path"]}
         log("request", status=visit.status, seconds=seconds, **facts, **scope.get("attar", {}))
 
 
@@ -117,6 +119,7 @@ class _Visit:
         self.start = time.perf_counter()
         given = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
         self.id = given if _ID.fullmatch(given) else uuid.uuid4().hex
+        self.method: str = scope["method"]
         self.status = 499  # until something is sent: the client went away
         self._send = send
         self._begun = False

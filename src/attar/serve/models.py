@@ -8,7 +8,7 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -34,6 +34,14 @@ class _Entry:
     held: int = 0  # bytes taken from the budget: from before it loads until after it is unloaded
 
 
+def check_names(sources: Sequence[Source]) -> None:
+    """Raise UserError where two models have one name."""
+    names = [source.name for source in sources]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"two models are called {name!r}. Name them: NAME=MODEL")
+
+
 class Pool:
     """Models by name. All of its methods run on the server's one loop."""
 
@@ -42,9 +50,8 @@ class Pool:
         measured = size or (lambda source: expected(source, settings).total)
         self._budget = settings.memory
         self._entries: dict[str, _Entry] = {}
+        check_names(settings.models)
         for source in settings.models:
-            if source.name in self._entries:
-                raise UserError(f"two models are called {source.name!r}. Name them: NAME=MODEL")
             entry = _Entry(source, measured(source))
             if self._budget is not None and entry.size > self._budget:
                 raise UserError(

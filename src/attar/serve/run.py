@@ -10,17 +10,19 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from attar.errors import UserError
 from attar.serve.app import create_app
 from attar.serve.auth import check_host
+from attar.serve.errors import ApiError
 from attar.serve.limits import CROWDED, Gate
 from attar.serve.locating import locate
 from attar.serve.log import log, set_up
 from attar.serve.memory import COUNTED
-from attar.serve.models import Pool
+from attar.serve.models import Pool, check_names
 from attar.serve.settings import Settings, Source
 
 Prepare = Callable[[tuple[Source, ...]], tuple[Source, ...]]
@@ -64,6 +66,7 @@ def serve(settings: Settings, prepare: Prepare = lambda sources: sources) -> Non
 
 def _prepared(settings: Settings, prepare: Prepare) -> Settings:
     """The models in the places to open them at."""
+    check_names(settings.models)
     for source in settings.models:  # what is not there at all is told before anything is prepared
         if source.engine is None:
             locate(source)
@@ -116,6 +119,18 @@ class Connection(H11Protocol):
         super().connection_lost(exc)
         self._rest()
 
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP in the shape of every other error."""
+        said = ApiError(400, "this is no valid HTTP request", "invalid_http").text().encode()
+        headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
+        for event in (
+            h11.Response(status_code=400, headers=headers, reason=b"Bad Request"),
+            h11.Data(data=said),
+            h11.EndOfMessage(),
+        ):
+            self.transport.write(self.conn.send(event))
+        self.transport.close()
+
     def _watch(self) -> None:
         """A request that is there stops the clock; what comes of one does not set it back."""
         if self.cycle is not None and not self.cycle.response_complete:
@@ -141,9 +156,10 @@ def bind(host: str, port: int) -> socket.socket:
             found.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000 * _UNREAD)
         found.bind(address)
     except OSError as error:
+        unknown = isinstance(error, socket.gaierror)
+        do = "Name another --host" if unknown else "Name another --port, or end what listens there"
         raise UserError(
-            f"cannot listen on {host}:{port}: {error.strerror or error}. Name another --port, or "
-            "end what listens there"
+            f"cannot listen on {host}:{port}: {error.strerror or error}. {do}"
         ) from None
     return found
 

@@ -11,8 +11,10 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
+    Discriminator,
     Field,
     FiniteFloat,
+    Tag,
     field_validator,
     model_validator,
 )
@@ -29,10 +31,44 @@ Words = Annotated[str, AfterValidator(_whole)]
 Text = Annotated[Words, Field(min_length=1)]
 # `fail_fast`: half a million mistakes in one body would take seconds, and gigabytes, to be told
 Ids = Annotated[list[Annotated[int, Field(ge=0, le=2**31)]], Field(min_length=1, fail_fast=True)]
-Texts = Annotated[
-    Annotated[list[Text], Field(fail_fast=True)] | Annotated[list[Ids], Field(fail_fast=True)],
-    Field(min_length=1),
+Texts = Annotated[list[Text], Field(min_length=1, fail_fast=True)]
+Rows = Annotated[list[Ids], Field(min_length=1, fail_fast=True)]
+
+
+def _kind(given: Any) -> str | None:
+    """Which of the kinds it would be: what is wrong is told of that one alone."""
+    if isinstance(given, str):
+        return "text"
+    if not isinstance(given, list | tuple):
+        return None
+    several = cast("list[Any]", given)
+    if several and isinstance(several[0], int | float):
+        return "ids"
+    return "rows" if several and isinstance(several[0], list | tuple) else "texts"
+
+
+def _any_of(schema: dict[str, Any]) -> None:
+    """The kinds need not exclude one another, as those that are told apart so are described to."""
+    schema["anyOf"] = schema.pop("oneOf")
+
+
+Input = Annotated[
+    Annotated[Text, Tag("text")]
+    | Annotated[Ids, Tag("ids")]
+    | Annotated[Texts, Tag("texts")]
+    | Annotated[Rows, Tag("rows")],
+    Discriminator(
+        _kind,
+        custom_error_type="kind",
+        custom_error_message="give a text, token ids, or a list of either",
+    ),
+    Field(json_schema_extra=_any_of),
 ]
+
+
+def _whole_or_parts(given: Any) -> str | None:
+    kind = _kind(given)
+    return kind if kind in ("text", None) else "parts"
 
 
 class _Known(BaseModel):
@@ -115,7 +151,16 @@ class Message(_Known):
     """One turn of a chat."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: Words | Annotated[list[Part], Field(min_length=1, fail_fast=True)]
+    content: Annotated[
+        Annotated[Words, Tag("text")]
+        | Annotated[list[Part], Field(min_length=1, fail_fast=True), Tag("parts")],
+        Discriminator(
+            _whole_or_parts,
+            custom_error_type="kind",
+            custom_error_message="give a text, or a list of parts",
+        ),
+        Field(json_schema_extra=_any_of),
+    ]
     name: str | None = None
     refusal: None = None
 
@@ -146,7 +191,7 @@ class Chat(Generation):
 class Completion(Generation):
     """A request to /v1/completions."""
 
-    prompt: Text | Ids | Texts
+    prompt: Input
     logprobs: int | None = Field(None, ge=0, le=5, description="log-probabilities, and how many")
     echo: Literal[False] | None = Field(None, description="not offered")
     best_of: Literal[1] | None = Field(None, description="not offered: 1")
@@ -156,7 +201,7 @@ class Completion(Generation):
 class Embedding(Request):
     """A request to /v1/embeddings."""
 
-    input: Text | Ids | Texts
+    input: Input
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: None = Field(None, description="not offered")
 
@@ -164,4 +209,4 @@ class Embedding(Request):
 class Classification(Request):
     """A request to /classify."""
 
-    input: Text | Ids | Texts
+    input: Input

@@ -10,7 +10,6 @@ class Limits(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    connections: int = Field(default=512, ge=1, description="connections that are open at once")
     body: int = Field(default=1_000_000, ge=1_000, description="bytes of a request's body")
     body_seconds: float = Field(
         default=30.0, gt=0, description="seconds until all of the body is here"
@@ -28,6 +27,7 @@ class Limits(BaseModel):
     seconds: float = Field(
         default=300.0, gt=0, description="seconds that a request may take in all"
     )
+    connections: int = Field(default=512, ge=1, description="connections that are open at once")
     drain: float = Field(
         default=30.0, ge=0, description="seconds that requests get to end after SIGTERM"
     )
