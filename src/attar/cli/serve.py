@@ -149,39 +149,34 @@ def _prepare(home: Path, export: bool) -> Prepare:
     """
 
     def prepare(sources: tuple[Source, ...]) -> tuple[Source, ...]:
-        from attar.export.first_use import chooses
+        from attar.export.first_use import Wish, chooses
         from attar.serve.locating import locate
 
-        for source in sources:
-            if source.engine is not None and not chooses(source.path, home, _wish(source, export)):
+        wishes = [Wish(source.engine, source.task, export) for source in sources]
+        each = list(zip(sources, wishes, strict=True))
+        for source, wish in each:
+            if source.engine is not None and not chooses(source.path, home, wish):
                 locate(source)
-        return tuple(_fastest(source, home, export) for source in sources)
+        return tuple(_fastest(source, home, wish) for source, wish in each)
 
     return prepare
 
 
-def _wish(source: Source, export: bool) -> Wish:
-    from attar.export.first_use import Wish
-
-    return Wish(source.engine, source.task, export)
-
-
-def _fastest(source: Source, home: Path, export: bool) -> Source:
+def _fastest(source: Source, home: Path, wish: Wish) -> Source:
     if source.original:
         return source
-    from attar.errors import UserError
-    from attar.export.first_use import fastest
+    from attar.export.first_use import fastest, not_run
     from attar.serve.log import log
 
     def say(text: str) -> None:
         log("exporting", model=source.name, step=text)
 
-    found = fastest(source.path, home, _wish(source, export), say)
+    found = fastest(source.path, home, wish, say)
     if found is None:
         return source
     if found.folder is None:
         if source.engine is not None:
-            raise UserError(f"{source.engine} does not run {source.path}: {found.why}")
+            raise not_run(source.path, wish, found.why)
         log("no export", model=source.name, reason=found.why)
         return source
     log("export", model=source.name, engine=found.engine, folder=found.folder, why=found.why)

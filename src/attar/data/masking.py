@@ -40,7 +40,8 @@ class Masker:
     def mask(self, ids: Tensor, seeds: list[int]) -> tuple[Tensor, Tensor]:
         """The inputs, [rows, length], with masks in them, and the labels at the chosen places."""
         rows, length = ids.shape
-        masked, labels = self.rows(ids.numpy(), [length] * rows, [drawing(seed) for seed in seeds])
+        generators = [drawing(seed) for seed in seeds]
+        masked, labels = self.rows(ids.numpy(), [length] * rows, generators, [None] * rows)
         return torch.from_numpy(masked), torch.from_numpy(labels)
 
     def rows(
@@ -48,19 +49,18 @@ class Masker:
         ids: Ids,
         sizes: Sequence[int],
         generators: Sequence[np.random.Generator],
-        starts: Sequence[Flags] | None = None,
+        starts: Sequence[Flags | None],
     ) -> tuple[Ids, Ids]:
         """The same for rows that are padded, [rows, length], each with a generator of its own.
 
-        sizes: tokens of each. starts, each [size]: True where a word begins, the first token
-        included; words are then chosen or left as a whole.
+        sizes: tokens of each. starts, each [size] or None: True where a word begins, the first
+        token included; words are then chosen or left as a whole.
         """
         draw, act, others = np.full(ids.shape, _NEVER), np.zeros(ids.shape), np.zeros_like(ids)
-        for row, (size, generator) in enumerate(zip(sizes, generators, strict=True)):
+        for row, (size, generator, words) in enumerate(zip(sizes, generators, starts, strict=True)):
             first, act[row, :size] = generator.random((2, size))
             others[row, :size] = generator.integers(self.vocabulary, size=size)
-            if starts is not None:
-                words = starts[row]
+            if words is not None:
                 first = first[np.flatnonzero(words)[np.cumsum(words) - 1]]
             draw[row, :size] = first
         draw[self._special[ids]] = _NEVER

@@ -42,16 +42,16 @@ class _Span:
 
 @dataclass(frozen=True)
 class _Row:
-    """Texts before anything is masked, what is drawn next, and 1 where they are no pair."""
+    """Tokens before any is masked, and where the second text begins, and what it is.
 
-    texts: list[Run]
-    generator: np.random.Generator
+    starts: where a word begins, where words count. generator: what draws the masks.
+    """
+
+    ids: Ids
+    starts: Flags | None
+    second: int
     follows: int
-
-    @property
-    def size(self) -> int:
-        """How many tokens it has, those around the texts included."""
-        return 1 + sum(len(text) + 1 for text in self.texts)
+    generator: np.random.Generator
 
 
 class Pairs:
@@ -133,44 +133,35 @@ class Pairs:
 
     def _made(self, numbers: Sequence[int], seeds: Sequence[int]) -> Batch:
         rows = [self._row(number, seed) for number, seed in zip(numbers, seeds, strict=True)]
-        sizes = [row.size for row in rows]
-        width = max(sizes)
-        width = max(width, min(self._length, -(-width // _MULTIPLE) * _MULTIPLE))
-        plain = np.full((len(rows), width), self._pad)
-        attended, segments = np.zeros_like(plain), np.zeros_like(plain)
+        sizes = [len(row.ids) for row in rows]
+        longest = max(sizes)
+        width = max(longest, min(self._length, -(-longest // _MULTIPLE) * _MULTIPLE))
+        ids = np.full((len(rows), width), self._pad)
+        attended, segments = np.zeros_like(ids), np.zeros_like(ids)
         for at, (row, size) in enumerate(zip(rows, sizes, strict=True)):
-            parts = [self._begin]
-            for text in row.texts:
-                parts += [text.ids, self._close]
-            np.concatenate(parts, out=plain[at, :size])
-            attended[at, :size] = 1
-            segments[at, len(row.texts[0]) + 2 : size] = 1
-        starts = [self._starts(row) for row in rows] if self._whole_words else None
-        masked, labels = self._masker.rows(plain, sizes, [row.generator for row in rows], starts)
-        ids, attended, labels, segments = map(
-            torch.from_numpy, (masked, attended, labels, segments)
-        )
+            ids[at, :size], attended[at, :size] = row.ids, 1
+            segments[at, row.second : size] = 1
+        generators, starts = [row.generator for row in rows], [row.starts for row in rows]
+        masked, labels = self._masker.rows(ids, sizes, generators, starts)
+        parts = (masked, attended, labels, segments)
+        ids, attended, labels, segments = map(torch.from_numpy, parts)
         if not self._paired:
             return Batch(ids, attended, labels)
         return Batch(ids, attended, labels, segments, torch.tensor([row.follows for row in rows]))
 
     def _row(self, number: int, seed: int) -> _Row:
         span, generator = self._spans[number], drawing(seed)
-        if not self._paired:
-            whole = self._pieces.run(span.first, span.end).cut(0, self._room)
-            return _Row([whole], generator, 0)
-        cut = span.first + 1 + _drawn(span.end - span.first - 1, generator)
-        follows = _drawn(2, generator)
-        other = self._other(span, cut, generator) if follows else None
-        return _Row(self._pair(span, cut, other), generator, follows)
-
-    def _starts(self, row: _Row) -> Flags:
-        """Where the words of a row begin; what stands around texts is a word of its own."""
-        parts = [self._mark]
-        for text in row.texts:
-            if text.starts is not None:
-                parts += [text.starts, self._mark]
-        return np.concatenate(parts)
+        runs, follows = [self._pieces.run(span.first, span.end).cut(0, self._room)], 0
+        if self._paired:
+            cut = span.first + 1 + _drawn(span.end - span.first - 1, generator)
+            follows = _drawn(2, generator)
+            runs = self._pair(span, cut, self._other(span, cut, generator) if follows else None)
+        ids, starts = [self._begin], [self._mark]
+        for run in runs:
+            ids += [run.ids, self._close]
+            starts += [run.starts, self._mark]
+        words = np.concatenate(starts) if self._whole_words else None
+        return _Row(np.concatenate(ids), words, len(runs[0]) + 2, follows, generator)
 
     def _pair(self, span: _Span, cut: int, other: Run | None) -> list[Run]:
         """What comes before the cut, and what comes after it or another text; cut to the room.

@@ -18,18 +18,16 @@ _TOGETHER = 4096  # sentences that are tokenized at a time
 
 @dataclass(frozen=True)
 class Run:
-    """Tokens in a row: their ids and, where words count, where one starts, both [length]."""
+    """Tokens in a row: their ids, and where a word starts, both [length]."""
 
     ids: Ids
-    starts: Flags | None = None
+    starts: Flags
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def cut(self, first: int, end: int) -> Run:
         """The tokens from `first` to `end`; what is left of a word counts as one."""
-        if self.starts is None:
-            return Run(self.ids[first:end])
         starts = self.starts[first:end].copy()
         starts[:1] = True
         return Run(self.ids[first:end], starts)
@@ -65,8 +63,7 @@ class Pieces:
             starts.append(begins)
         self.documents = [(first, last) for first, last in self.documents if last > first]
         self.ids = np.array([id_ for ids in found for id_ in ids], dtype=np.int64)
-        flat = np.array([start for row in starts for start in row], dtype=np.bool_)
-        self._whole = Run(self.ids, flat if words else None)
+        self._starts = np.array([start for row in starts for start in row], dtype=np.bool_)
 
     def size(self, first: int, end: int) -> int:
         """How many tokens the pieces from `first` to `end` have."""
@@ -74,7 +71,8 @@ class Pieces:
 
     def run(self, first: int, end: int) -> Run:
         """The tokens of the pieces from `first` to `end`."""
-        return self._whole.cut(self._bounds[first], self._bounds[end])
+        whole = Run(self.ids, self._starts)
+        return whole.cut(self._bounds[first], self._bounds[end])
 
 
 def _tokenized(

@@ -75,20 +75,23 @@ def fastest(path: str, home: Path, wish: Wish, say: Say = lambda _: None) -> Cho
 
 
 def chooses(path: str, home: Path, wish: Wish) -> bool:
-    """Whether there is an export to choose, or one to make, which `fastest` then finds or makes.
+    """Whether `fastest` has an export to find, or to make, for the engine that the user names.
 
-    Raises UserError where the engine that the user names runs none, as far as that is known before
-    any weight is loaded.
+    Raises UserError where that engine runs none, as far as that is known before any weight is
+    loaded.
     """
     search = _search(path, home, wish)
-    if wish.engine is None:
-        return search is not None
     refused = search if isinstance(search, Choice) else None
     if isinstance(search, _Search) and search.found() is None:
         refused = search.refused() if wish.make else _NONE_MAY_BE
     if refused is not None:
-        raise UserError(f"{wish.engine} does not run {path}: {refused.why}")
+        raise not_run(path, wish, refused.why)
     return search is not None
+
+
+def not_run(path: str, wish: Wish, why: str) -> UserError:
+    """The error of a model that the engine which the user names does not run."""
+    return UserError(f"{wish.engine} does not run {path}: {why}")
 
 
 def _search(path: str, home: Path, wish: Wish) -> _Search | Choice | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -44,13 +43,7 @@ class Ranks(BaseModel):
 
     def reshape(self, modules: Sequence[ModuleFact]) -> Sequence[ModuleFact]:
         """Two thin linears where there was one."""
-        ranks = self.ranks(modules)
-
-        def parts(fact: ModuleFact) -> Parts:
-            (rows, width), rank = fact.shape, ranks[fact.name]
-            return {"down": (rank, width), "up": (rows, rank)}
-
-        return split_up(self.scope, modules, parts)
+        return _thin(self.scope, modules, self.ranks(modules))
 
 
 class SharedRanks(Shares, Ranks):
@@ -83,14 +76,26 @@ class SharedRanks(Shares, Ranks):
 
     def reshape(self, modules: Sequence[ModuleFact]) -> Sequence[ModuleFact]:
         """Two thin linears where there was one; as they are where the table will not do."""
-        with suppress(OSError, ValueError):  # `check` has said what is wrong with it
-            return Ranks.reshape(self, modules)
-        return modules
+        try:
+            ranks = self.ranks(modules)
+        except (OSError, ValueError):  # `check` has said what is wrong with the table
+            return modules
+        return _thin(self.scope, modules, ranks)
 
 
 def _rank(fact: ModuleFact, keep: float) -> int:
     rows, width = fact.shape
     return rank_for(rows, width, keep)
+
+
+def _thin(
+    scope: Scope, modules: Sequence[ModuleFact], ranks: Mapping[str, int]
+) -> Sequence[ModuleFact]:
+    def parts(fact: ModuleFact) -> Parts:
+        (rows, width), rank = fact.shape, ranks[fact.name]
+        return {"down": (rank, width), "up": (rows, rank)}
+
+    return split_up(scope, modules, parts)
 
 
 def no_linears(scope: Scope, modules: Sequence[ModuleFact]) -> Iterable[str]:
