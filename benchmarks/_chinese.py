@@ -16,6 +16,7 @@ from _texts import HOME
 VERSION = "0.12.3"
 TESTED, HELD_OUT = 3000, 1000
 TIMES = 3  # that a review stands in the raw text, for an article that stands there once
+BUNDLE = 500  # characters, about, of the documents that reviews are put together to
 _ENDS = "。！？…”』）：；"
 _TAG = re.compile(r"/[A-Za-z]+(?=\s|$)")
 
@@ -67,14 +68,17 @@ def write(folder: Path) -> Path:
     """Raw text as JSONL in `raw`, and reviews as TSV in `told`, both by parts, below a folder.
 
     The raw text is the newspaper and, several times and without their labels, the reviews to train
-    on; of dev the reviews of dev.
+    on; of dev the reviews of dev. One review is too short for a row: they stand in documents of
+    several, each time in other company.
     """
-    parts, month = reviews(), articles()
-    random.Random(0).shuffle(month)
+    parts, month, order = reviews(), articles(), random.Random(0)
+    order.shuffle(month)
     cut = len(month) // 50
     plain = {name: [text for text, _ in pairs] for name, pairs in parts.items()}
-    raw = {"dev": month[:cut] + plain["dev"], "test": month[cut : 2 * cut]}
-    raw["train"] = month[2 * cut :] + TIMES * plain["train"]
+    raw = {"dev": month[:cut] + _bundled(plain["dev"], order), "test": month[cut : 2 * cut]}
+    raw["train"] = month[2 * cut :]
+    for _ in range(TIMES):
+        raw["train"] += _bundled(plain["train"], order)
     for name in ("raw", "told"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     for name, texts in raw.items():
@@ -84,6 +88,18 @@ def write(folder: Path) -> Path:
         rows = "".join(f"{text}\t{label}\n" for text, label in pairs)
         (folder / "told" / f"{name}.tsv").write_text(rows, "utf-8")
     return folder
+
+
+def _bundled(texts: list[str], order: random.Random) -> list[str]:
+    """Documents of several texts, a text a line, in a new order."""
+    found, size = [list[str]()], 0
+    for text in order.sample(texts, len(texts)):
+        if size >= BUNDLE:
+            found.append([])
+            size = 0
+        found[-1].append(text)
+        size += len(text)
+    return ["\n".join(lines) for lines in found]
 
 
 def _labelled() -> Iterator[tuple[str, str]]:
