@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 
-from attar.ops.activations import InputGrid, Peaks, Range, rounded, rounded_tokens, smoothing
+from attar.ops import activations
+from attar.ops.activations import (
+    InputGrid,
+    Inputs,
+    Peaks,
+    Range,
+    rounded,
+    rounded_tokens,
+    smoothing,
+)
 
 
 def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -77,6 +86,51 @@ def test_either_end_may_be_drawn_in_alone(sign: float) -> None:
     low, high = -grid.zero * grid.scale, (255 - grid.zero) * grid.scale
     assert max(-low, high) < 3
     assert min(-low, high) > 1.9
+
+
+def given(*parts: torch.Tensor) -> Inputs:
+    found = Inputs(parts[0].shape[-1])
+    for part in parts:
+        found.add(part)
+    return found
+
+
+def test_outputs_are_nearer_than_on_the_range_of_all_inputs() -> None:
+    inputs, weight = drawn(2048, 64), drawn(32, 64, seed=1)
+    inputs[::50, 3] *= 30  # outliers of a channel that hardly counts
+    weight[:, 3] *= 0.01
+    grid = given(*inputs.split(100)).fit(weight.square().sum(0))
+    low, high = float(inputs.min()), float(inputs.max())
+    ends = InputGrid((high - low) / 255, round(-low * 255 / (high - low)))
+
+    def missed(grid: InputGrid) -> float:
+        return float(((on(inputs, grid) - inputs) @ weight.t()).double().square().sum())
+
+    assert missed(grid) < 0.4 * missed(ends)
+
+
+def test_outliers_that_weigh_much_stay_within_the_range() -> None:
+    inputs, energy = drawn(2048, 64), torch.ones(64)
+    inputs[::50, 3] *= 30
+    kept = given(inputs).fit(energy.index_fill(0, torch.tensor([3]), 100.0))
+    cut = given(inputs).fit(energy.index_fill(0, torch.tensor([3]), 0.0))
+    assert kept.scale > 2 * cut.scale
+
+
+def test_means_are_those_of_all_tokens_before_and_after_rounding() -> None:
+    inputs, grid = drawn(999, 16) + 1, InputGrid(0.3, 100)
+    exact, coarse = given(*inputs.split(100)).means(grid)
+    assert torch.allclose(exact.double(), inputs.double().mean(0))
+    assert torch.allclose(coarse.double(), on(inputs, grid).double().mean(0))
+
+
+def test_tokens_kept_of_many_are_evenly_spread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(activations, "_KEPT", 4 * 100)
+    inputs = torch.arange(1000.0)[:, None].expand(-1, 4)
+    found = given(*inputs.split(70))
+    assert torch.equal(torch.cat(found._parts)[:, 0], torch.arange(0, 1000.0, 16))
+    assert found.count == 1000
+    assert torch.allclose(found.gram.mean, inputs.t() @ inputs / 1000)
 
 
 def test_inputs_that_are_all_zero_are_no_trouble() -> None:

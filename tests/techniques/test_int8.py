@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import attar
+from attar.calibrate.rows import calibration
 from attar.core.context import Context
 from attar.core.registry import find
 from attar.data.example import Dataset, Example
@@ -49,6 +50,28 @@ def test_near_the_original_and_the_same_after_saving(
     assert (after - before).norm() < 0.2 * before.norm()
     save(pressed, tmp_path / "saved")
     assert torch.equal(logits(attar.load(tmp_path / "saved")), after)
+
+
+def test_a_bias_takes_up_what_the_mean_of_static_outputs_is_off_by() -> None:
+    model = tiny("bert", "embedding")
+    data = Dataset("train", [Example(text) for text in texts(count=16, length=16)], "")
+    ctx = Context(model.task, lambda _: data, lambda _: model, precision="float32")
+    step = find("quantize/static").model_validate({"sequences": 16, "length": 64, "batch": 4})
+    linear = model.blocks[0].attention.self.query
+    arrived: list[torch.Tensor] = []
+    handle = linear.register_forward_pre_hook(lambda _, inputs: arrived.append(inputs[0]))
+    batches = calibration(step, model, ctx)
+    with torch.no_grad():
+        for batch in batches:
+            model.hidden(batch)
+        handle.remove()
+        real = [b.attention_mask.bool() for b in batches]
+        inputs = torch.cat([each[mask] for each, mask in zip(arrived, real, strict=True)])
+        step.apply(model, ctx)
+        new = model.blocks[0].attention.self.query
+        off = new(inputs).double() - linear(inputs).double()
+    assert off.abs().mean() > 1e-4
+    assert off.mean(0).abs().max() < 0.01 * off.abs().mean()
 
 
 def uneven() -> Model:

@@ -17,10 +17,10 @@ from attar.calibrate.states import States
 from attar.errors import UserError
 from attar.models.mapped import trim
 from attar.models.model import Model, inference
-from attar.ops.activations import Peaks, Range
+from attar.ops.activations import Inputs, Peaks, Range
 from attar.ops.gram import Energy, Gram
 
-S = TypeVar("S", Gram, Energy, Peaks, Range)
+S = TypeVar("S", Gram, Energy, Inputs, Peaks, Range)
 _HELD = 1 << 24  # bytes that wait in batches, after which the holes between them are given back
 
 

@@ -10,11 +10,14 @@ import torch
 from torch import Tensor
 
 from attar.core.grid import Grid
+from attar.ops.gram import Gram
 from attar.ops.levels import snap
 from attar.ops.rounding import round_scale, through
 
 _NUMBERS = 1 << 16  # of bfloat16: a grid of 256 numbers is far coarser
 _SHRINK = tuple(1.0 - 0.02 * step for step in range(36))
+_KEPT = 1 << 25  # numbers of a linear's inputs
+_POWER = 2.0  # of the errors of inputs
 Device = torch.device | str
 
 
@@ -49,24 +52,27 @@ class Range:
     """Where numbers lie, a linear's inputs say: how many there are of every bfloat16 number."""
 
     def __init__(self, width: int = 1, device: Device = "cpu") -> None:
-        self._counts = torch.zeros(_NUMBERS, dtype=torch.int64, device=device)
+        self._counts = torch.zeros(_NUMBERS, dtype=torch.float64, device=device)
         self.count = 0
 
-    def add(self, inputs: Tensor) -> None:
-        """Count these inputs in: [..., width]."""
+    def add(self, inputs: Tensor, energy: Tensor | None = None) -> None:
+        """Count these inputs in, [..., width], each as its `energy` [width] or all alike."""
         bits = inputs.detach().bfloat16().reshape(-1).view(torch.int16).int() & (_NUMBERS - 1)
-        self._counts += bits.bincount(minlength=_NUMBERS).to(self._counts.device)
+        weights = None
+        if energy is not None:  # summed on the processor, where the order is always the same
+            bits, weights = bits.cpu(), energy.double().cpu().expand(inputs.shape).reshape(-1)
+        self._counts += bits.bincount(weights, _NUMBERS).to(self._counts.device)
         self.count += inputs.numel() // inputs.shape[-1]
 
-    def fit(self) -> InputGrid:
-        """The grid that leaves the least squared error, its ends drawn in or not."""
+    def fit(self, power: float = 2.0) -> InputGrid:
+        """The grid that leaves the least error to this power, its ends drawn in or not."""
         values, counts = self._seen()
         ends = min(0.0, float(values.min())), max(0.0, float(values.max()))
         best, least = InputGrid(1.0, 0), float("inf")
         for low, high in (pair for s in _SHRINK for pair in ((s, s), (s, 1.0), (1.0, s))):
             grid = _spanning(ends[0] * low, ends[1] * high)
-            squares = (rounded(values, grid.scale, grid.zero) - values).double().square()
-            error = float((squares * counts).sum())
+            missed = (rounded(values, grid.scale, grid.zero) - values).double().abs() ** power
+            error = float((missed * counts).sum())
             if error < least:
                 best, least = grid, error
         return best
@@ -89,6 +95,56 @@ class Range:
         there = self._counts.nonzero().squeeze(-1)
         values = there.to(torch.int16).view(torch.bfloat16).float()
         return values, self._counts[there]
+
+
+class Inputs:
+    """What a linear is given: its mean, its gram, and of its tokens as many as fit, evenly spread.
+
+    They are the very tensors that wait for the linear where all of them fit.
+    """
+
+    def __init__(self, width: int, device: Device = "cpu") -> None:
+        self.gram, self._parts, self._stride = Gram(width, device), list[Tensor](), 1
+        self._most = max(1, _KEPT // width)
+
+    @property
+    def count(self) -> int:
+        """How many tokens there were."""
+        return self.gram.count
+
+    def add(self, inputs: Tensor) -> None:
+        """Count these inputs in: [..., width]."""
+        rows, before = inputs.detach().reshape(-1, inputs.shape[-1]), self.count
+        self.gram.add(rows)
+        self._parts.append(self._thinned(rows, -before % self._stride))
+        while sum(len(part) for part in self._parts) > self._most:
+            self._stride *= 2
+            self._parts = [torch.cat(self._parts)[::2].clone()]
+
+    def _thinned(self, rows: Tensor, start: int) -> Tensor:
+        return rows if self._stride == 1 else rows[start :: self._stride].clone()
+
+    def fit(self, energy: Tensor) -> InputGrid:
+        """The grid of least error, every input's times the root of its weights' `energy` [width].
+
+        To the power of three: rounding makes noise, most of which ends in sums, and cutting off
+        makes errors that are alike wherever they occur, so that they weigh more than squares say.
+        """
+        weight = (energy / energy.mean().clamp_min(1e-30)) ** (_POWER / 2)
+        found = Range()
+        for part in self._parts:
+            found.add(part, weight)
+        return found.fit(_POWER)
+
+    def means(self, grid: InputGrid) -> tuple[Tensor, Tensor]:
+        """The mean of every input, before it is rounded and after: [width] each."""
+        exact = torch.zeros_like(self._parts[0][0], dtype=torch.float64)
+        coarse = exact.clone()
+        for part in self._parts:
+            exact += part.sum(0, dtype=torch.float64)
+            coarse += rounded(part.float(), grid.scale, grid.zero).sum(0, dtype=torch.float64)
+        count = sum(len(part) for part in self._parts)
+        return (exact / count).float(), (coarse / count).float()
 
 
 class Peaks:

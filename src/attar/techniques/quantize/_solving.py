@@ -39,7 +39,12 @@ def round_linear(
 
 
 def solve_group(
-    view: BlockView, names: list[str], gram: Tensor, grid: Grid, sweeps: int
+    view: BlockView,
+    names: list[str],
+    gram: Tensor,
+    grid: Grid,
+    sweeps: int = 1,
+    cls: type[QuantizedLinear] = QuantizedLinear,
 ) -> list[float]:
     """Round these linears as one tall matrix; their relative errors.
 
@@ -55,7 +60,7 @@ def solve_group(
     for name, weight in zip(names, weights, strict=True):
         codes = tall.rows(slice(start, start + len(weight)))
         errors.append(error_of(weight, codes, gram, grid))
-        install_linear(view.model, name, codes, grid)
+        install_linear(view.model, name, codes, grid, cls)
         start += len(weight)
     return errors
 

@@ -16,16 +16,17 @@ from attar.core.traits import FLOAT, QUANTIZED
 from attar.layers import DynamicLinear
 from attar.models.model import Model
 from attar.ops.activations import Peaks, smoothing
-from attar.techniques.quantize._solving import round_linear
+from attar.techniques.quantize._solving import solve_group
 
 
 class SmoothQuant(Calibrated, Step, kind="quantize/smoothquant"):
-    """SmoothQuant (arXiv 2211.10438), then weights and tokens at 8 bits each.
+    """SmoothQuant (arXiv 2211.10438), then weights by GPTQ and tokens at 8 bits each.
 
     Scales are folded into norms and linears of the scope, where a block computes the same
     afterwards; linears without such a source are rounded as they are.
     """
 
+    version = 2
     needs = frozenset({FLOAT})
     removes = frozenset({FLOAT})
     adds = frozenset({QUANTIZED})
@@ -57,9 +58,8 @@ class SmoothQuant(Calibrated, Step, kind="quantize/smoothquant"):
                     smoothing(of[fold.linears[0]], weight, self.migration)
                 ),
             )
-            view.outputs = None  # those of the float weights
-            for name in of:
-                round_linear(model, name, grid, DynamicLinear)
+            for names, gram in view.groups():
+                solve_group(view, names, gram.mean, grid, cls=DynamicLinear)
 
         batches = calibration(self, model, ctx)
         walk(model, batches, self.scope, ctx, visit, "SmoothQuant")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import cast
 
+import torch
 from pydantic import Field
+from torch import nn
 
 from attar.calibrate.install import install_linear
 from attar.calibrate.rows import Calibrated, calibration
@@ -17,9 +20,8 @@ from attar.core.step import TASKS, Step
 from attar.core.traits import FLOAT, QUANTIZED
 from attar.layers import RoundedLinear, StaticLinear
 from attar.models.model import Model, weight_of
-from attar.ops.activations import InputGrid, Range
-from attar.ops.gptq import nearest
-from attar.ops.rounding import Codes
+from attar.ops.activations import InputGrid, Inputs, Range
+from attar.techniques.quantize._solving import solve_group
 
 _SIGNED, _MIDDLE = Grid(bits=8), 128  # engines multiply outputs whose code for zero is the middle
 
@@ -27,12 +29,15 @@ _SIGNED, _MIDDLE = Grid(bits=8), 128  # engines multiply outputs whose code for 
 class Static(Calibrated, Step, kind="quantize/static"):
     """W8A8 with one grid for all inputs of a linear (Jacob et al. 2018, arXiv 1712.05877).
 
-    The grid is the one of least squared error on the inputs seen, block by block, each fed by
-    the blocks already rounded. With `scores` the queries and keys of a block are rounded as well,
+    The grid is the one of least error (to the power of three) on the inputs seen, each times the
+    size of its weights, block by block, each fed by the blocks already rounded. Weights are
+    rounded by GPTQ, and a bias takes up what the mean of the outputs is off by (Nagel et al. 2019,
+    arXiv 1906.04721). With `scores` the queries and keys of a block are rounded as well,
     to what they are before any rotary positions: that speeds up models without those (BERT and
     kin), whose engines then multiply whole numbers there too.
     """
 
+    version = 2
     needs = frozenset({FLOAT})
     removes = frozenset({FLOAT})
     adds = frozenset({QUANTIZED})
@@ -60,21 +65,32 @@ class Static(Calibrated, Step, kind="quantize/static"):
         compared = _compared(facts, self.scope.select(facts)) if self.scores else set[str]()
 
         def visit(view: BlockView) -> None:
-            kept: dict[str, tuple[Codes, InputGrid]] = {}
-            for names, inputs in view.groups(Range):
-                found = inputs.fit()
-                for name in names:
-                    codes = nearest(weight_of(view.linears[name]), grid)
-                    install_linear(model, name, codes, grid, StaticLinear).on(found)
-                    if name in compared:
-                        kept[name] = codes, found
-            for name, seen in view.results(kept, Range).items():
-                codes, found = kept[name]
+            for names, inputs in view.groups(Inputs):
+                _round(view, names, inputs, grid)
+            for name, seen in view.results(compared & view.linears.keys(), Range).items():
                 outputs = InputGrid(float(seen.scale(_SIGNED)), _MIDDLE)
-                install_linear(model, name, codes, grid, RoundedLinear).on(found).onto(outputs)
+                old = cast("StaticLinear", model.module.get_submodule(name))
+                new = install_linear(model, name, old.unpacked(), grid, RoundedLinear)
+                new.on(old.input_grid).onto(outputs)
 
         walk(model, calibration(self, model, ctx), self.scope, ctx, visit, "static")
         return model
+
+
+def _round(view: BlockView, names: list[str], inputs: Inputs, grid: Grid) -> None:
+    """Round linears that are given the same inputs, and these; biases take up what is off."""
+    weights = [weight_of(view.linears[name]).detach().float() for name in names]
+    found = inputs.fit(torch.cat(weights).square().sum(0))
+    exact, coarse = inputs.means(found)
+    gram = inputs.gram.mean
+    if all(view.linears[name].bias is not None for name in names):
+        gram = gram - exact.outer(exact)  # biases see to the mean
+    solve_group(view, names, gram, grid, cls=StaticLinear)
+    for name, weight in zip(names, weights, strict=True):
+        new = cast("StaticLinear", view.model.module.get_submodule(name)).on(found)
+        if new.bias is not None:
+            off = weight @ exact - new.dequantized(torch.float32) @ coarse
+            new.bias = nn.Parameter((new.bias.detach() + off).to(new.bias.dtype))
 
 
 def _compared(modules: Sequence[ModuleFact], chosen: Iterable[str]) -> set[str]:
