@@ -113,8 +113,10 @@ def test_outliers_that_weigh_much_stay_within_the_range() -> None:
     inputs, energy = drawn(2048, 64), torch.ones(64)
     inputs[::50, 3] *= 30
     kept = given(inputs).fit(energy.index_fill(0, torch.tensor([3]), 100.0))
+    cubed = given(inputs).fit(energy, power=3.0)
     cut = given(inputs).fit(energy.index_fill(0, torch.tensor([3]), 0.0))
     assert kept.scale > 2 * cut.scale
+    assert cubed.scale > given(inputs).fit(energy).scale  # higher powers cut off less
 
 
 def test_means_are_those_of_all_tokens_before_and_after_rounding() -> None:

@@ -124,17 +124,18 @@ class Inputs:
     def _thinned(self, rows: Tensor, start: int) -> Tensor:
         return rows if self._stride == 1 else rows[start :: self._stride].clone()
 
-    def fit(self, energy: Tensor) -> InputGrid:
-        """The grid of least error, every input's times the root of its weights' `energy` [width].
+    def fit(self, energy: Tensor, power: float = 2.0) -> InputGrid:
+        """The grid of least error to this power, each times the root of its `energy` [width].
 
-        To the power of three: rounding makes noise, most of which ends in sums, and cutting off
-        makes errors that are alike wherever they occur, so that they weigh more than squares say.
+        With the energy of an input's weights, squares are the error of a linear's outputs, as far
+        as errors of different inputs have nothing to do with each other. Higher powers cut off
+        less.
         """
-        weight = (energy / energy.mean().clamp_min(1e-30)) ** (_POWER / 2)
+        weight = (energy / energy.mean().clamp_min(1e-30)) ** (power / 2)
         found = Range()
         for part in self._parts:
             found.add(part, weight)
-        return found.fit(_POWER)
+        return found.fit(power)
 
     def means(self, grid: InputGrid) -> tuple[Tensor, Tensor]:
         """The mean of every input, before it is rounded and after: [width] each."""

@@ -25,16 +25,19 @@ from attar.techniques.quantize._solving import solve_group
 
 _SIGNED, _MIDDLE = Grid(bits=8), 128  # engines multiply outputs whose code for zero is the middle
 
+_ATTENDED = 3.0  # power of the errors of what queries and keys are made of
+
 
 class Static(Calibrated, Step, kind="quantize/static"):
     """W8A8 with one grid for all inputs of a linear (Jacob et al. 2018, arXiv 1712.05877).
 
-    The grid is the one of least error (to the power of three) on the inputs seen, each times the
-    size of its weights, block by block, each fed by the blocks already rounded. Weights are
-    rounded by GPTQ, and a bias takes up what the mean of the outputs is off by (Nagel et al. 2019,
-    arXiv 1906.04721). With `scores` the queries and keys of a block are rounded as well,
-    to what they are before any rotary positions: that speeds up models without those (BERT and
-    kin), whose engines then multiply whole numbers there too.
+    The grid is the one of least squared error on the inputs seen, each times the size of its
+    weights, block by block, each fed by the blocks already rounded; to the power of three where
+    queries and keys are made, since what is cut off there is magnified by the softmax. Weights
+    are rounded by GPTQ, and a bias takes up what the mean of the outputs is off by (Nagel et al.
+    2019, arXiv 1906.04721). With `scores` the queries and keys of a block are rounded as well, to
+    what they are before any rotary positions: that speeds up models without those (BERT and kin),
+    whose engines then multiply whole numbers there too.
     """
 
     version = 2
@@ -63,10 +66,12 @@ class Static(Calibrated, Step, kind="quantize/static"):
         grid = Grid.parse(self.grid)
         facts = model.facts()
         compared = _compared(facts, self.scope.select(facts)) if self.scores else set[str]()
+        attending = {m.name for m in facts if m.role == "attention" and m.axes[1:] == ("hidden",)}
 
         def visit(view: BlockView) -> None:
             for names, inputs in view.groups(Inputs):
-                _round(view, names, inputs, grid)
+                power = _ATTENDED if attending.intersection(names) else 2.0
+                _round(view, names, inputs, grid, power)
             for name, seen in view.results(compared & view.linears.keys(), Range).items():
                 outputs = InputGrid(float(seen.scale(_SIGNED)), _MIDDLE)
                 old = cast("StaticLinear", model.module.get_submodule(name))
@@ -77,10 +82,10 @@ class Static(Calibrated, Step, kind="quantize/static"):
         return model
 
 
-def _round(view: BlockView, names: list[str], inputs: Inputs, grid: Grid) -> None:
+def _round(view: BlockView, names: list[str], inputs: Inputs, grid: Grid, power: float) -> None:
     """Round linears that are given the same inputs, and these; biases take up what is off."""
     weights = [weight_of(view.linears[name]).detach().float() for name in names]
-    found = inputs.fit(torch.cat(weights).square().sum(0))
+    found = inputs.fit(torch.cat(weights).square().sum(0), power)
     exact, coarse = inputs.means(found)
     gram = inputs.gram.mean
     if all(view.linears[name].bias is not None for name in names):
