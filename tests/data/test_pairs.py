@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import fields
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from attar.core.keys import seed_of
 from attar.data import Dataset, Example
 from attar.data.batches import IGNORED, Batch
 from attar.data.pairs import Pairs, Rules
+from attar.data.splitmix import bits, uniform
 from attar.errors import DataError, ModelError
 
 DOCUMENTS, SENTENCES = 5, 10
@@ -137,6 +141,116 @@ def test_the_share_that_is_masked(tokenizer) -> None:
     assert hidden / judged == pytest.approx(0.8, abs=0.05)
     special = torch.tensor(tokenizer.all_special_ids)
     assert not any(torch.isin(b.labels, special).any() for b in batches)
+
+
+def uneven(tokenizer: Any) -> tuple[Dataset, list[list[list[int]]]]:
+    """Documents of sentences of 1 to 13 words, and the ids of their pieces of at most 10."""
+    drawn = random.Random(0)
+    texts = [
+        [
+            " ".join(f"w{drawn.randrange(50)}" for _ in range(drawn.randint(1, 13)))
+            for _ in range(drawn.randint(2, 12))
+        ]
+        for _ in range(40)
+    ]
+    sentences = [[tokenizer.encode(line, add_special_tokens=False) for line in t] for t in texts]
+    pieces = [[ids[at : at + 10] for ids in t for at in range(0, len(ids), 10)] for t in sentences]
+    return Dataset("train", [Example("\n".join(text)) for text in texts], "key"), pieces
+
+
+def one_by_one(documents: list[list[list[int]]], room: int) -> list[tuple[list[int], list[int]]]:
+    """Both texts of every held-out row, by the rules in words, and with the numbers of its key."""
+
+    def size(pieces: list[list[int]]) -> int:
+        return sum(map(len, pieces))
+
+    spans: list[tuple[int, list[list[int]]]] = []
+    for number, left in enumerate(documents):
+        while len(left) >= 2:
+            end = 2
+            while end < len(left) and size(left[:end]) < room:
+                end += 1
+            end = len(left) if len(left) - end < 2 else end
+            spans.append((number, left[:end]))
+            left = left[end:]
+    keys = bits(np.uint64(seed_of(0, "held out")), np.arange(len(spans)))
+    found = []
+    for (own, span), key in zip(spans, keys, strict=True):
+        cut_at, apart, which, where = uniform(key, np.arange(4))
+        cut = 1 + int(cut_at * (len(span) - 1))
+        first, second = span[:cut], span[cut:]
+        wanted = size(second)
+        if apart >= 0.5:
+            other = [pieces for number, pieces in enumerate(documents) if number != own]
+            pieces = other[int(which * len(other))]
+            start = int(where * len(pieces))
+            end = start + 1
+            while end < len(pieces) and size(pieces[start:end]) + len(pieces[end]) / 2 <= wanted:
+                end += 1
+            second = pieces[start:end]
+        before, after = (list(chain.from_iterable(text)) for text in (first, second))
+        before = before[-(room - min(wanted, room // 2)) :]
+        found.append((before, after[: room - len(before)]))
+    return found
+
+
+@pytest.mark.parametrize("batch", [1, 7])
+def test_a_batch_at_once_is_what_its_rows_are_one_by_one(tokenizer, batch: int) -> None:
+    data, pieces = uneven(tokenizer)
+    pairs = Pairs(data, tokenizer, 24, batch, 0, Rules())
+    wanted = one_by_one(pieces, 24 - 3)
+    begin, close = tokenizer.cls_token_id, tokenizer.sep_token_id
+    found = []
+    for made in pairs.held_out(pairs.rows):
+        assert made.input_ids.shape[1] % 8 == 0
+        whole = made.input_ids.where(made.labels == IGNORED, made.labels)
+        assert made.segments is not None
+        for ids, segments, there in zip(whole, made.segments, made.attention_mask, strict=True):
+            size = int(there.sum())
+            assert there[:size].all()
+            assert (ids[size:] == tokenizer.pad_token_id).all()
+            assert not segments[size:].any()
+            found.append((ids[:size].tolist(), segments[:size].tolist()))
+    assert found == [
+        (
+            [begin, *first, close, *second, close],
+            [0] * (len(first) + 2) + [1] * (len(second) + 1),
+        )
+        for first, second in wanted
+    ]
+
+
+def test_a_row_is_masked_alike_whatever_is_beside_it(tokenizer) -> None:
+    data, _ = uneven(tokenizer)
+    alone, beside = (Pairs(data, tokenizer, 24, size, 0, Rules()).held_out(30) for size in (1, 30))
+    for number, one in enumerate(alone):
+        width = one.input_ids.shape[1]
+        for a, b in zip(parts(one), parts(beside[0]), strict=True):
+            assert torch.equal(a[0], b[number] if b.dim() == 1 else b[number, :width])
+
+
+def test_rows_are_spread_as_those_that_were_drawn_one_by_one(tokenizer) -> None:
+    """The figures are of 150,000 rows of these texts, each drawn by a generator of its own."""
+    pairs = Pairs(uneven(tokenizer)[0], tokenizer, 24, 100, 0, Rules())
+    judged = hidden = kept = 0
+    rows: list[tuple[int, int, int]] = []  # what follows, and the tokens of row and second text
+    for made in map(pairs.batch, range(200)):
+        assert made.follows is not None
+        assert made.segments is not None
+        sizes = made.attention_mask.sum(1), made.segments.sum(1)
+        rows += zip(*(each.tolist() for each in (made.follows, *sizes)), strict=True)
+        judged += int((made.labels != IGNORED).sum())
+        hidden += int((made.input_ids == tokenizer.mask_token_id).sum())
+        kept += int((made.input_ids == made.labels).sum())
+    follows, sizes, seconds = np.array(rows).T
+    assert follows.mean() == pytest.approx(0.5, abs=0.015)
+    assert (sizes.mean(), sizes.std()) == pytest.approx((20.92, 4.84), abs=0.15)
+    for kind, mean, deviation in ((0, 10.67, 4.51), (1, 9.58, 4.30)):
+        found = seconds[follows == kind]
+        assert (found.mean(), found.std()) == pytest.approx((mean, deviation), abs=0.15)
+    assert judged / (sizes - 3).sum() == pytest.approx(0.1545, abs=0.003)
+    assert hidden / judged == pytest.approx(0.8, abs=0.008)
+    assert kept / judged == pytest.approx(0.102, abs=0.006)
 
 
 def test_held_out_rows_are_always_the_same(tokenizer) -> None:

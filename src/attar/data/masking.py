@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,10 +13,23 @@ from torch import Tensor
 from attar.errors import ModelError
 
 IGNORED = -100
-_NEVER = 2.0  # above all that is drawn
 
 Ids = NDArray[np.int64]
 Flags = NDArray[np.bool_]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Random numbers for the places of rows, each [rows, length].
+
+    choice: whether a place is chosen; from 0 to below 1, or 1 where it never is. act: what
+    becomes of it; from 0 to below 1. others: any tokens.
+    """
+
+    choice: Floats
+    act: Floats
+    others: Ids
 
 
 class Masker:
@@ -39,39 +52,26 @@ class Masker:
 
     def mask(self, ids: Tensor, seeds: list[int]) -> tuple[Tensor, Tensor]:
         """The inputs, [rows, length], with masks in them, and the labels at the chosen places."""
-        rows, length = ids.shape
-        generators = [drawing(seed) for seed in seeds]
-        masked, labels = self.rows(ids.numpy(), [length] * rows, generators, [None] * rows)
+        choice, act, others = np.empty(ids.shape), np.empty(ids.shape), np.empty(ids.shape, int)
+        for row, generator in enumerate(np.random.Generator(np.random.PCG64(s)) for s in seeds):
+            choice[row], act[row] = generator.random((2, ids.shape[1]))
+            others[row] = generator.integers(self.vocabulary, size=ids.shape[1])
+        masked, labels = self.masked(ids.numpy(), Draws(choice, act, others))
         return torch.from_numpy(masked), torch.from_numpy(labels)
 
-    def rows(
-        self,
-        ids: Ids,
-        sizes: Sequence[int],
-        generators: Sequence[np.random.Generator],
-        starts: Sequence[Flags | None],
-    ) -> tuple[Ids, Ids]:
-        """The same for rows that are padded, [rows, length], each with a generator of its own.
+    def masked(self, ids: Ids, draws: Draws, starts: Flags | None = None) -> tuple[Ids, Ids]:
+        """The same with numbers that were drawn elsewhere.
 
-        sizes: tokens of each. starts, each [size] or None: True where a word begins, the first
-        token included; words are then chosen or left as a whole.
+        starts: [rows, length], True where a word begins, as each row does; words are then chosen
+        or left as a whole.
         """
-        draw, act, others = np.full(ids.shape, _NEVER), np.zeros(ids.shape), np.zeros_like(ids)
-        for row, (size, generator, words) in enumerate(zip(sizes, generators, starts, strict=True)):
-            first, act[row, :size] = generator.random((2, size))
-            others[row, :size] = generator.integers(self.vocabulary, size=size)
-            if words is not None:
-                first = first[np.flatnonzero(words)[np.cumsum(words) - 1]]
-            draw[row, :size] = first
-        draw[self._special[ids]] = _NEVER
+        choice = draws.choice
+        if starts is not None:
+            choice = choice.take(np.flatnonzero(starts)[np.cumsum(starts) - 1]).reshape(ids.shape)
+        choice = np.where(self._special[ids], 1.0, choice)
         # At least one place in every row: a batch with nothing to judge has no loss.
-        least = (draw == draw.min(1, keepdims=True)) & (draw < _NEVER)
-        chosen = (draw < self.rate) | least
+        least = (choice == choice.min(1, keepdims=True)) & (choice < 1)
+        chosen = (choice < self.rate) | least
         labels = np.where(chosen, ids, IGNORED)
-        masked = np.where(chosen & (act < 0.8), self.mask_id, ids)
-        return np.where(chosen & (act >= 0.9), others, masked), labels
-
-
-def drawing(seed: int) -> np.random.Generator:
-    """A generator that draws the same for the same seed, on every machine."""
-    return np.random.Generator(np.random.PCG64(seed))
+        masked = np.where(chosen & (draws.act < 0.8), self.mask_id, ids)
+        return np.where(chosen & (draws.act >= 0.9), draws.others, masked), labels

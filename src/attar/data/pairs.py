@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from attar.core.keys import seed_of
 from attar.data.batches import Batch, grouped
 from attar.data.example import Dataset
 from attar.data.files import fail
-from attar.data.masking import Flags, Ids, Masker, drawing
-from attar.data.pieces import Pieces, Run
+from attar.data.masking import Draws, Flags, Floats, Ids, Masker
+from attar.data.pieces import Pieces
+from attar.data.splitmix import Keys, below, bits, uniform
 from attar.data.tokenize import check_ids, filler
 from attar.errors import ModelError
 
 _MULTIPLE = 8  # batches are as wide as a multiple of it
+_TEXTS = 4  # numbers that are drawn for the texts of a pair; those for masks come after them
 
 
 @dataclass(frozen=True)
@@ -32,26 +34,15 @@ class Rules:
 
 
 @dataclass(frozen=True)
-class _Span:
-    """The pieces of a document from `first` to `end`."""
+class _Texts:
+    """Of rows, which tokens their texts have, and whether the second is of another document.
 
-    document: int
-    first: int
-    end: int
-
-
-@dataclass(frozen=True)
-class _Row:
-    """Tokens before any is masked, and where the second text begins, and what it is.
-
-    starts: where a word begins, where words count. generator: what draws the masks.
+    begins, ends: [rows, texts], numbers of tokens. follows: [rows].
     """
 
-    ids: Ids
-    starts: Flags | None
-    second: int
-    follows: int
-    generator: np.random.Generator
+    begins: Ids
+    ends: Ids
+    follows: Ids
 
 
 class Pairs:
@@ -70,15 +61,18 @@ class Pairs:
         self._paired, self._whole_words = rules.pairs, rules.whole_words
         self._batch, self._seed = batch, seed
         self._masker, self._pad = Masker(tokenizer, rules.mask_rate), filler(tokenizer)
-        self._begin, self._close = _marks(tokenizer)
-        self._mark: Flags = np.ones(1, dtype=np.bool_)
+        marks = _marks(tokenizer)
         self._length, self._room = length, length - (3 if rules.pairs else 2)
         longest = self._room // 2 if rules.pairs else self._room
-        self._pieces = Pieces(dataset, tokenizer, longest, rules.pairs, rules.whole_words)
-        self._spans = list(self._cut(dataset.name))
-        sizes = [self._pieces.size(span.first, span.end) for span in self._spans]
-        self._sizes = torch.tensor(sizes).clamp(max=self._room)
-        self._orders: dict[int, Tensor] = {}
+        pieces = Pieces(dataset, tokenizer, longest, rules.pairs, rules.whole_words)
+        self._bounds, self._documents = pieces.bounds, pieces.documents
+        self._middles = pieces.bounds[:-1] + pieces.bounds[1:]  # of each piece, twice
+        self._ids = np.append(pieces.ids, marks)
+        self._starts = np.append(pieces.starts, [True, True])
+        self._spans = np.array(list(self._cut(dataset.name)))
+        sizes = self._bounds[self._spans[:, 2]] - self._bounds[self._spans[:, 1]]
+        self._sizes = torch.from_numpy(sizes).clamp(max=self._room)
+        self._orders: dict[int, Ids] = {}
         self.rows = len(self._spans)
         self.per_epoch = -(-self.rows // batch)
 
@@ -86,117 +80,136 @@ class Pairs:
         """The batch that a rank works on in a step."""
         start = (step * world + rank) * self._batch
         places = range(start, start + self._batch)
-        numbers = [int(self._order(at // self.rows)[at % self.rows]) for at in places]
-        return self._made(numbers, [seed_of(self._seed, "pair", at) for at in places])
+        numbers = [self._order(at // self.rows)[at % self.rows] for at in places]
+        keys = bits(np.uint64(seed_of(self._seed, "pair")), np.array(places))
+        return self._made(np.array(numbers), keys)
 
     def held_out(self, limit: int) -> list[Batch]:
         """Batches to judge on: `limit` rows at even distances, always made alike."""
         count = min(limit, self.rows)
-        numbers = [place * self.rows // count for place in range(count)]
-        seeds = [seed_of(0, "held out", number) for number in numbers]
+        numbers = np.arange(count) * self.rows // count
+        keys = bits(np.uint64(seed_of(0, "held out")), numbers)
         parts = [slice(start, start + self._batch) for start in range(0, count, self._batch)]
-        return [self._made(numbers[part], seeds[part]) for part in parts]
+        return [self._made(numbers[part], keys[part]) for part in parts]
 
     def check(self, vocabulary: int) -> None:
         """Raise ModelError where a text holds an id outside a model's vocabulary."""
-        check_ids(torch.from_numpy(self._pieces.ids), vocabulary)
+        check_ids(torch.from_numpy(self._ids), vocabulary)
 
-    def _cut(self, name: str) -> Iterator[_Span]:
-        """Stretches that fill a row, or the rest of a document; of pairs, two pieces or more."""
-        least, documents = 2 if self._paired else 1, self._pieces.documents
-        if len(documents) < least:
+    def _cut(self, name: str) -> Iterator[tuple[int, int, int]]:
+        """Stretches that fill a row, or the rest of a document; of pairs, two pieces or more.
+
+        Of each its document, its first piece, and the one after its last.
+        """
+        least, count = 2 if self._paired else 1, len(self._documents)
+        if count < least:
             raise fail(
-                f"data {name} holds {len(documents)} documents, and what does not follow a text "
+                f"data {name} holds {count} documents, and what does not follow a text "
                 "is taken from another. Put each document into a file or a row of JSONL of its "
                 "own, or set next_sentence: 0"
             )
-        if all(last - first < least for first, last in documents):
+        if np.all(np.diff(self._documents) < least):
             raise fail(f"data {name}: no document has two parts to pair. Give longer texts")
-        for number, (first, last) in enumerate(documents):
+        bounds: list[int] = self._bounds.tolist()
+        for number, (first, last) in enumerate(self._documents.tolist()):
             while last - first >= least:
-                end = first + least
-                while end < last and self._pieces.size(first, end) < self._room:
-                    end += 1
+                end = bisect_left(bounds, bounds[first] + self._room, first + least, last)
                 if last - end < least:
                     end = last  # alone, what is left would make no row
-                yield _Span(number, first, end)
+                yield number, first, end
                 first = end
 
-    def _order(self, epoch: int) -> Tensor:
+    def _order(self, epoch: int) -> Ids:
         if epoch not in self._orders:
             if len(self._orders) > 1:
                 self._orders.clear()
             generator = torch.Generator().manual_seed(seed_of(self._seed, "order", epoch))
             order = torch.randperm(self.rows, generator=generator)
-            self._orders[epoch] = grouped(order, self._sizes, self._batch, generator)
+            self._orders[epoch] = grouped(order, self._sizes, self._batch, generator).numpy()
         return self._orders[epoch]
 
-    def _made(self, numbers: Sequence[int], seeds: Sequence[int]) -> Batch:
-        rows = [self._row(number, seed) for number, seed in zip(numbers, seeds, strict=True)]
-        sizes = [len(row.ids) for row in rows]
-        longest = max(sizes)
+    def _made(self, numbers: Ids, keys: Keys) -> Batch:
+        """The stretches of these numbers as rows; all that is drawn for one comes from its key."""
+        texts = self._pairs(numbers, keys) if self._paired else self._singles(numbers)
+        begins, sizes = self._marked(texts)
+        lengths = sizes.sum(1, keepdims=True)
+        longest = lengths.max()
         width = max(longest, min(self._length, -(-longest // _MULTIPLE) * _MULTIPLE))
-        ids = np.full((len(rows), width), self._pad)
-        attended, segments = np.zeros_like(ids), np.zeros_like(ids)
-        for at, (row, size) in enumerate(zip(rows, sizes, strict=True)):
-            ids[at, :size], attended[at, :size] = row.ids, 1
-            segments[at, row.second : size] = 1
-        generators, starts = [row.generator for row in rows], [row.starts for row in rows]
-        masked, labels = self._masker.rows(ids, sizes, generators, starts)
-        parts = (masked, attended, labels, segments)
-        ids, attended, labels, segments = map(torch.from_numpy, parts)
-        if not self._paired:
-            return Batch(ids, attended, labels)
-        return Batch(ids, attended, labels, segments, torch.tensor([row.follows for row in rows]))
-
-    def _row(self, number: int, seed: int) -> _Row:
-        span, generator = self._spans[number], drawing(seed)
-        runs, follows = [self._pieces.run(span.first, span.end).cut(0, self._room)], 0
+        column = np.arange(width)
+        there = column < lengths
+        before = np.cumsum(sizes).reshape(sizes.shape) - sizes
+        tokens = np.repeat((begins - before).ravel(), sizes.ravel()) + np.arange(lengths.sum())
+        ids = np.full(there.shape, self._pad)
+        ids[there] = self._ids[tokens]
+        starts = None
+        if self._whole_words:
+            words = self._starts[tokens]
+            words[before] = True  # what is left of a word counts as one
+            starts = np.ones_like(there)
+            starts[there] = words
+        masked, labels = self._masker.masked(ids, self._draws(keys[:, None], there), starts)
+        parts = (masked, there.astype(np.int64), labels)
         if self._paired:
-            cut = span.first + 1 + _drawn(span.end - span.first - 1, generator)
-            follows = _drawn(2, generator)
-            runs = self._pair(span, cut, self._other(span, cut, generator) if follows else None)
-        ids, starts = [self._begin], [self._mark]
-        for run in runs:
-            ids += [run.ids, self._close]
-            starts += [run.starts, self._mark]
-        words = np.concatenate(starts) if self._whole_words else None
-        return _Row(np.concatenate(ids), words, len(runs[0]) + 2, follows, generator)
+            second = there & (column >= sizes[:, :3].sum(1, keepdims=True))
+            parts = (*parts, second.astype(np.int64), texts.follows)
+        return Batch(*map(torch.from_numpy, parts))
 
-    def _pair(self, span: _Span, cut: int, other: Run | None) -> list[Run]:
-        """What comes before the cut, and what comes after it or another text; cut to the room.
+    def _draws(self, keys: Keys, there: Flags) -> Draws:
+        """What the masks of rows are drawn from; keys: [rows, 1], there: [rows, width]."""
+        places = _TEXTS + 3 * np.arange(there.shape[1])
+        choice, act, others = (uniform(keys, places + number) for number in range(3))
+        return Draws(np.where(there, choice, 1.0), act, below(self._masker.vocabulary, others))
+
+    def _marked(self, texts: _Texts) -> tuple[Ids, Ids]:
+        """Where the parts of rows begin and their sizes, marks among them: [rows, 2 texts + 1]."""
+        rows, count = texts.begins.shape
+        begins = np.full((rows, 2 * count + 1), len(self._ids) - 1)
+        begins[:, 0] = len(self._ids) - 2
+        begins[:, 1::2] = texts.begins
+        sizes = np.ones_like(begins)
+        sizes[:, 1::2] = texts.ends - texts.begins
+        return begins, sizes
+
+    def _singles(self, numbers: Ids) -> _Texts:
+        _, first, end = self._spans[numbers].T
+        begins = self._bounds[first]
+        ends = np.minimum(self._bounds[end], begins + self._room)
+        return _Texts(begins[:, None], ends[:, None], np.zeros_like(first))
+
+    def _pairs(self, numbers: Ids, keys: Keys) -> _Texts:
+        """What comes before a cut, and what comes after it or another text; cut to the room.
 
         The first loses its beginning and the second its end, whichever the second is.
         """
-        first = self._pieces.run(span.first, cut)
-        wanted = min(self._pieces.size(cut, span.end), self._room // 2)
-        first = first.cut(max(0, len(first) - (self._room - wanted)), len(first))
-        second = other or self._pieces.run(cut, span.end)
-        return [first, second.cut(0, self._room - len(first))]
+        bounds = self._bounds
+        document, first, end = self._spans[numbers].T
+        cut, follows, *other = uniform(keys[:, None], np.arange(_TEXTS)).T
+        cut = first + 1 + below(end - first - 1, cut)
+        follows = below(2, follows)
+        after = bounds[end] - bounds[cut]
+        start, stop = np.where(follows, self._others(document, after, *other), (cut, end))
+        wanted = np.minimum(after, self._room // 2)
+        begin = np.maximum(bounds[first], bounds[cut] - (self._room - wanted))
+        most = self._room - (bounds[cut] - begin)
+        ends = bounds[cut], np.minimum(bounds[stop], bounds[start] + most)
+        return _Texts(np.stack([begin, bounds[start]], 1), np.stack(ends, 1), follows)
 
-    def _other(self, span: _Span, cut: int, generator: np.random.Generator) -> Run:
-        """A text from another document, about as long as what follows the cut."""
-        wanted, documents = self._pieces.size(cut, span.end), self._pieces.documents
-        number = _drawn(len(documents) - 1, generator)
-        first, last = documents[number + (number >= span.document)]
-        start = first + _drawn(last - first, generator)
-        end, size = start + 1, self._pieces.size
-        while end < last and size(start, end) + size(end, end + 1) / 2 <= wanted:
-            end += 1
-        return self._pieces.run(start, end)
+    def _others(self, document: Ids, wanted: Ids, which: Floats, where: Floats) -> tuple[Ids, Ids]:
+        """Pieces of other documents, about as many tokens as are wanted: the first, and the end."""
+        number = below(len(self._documents) - 1, which)
+        first, last = self._documents[number + (number >= document)].T
+        start = first + below(last - first, where)
+        # a piece belongs to it where its middle comes before the end that is wanted
+        end = np.searchsorted(self._middles, 2 * (self._bounds[start] + wanted), side="right")
+        return start, np.clip(end, start + 1, last)
 
 
-def _marks(tokenizer: Any) -> tuple[Ids, Ids]:
+def _marks(tokenizer: Any) -> Ids:
     """What stands before a row, and what closes each text."""
-    begin, close = tokenizer.cls_token_id, tokenizer.sep_token_id
-    if begin is None or close is None:
+    marks = tokenizer.cls_token_id, tokenizer.sep_token_id
+    if None in marks:
         raise ModelError(
             "the tokenizer has no tokens to begin a row and to close a text ([CLS] and [SEP] of "
             "BERT). Give a model that was made for masked-lm"
         )
-    return np.array([begin]), np.array([close])
-
-
-def _drawn(count: int, generator: np.random.Generator) -> int:
-    """A number below `count`."""
-    return int(generator.integers(count))
+    return np.array(marks)

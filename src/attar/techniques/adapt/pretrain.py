@@ -17,7 +17,7 @@ class Pretrain(Pretraining, Step, kind="adapt/pretrain"):
     is masked is drawn anew in every epoch. With `model.fresh` it begins with random weights.
     """
 
-    version = 2
+    version = 3
     needs = frozenset({FLOAT})
     whole = True
     tasks = ("masked-lm",)

@@ -25,7 +25,7 @@ class Pretrain(Beside, Pretraining, Step, kind="distill/pretrain"):
     (1 - weight) x what the text itself says. `also` adds signals on what leads to the answers.
     """
 
-    version = 2
+    version = 3
     needs = frozenset({FLOAT})
     whole = True
     tasks = ("masked-lm",)
