@@ -143,10 +143,9 @@ class Pairs:
         ids[there] = self._ids[tokens]
         starts = None
         if self._whole_words:
-            words = self._starts[tokens]
-            words[before] = True  # what is left of a word counts as one
             starts = np.ones_like(there)
-            starts[there] = words
+            # What is left of a word has the draw of the mark before it, which is never chosen.
+            starts[there] = self._starts[tokens]
         masked, labels = self._masker.masked(ids, self._draws(keys[:, None], there), starts)
         parts = (masked, there.astype(np.int64), labels)
         if self._paired:
