@@ -25,14 +25,28 @@ def on(values: torch.Tensor, grid: InputGrid) -> torch.Tensor:
     return rounded(values, torch.tensor(grid.scale), torch.tensor(float(grid.zero)))
 
 
-def test_tokens_are_rounded_each_on_its_own_scale() -> None:
-    inputs = drawn(3, 4, 32) * torch.tensor([1e-3, 1.0, 50.0, 0.0])[:, None]
+@pytest.mark.parametrize("shift", [0.0, 3.0, -30.0])
+def test_tokens_are_rounded_each_on_its_own_grid(shift: float) -> None:
+    inputs = (drawn(3, 4, 32) + shift) * torch.tensor([1e-3, 1.0, 50.0, 0.0])[:, None]
     found = rounded_tokens(inputs)
-    scale = inputs.double().abs().amax(-1, keepdim=True) / 127
-    assert ((found - inputs).double().abs() <= scale / 2 * 1.001).all()
+    ends = inputs.double().clamp_max(0).amin(-1), inputs.double().clamp_min(0).amax(-1)
+    scale = ((ends[1] - ends[0]) / 255)[..., None]
+    assert ((found - inputs).double().abs() <= scale * 1.001).all()
+    inner = ((inputs > inputs.amin(-1, True)) & (inputs < inputs.amax(-1, True))).double()
+    assert ((found - inputs).double().abs() * inner <= scale / 2 * 1.001).all()
     codes = found.double() / scale.clamp_min(1e-30)
     assert torch.allclose(codes, codes.round(), atol=1e-3)
-    assert found.abs().amax(-1).allclose(inputs.abs().amax(-1))  # the largest stays as it is
+
+
+def test_compressed_tensors_rounds_tokens_alike() -> None:
+    from compressed_tensors.quantization import QuantizationArgs
+    from compressed_tensors.quantization.lifecycle.forward import fake_quantize
+    from compressed_tensors.quantization.utils import compute_dynamic_scales_and_zp
+
+    inputs = drawn(2, 4, 32) * torch.tensor([1e-2, 1.0, 50.0, 3.0])[:, None] + 0.3
+    args = QuantizationArgs(num_bits=8, symmetric=False, strategy="token", dynamic=True)
+    scale, zero = compute_dynamic_scales_and_zp(inputs, args, torch.nn.Identity())
+    assert torch.allclose(rounded_tokens(inputs), fake_quantize(inputs, scale, zero, args))
 
 
 def test_torchs_own_quantization_gives_the_same() -> None:

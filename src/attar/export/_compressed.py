@@ -18,7 +18,7 @@ _OWN = ("codes", "scales", "zeros", "minima", "input_scale", "input_zero")
 _DYNAMIC = {
     "num_bits": 8,
     "type": "int",
-    "symmetric": True,
+    "symmetric": False,
     "strategy": "token",
     "dynamic": True,
 }

@@ -30,13 +30,14 @@ class InputGrid:
 
 
 def rounded_tokens(inputs: Tensor) -> Tensor:
-    """Inputs [..., width] at 8 bits: codes from -127 to 127, a scale for each token.
+    """Inputs [..., width] at 8 bits, for each token on the grid that spans its own and zero.
 
     The gradient is that of what was not rounded (straight through).
     """
-    exact = inputs.float()
-    scale = exact.abs().amax(-1, keepdim=True).clamp_min(1e-12) / 127
-    return through(inputs, (exact / scale).round() * scale)
+    low, high = inputs.float().aminmax(dim=-1, keepdim=True)
+    low = low.clamp_max(0)
+    scale = ((high.clamp_min(0) - low) / 255).clamp_min(1e-12)
+    return rounded(inputs, scale, (-low / scale).round())
 
 
 def rounded(inputs: Tensor, scale: Tensor | float, zero: Tensor | float) -> Tensor:

@@ -16,8 +16,13 @@ from attar.techniques.quantize._solving import round_linear
 
 
 class Dynamic(Step, kind="quantize/dynamic"):
-    """W8A8 with a scale for every token (as in ZeroQuant, arXiv 2206.01861); no data needed."""
+    """W8A8 with a grid for every token (as in ZeroQuant, arXiv 2206.01861); no data needed.
 
+    A token's grid spans its own inputs, which seldom lie evenly around zero: not those of a layer
+    that an activation function stands before.
+    """
+
+    version = 2
     needs = frozenset({FLOAT})
     removes = frozenset({FLOAT})
     adds = frozenset({QUANTIZED})

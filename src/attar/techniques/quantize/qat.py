@@ -38,6 +38,7 @@ class Qat(Taught, Embeddings, Step, kind="quantize/qat"):
     of a pruned linear stay zeros. Embeddings are rounded before training, which makes up for it.
     """
 
+    version = 2
     needs = frozenset({FLOAT})
     removes = frozenset({FLOAT})
     adds = frozenset({QUANTIZED})
@@ -50,7 +51,7 @@ class Qat(Taught, Embeddings, Step, kind="quantize/qat"):
     )
     activations: Literal["none", "dynamic"] = Field(
         "none",
-        description="dynamic: inputs of the linears at 8 bits too, a scale for every token, as in "
+        description="dynamic: inputs of the linears at 8 bits too, a grid for every token, as in "
         "quantize/dynamic",
     )
     scope: Scope = Field(
