@@ -74,7 +74,8 @@ def test_a_walk_that_was_killed_goes_on_and_ends_bit_equal(
     resumed, ctx, visited = press(kind, tmp_path, memory=memory)
     walks = 2 if kind == "lowrank/balanced" else 1
     again = 0 if kind == "prune/wanda" else 2  # it feeds its blocks with what they were
-    assert (blocks, visited) == (3 * walks, 3 * walks - again)
+    looks = 2 if kind == "quantize/smoothquant" else 1  # at each block: before scales, and after
+    assert (blocks, visited) == (3 * walks * looks, (3 * walks - again) * looks)
     assert not list(tmp_path.rglob("states"))
     wanted, found = calm.module.state_dict(), resumed.module.state_dict()
     assert wanted.keys() == found.keys()

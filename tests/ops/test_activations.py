@@ -144,9 +144,29 @@ def test_tokens_kept_of_many_are_evenly_spread(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(activations, "_KEPT", 4 * 100)
     inputs = torch.arange(1000.0)[:, None].expand(-1, 4)
     found = given(*inputs.split(70))
-    assert torch.equal(torch.cat(found._parts)[:, 0], torch.arange(0, 1000.0, 16))
+    assert torch.equal(torch.cat(found._parts)[:, 0], torch.arange(0, 1000.0, 27))
     assert found.count == 1000
     assert torch.allclose(found.gram.mean, inputs.t() @ inputs / 1000)
+
+
+def test_what_every_row_begins_with_counts_once_where_few_tokens_are_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(activations, "_KEPT", 4 * 600)
+    inputs = (drawn(64 * 64, 4) + 10).view(64, 64, 4)
+    inputs[:, 0] = 300.0
+    found = given(*inputs)
+    exact, coarse = found.means(grid := found.fit(torch.ones(4)))
+    whole = inputs.reshape(-1, 4)
+    assert torch.allclose(exact, whole.mean(0), rtol=1e-5)
+    assert torch.allclose(coarse, on(whole, grid).mean(0), atol=0.3 * grid.scale)
+    centred = found.gram.mean - exact.outer(exact)
+    assert torch.linalg.eigvalsh(centred.double()).min() > 0
+
+
+def test_weights_that_are_all_zero_are_no_trouble() -> None:
+    found = given(drawn(8, 4))
+    assert found.fit(torch.zeros(4)) == found.fit(torch.ones(4))
 
 
 def test_inputs_that_are_all_zero_are_no_trouble() -> None:

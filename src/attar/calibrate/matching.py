@@ -44,7 +44,7 @@ def match(
 ) -> Matched:
     """Train parameters of the view's block, each at its own highest rate, against its targets.
 
-    In float32, one batch of the walk at a step, rates falling evenly to zero. One batch
+    In float32, one batch of the walk at a step, rates falling to zero like a cosine. One batch
     in eight is held out; where these say that it did not help, the parameters are what they
     were. There must be two batches or more.
     """
@@ -125,7 +125,7 @@ def _exact(view: BlockView) -> BlockView:
 
 
 def _train(view: BlockView, optimizer: Optimizer, order: Sequence[int]) -> None:
-    falling = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, len(order))
+    falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, len(order))
     for index in order:
         with torch.enable_grad(), autocast(view.model.device, view.precision):
             loss = distance(view, index)

@@ -15,7 +15,7 @@ from attar.ops.activations import InputGrid, rounded, rounded_tokens
 
 @swappable
 class DynamicLinear(QuantizedLinear):
-    """Each token's inputs are rounded on a scale of their own, found as they arrive."""
+    """Each token's inputs are rounded on a grid of their own, found as they arrive."""
 
     def arriving(self, inputs: Tensor) -> Tensor:
         return rounded_tokens(inputs)

@@ -4,6 +4,7 @@
 # pyright: reportUnknownVariableType=false
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +18,8 @@ from attar.ops.rounding import round_scale, through
 _NUMBERS = 1 << 16  # of bfloat16: a grid of 256 numbers is far coarser
 _SHRINK = tuple(1.0 - 0.02 * step for step in range(36))
 _KEPT = 1 << 25  # numbers of a linear's inputs
-_POWER = 2.0  # of the errors of inputs
+_THINNED = 3  # kept is one of so many: no power of two, as lengths of sequences are
+_AT_ONCE = 1 << 22  # numbers that are rounded at a time
 Device = torch.device | str
 
 
@@ -106,6 +108,7 @@ class Inputs:
 
     def __init__(self, width: int, device: Device = "cpu") -> None:
         self.gram, self._parts, self._stride = Gram(width, device), list[Tensor](), 1
+        self._sum = torch.zeros(width, dtype=torch.float64, device=device)
         self._most = max(1, _KEPT // width)
 
     @property
@@ -117,10 +120,11 @@ class Inputs:
         """Count these inputs in: [..., width]."""
         rows, before = inputs.detach().reshape(-1, inputs.shape[-1]), self.count
         self.gram.add(rows)
+        self._sum += rows.sum(0, dtype=torch.float64).to(self._sum.device)
         self._parts.append(self._thinned(rows, -before % self._stride))
         while sum(len(part) for part in self._parts) > self._most:
-            self._stride *= 2
-            self._parts = [torch.cat(self._parts)[::2].clone()]
+            self._stride *= _THINNED
+            self._parts = [torch.cat(self._parts)[::_THINNED].clone()]
 
     def _thinned(self, rows: Tensor, start: int) -> Tensor:
         return rows if self._stride == 1 else rows[start :: self._stride].clone()
@@ -132,21 +136,30 @@ class Inputs:
         as errors of different inputs have nothing to do with each other. Higher powers cut off
         less.
         """
+        if not energy.any():  # weights that are all zero
+            energy = torch.ones_like(energy)
         weight = (energy / energy.mean().clamp_min(1e-30)) ** (power / 2)
         found = Range()
-        for part in self._parts:
+        for part in self._some():
             found.add(part, weight)
         return found.fit(power)
 
     def means(self, grid: InputGrid) -> tuple[Tensor, Tensor]:
-        """The mean of every input, before it is rounded and after: [width] each."""
-        exact = torch.zeros_like(self._parts[0][0], dtype=torch.float64)
-        coarse = exact.clone()
-        for part in self._parts:
-            exact += part.sum(0, dtype=torch.float64)
-            coarse += rounded(part.float(), grid.scale, grid.zero).sum(0, dtype=torch.float64)
-        count = sum(len(part) for part in self._parts)
-        return (exact / count).float(), (coarse / count).float()
+        """The mean of every input, before it is rounded and after: [width] each.
+
+        What rounding adds is the mean over the tokens that are kept.
+        """
+        exact, added = self._sum / max(1, self.count), torch.zeros_like(self._sum)
+        for part in self._some():
+            inputs = part.float()
+            missed = rounded(inputs, grid.scale, grid.zero) - inputs
+            added += missed.sum(0, dtype=torch.float64).to(added.device)
+        kept = sum(len(part) for part in self._parts)
+        return exact.float(), (exact + added / kept).float()
+
+    def _some(self) -> Iterator[Tensor]:
+        rows = max(1, _AT_ONCE // len(self._sum))
+        return (some for part in self._parts for some in part.split(rows))
 
 
 class Peaks:

@@ -30,7 +30,6 @@ class Auto(Step, kind="heal/auto"):
     holds some of `data` out and reads no `held_out`.
     """
 
-    version = 2
     needs = frozenset()
     tasks = TASKS
     promises = frozenset()

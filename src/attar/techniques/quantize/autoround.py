@@ -38,7 +38,6 @@ class AutoRound(Matching, Embeddings, Step, kind="quantize/autoround"):
     starts at the nearest codes; those of GPTQ (arXiv 2210.17323) are nearer to the end.
     """
 
-    version = 2
     needs = frozenset({FLOAT})
     removes = frozenset({FLOAT})
     adds = frozenset({QUANTIZED})
@@ -84,4 +83,4 @@ class AutoRound(Matching, Embeddings, Step, kind="quantize/autoround"):
         (nudge,) = linear.free_codes(wanted, held=weight_of(linear) == 0 if masked else None)
         # minima too, but no zero points: levels move by themselves
         scales = linear.free() if linear.grid.minimum else linear.free_scales()
-        return {nudge: 1.2 / self.steps} | dict.fromkeys(scales, 0.2 / self.steps)
+        return {nudge: 2.0 / self.steps} | dict.fromkeys(scales, 0.2 / self.steps)

@@ -84,17 +84,19 @@ class Static(Calibrated, Step, kind="quantize/static"):
 
 def _round(view: BlockView, names: list[str], inputs: Inputs, grid: Grid, power: float) -> None:
     """Round linears that are given the same inputs, and these; biases take up what is off."""
-    weights = [weight_of(view.linears[name]).detach().float() for name in names]
-    found = inputs.fit(torch.cat(weights).square().sum(0), power)
+    weights = {name: weight_of(view.linears[name]).detach() for name in names}
+    energy = torch.stack([weight.float().square().sum(0) for weight in weights.values()]).sum(0)
+    found = inputs.fit(energy, power)
     exact, coarse = inputs.means(found)
     gram = inputs.gram.mean
     if all(view.linears[name].bias is not None for name in names):
         gram = gram - exact.outer(exact)  # biases see to the mean
+        gram.diagonal().clamp_min_(0)
     solve_group(view, names, gram, grid, cls=StaticLinear)
-    for name, weight in zip(names, weights, strict=True):
+    for name, weight in weights.items():
         new = cast("StaticLinear", view.model.module.get_submodule(name)).on(found)
         if new.bias is not None:
-            off = weight @ exact - new.dequantized(torch.float32) @ coarse
+            off = weight.float() @ exact - new.dequantized(torch.float32) @ coarse
             new.bias = nn.Parameter((new.bias.detach() + off).to(new.bias.dtype))
 
 
