@@ -139,7 +139,7 @@ class Pairs:
         there = column < lengths
         before = np.cumsum(sizes).reshape(sizes.shape) - sizes
         tokens = np.repeat((begins - before).ravel(), sizes.ravel()) + np.arange(lengths.sum())
-        ids = np.full(there.shape, self._pad)
+        ids = np.full(there.shape, self._pad, dtype=np.int64)
         ids[there] = self._ids[tokens]
         starts = None
         if self._whole_words:

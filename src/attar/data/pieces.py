@@ -49,7 +49,7 @@ class Pieces:
         whole = np.array(sizes, dtype=np.int64)
         counts = -(-whole // longest)  # pieces of each sentence
         ends, some = np.cumsum(counts), counts > 0
-        lengths = np.full(counts.sum(), longest)
+        lengths = np.full(counts.sum(), longest, dtype=np.int64)
         lengths[ends[some] - 1] -= (counts * longest - whole)[some]
         self.bounds: Ids = np.append(0, np.cumsum(lengths))
         first = np.append((ends - counts)[np.array(opens, dtype=np.bool_)], len(lengths))

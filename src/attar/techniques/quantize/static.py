@@ -24,8 +24,7 @@ from attar.ops.activations import InputGrid, Inputs, Range
 from attar.techniques.quantize._solving import solve_group
 
 _SIGNED, _MIDDLE = Grid(bits=8), 128  # engines multiply outputs whose code for zero is the middle
-
-_ATTENDED = 3.0  # power of the errors of what queries and keys are made of
+_ATTENDED = 3.0  # power of the errors of what queries, keys and values are made of
 
 
 class Static(Calibrated, Step, kind="quantize/static"):
@@ -33,7 +32,7 @@ class Static(Calibrated, Step, kind="quantize/static"):
 
     The grid is the one of least squared error on the inputs seen, each times the size of its
     weights, block by block, each fed by the blocks already rounded; to the power of three where
-    queries and keys are made, since what is cut off there is magnified by the softmax. Weights
+    queries, keys and values are made, since what is cut off there is magnified by the softmax. Weights
     are rounded by GPTQ, and a bias takes up what the mean of the outputs is off by (Nagel et al.
     2019, arXiv 1906.04721). With `scores` the queries and keys of a block are rounded as well, to
     what they are before any rotary positions: that speeds up models without those (BERT and kin),
@@ -83,7 +82,7 @@ class Static(Calibrated, Step, kind="quantize/static"):
 
 
 def _round(view: BlockView, names: list[str], inputs: Inputs, grid: Grid, power: float) -> None:
-    """Round linears that are given the same inputs, and these; biases take up what is off."""
+    """Round linears and the inputs that they share; biases take up what is off."""
     weights = {name: weight_of(view.linears[name]).detach() for name in names}
     energy = torch.stack([weight.float().square().sum(0) for weight in weights.values()]).sum(0)
     found = inputs.fit(energy, power)
