@@ -32,11 +32,11 @@ class Static(Calibrated, Step, kind="quantize/static"):
 
     The grid is the one of least squared error on the inputs seen, each times the size of its
     weights, block by block, each fed by the blocks already rounded; to the power of three where
-    queries, keys and values are made, since what is cut off there is magnified by the softmax. Weights
-    are rounded by GPTQ, and a bias takes up what the mean of the outputs is off by (Nagel et al.
-    2019, arXiv 1906.04721). With `scores` the queries and keys of a block are rounded as well, to
-    what they are before any rotary positions: that speeds up models without those (BERT and kin),
-    whose engines then multiply whole numbers there too.
+    queries, keys and values are made, since what is cut off there is magnified by the softmax.
+    Weights are rounded by GPTQ, and a bias takes up what the mean of the outputs is off by (Nagel
+    et al. 2019, arXiv 1906.04721). With `scores` the queries and keys of a block are rounded as
+    well, to what they are before any rotary positions: that speeds up models without those (BERT
+    and kin), whose engines then multiply whole numbers there too.
     """
 
     version = 2
