@@ -59,7 +59,14 @@ TUNED = 3  # fine-tunings that the teacher learns from
 # Passes over the raw text (4.7 million tokens) and over the labelled reviews: as many as ten
 # minutes of one GPU have room for, the students' trainings beside each other.
 PASSES = {"teacher": 40.0, "student": 8.0, "told": 5.0}
-RAW = {"length": LENGTH, "batch": 256, "learning_rate": 1e-3, "evaluate_on": 256}
+RAW = {
+    "length": LENGTH,
+    "batch": 256,
+    "learning_rate": 1e-3,
+    "evaluate_on": 256,
+    "dropout": False,
+    "checkpoint_minutes": 1.0,
+}
 TOLD = {"length": LENGTH, "batch": 64, "learning_rate": 1.5e-4}
 SOFT = {"weight": 0.7, "temperature": 2.0}
 SETTINGS = {

@@ -131,6 +131,19 @@ def test_both_tasks_are_learned(kind: str) -> None:
     assert 0 <= ctx.notes["next sentences told"] <= 1
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_dropout_is_drawn_only_where_it_is_wanted(kind: str) -> None:
+    made = {}
+    for name, share, dropout in (("with", 0.5, True), ("off", 0.5, False), ("none", 0.0, True)):
+        shares = {"hidden_dropout_prob": share, "attention_probs_dropout_prob": share}
+        model = both(**shares)
+        step(kind, model, context(both(seed=1)), steps=3, held_out=None, dropout=dropout)
+        made[name] = weights(model)
+        assert {m.p for m in model.module.modules() if isinstance(m, torch.nn.Dropout)} == {share}
+    assert equal(made["off"], made["none"])
+    assert not equal(made["with"], made["none"])
+
+
 def test_signals_go_beside_the_heads() -> None:
     student, teacher = both(), both(seed=1)
     names = set(student.module.state_dict())

@@ -6,6 +6,7 @@ With a teacher, or without.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 
 import torch
 from pydantic import Field
@@ -22,6 +23,7 @@ from attar.ops.chunked import Mix, Side, chunked
 from attar.train.fit import fit
 from attar.train.losses import Loss, averaged, plain, side
 from attar.train.schedule import Training
+from attar.train.scoped import without_dropout
 from attar.train.signals import Guide
 
 _JUDGED = 256  # held-out rows
@@ -40,6 +42,11 @@ class Pretraining(Training):
     whole_words: bool = Field(
         False,
         description="choose or leave all tokens of a word together; of Chinese, a character is one",
+    )
+    dropout: bool = Field(
+        True,
+        description="draw the model's own dropout while it trains; no: more is learned of texts "
+        "that are read few times, as ALBERT was pretrained (arXiv 1909.11942, section 4.8)",
     )
     learning_rate: float = Field(3e-4, gt=0, description="the highest learning rate")
     data: DataRef = Field("train", description="raw text: each row or text file is a document")
@@ -66,7 +73,9 @@ class Pretraining(Training):
         """Train what wants a gradient, and leave the best state in it."""
         held = self._held(objective.model, ctx)
         score = objective.score(held) if held else None
-        fit(objective.model, objective, rows, self, ctx, score)
+        module = objective.model.module
+        with nullcontext() if self.dropout else without_dropout(module):
+            fit(objective.model, objective, rows, self, ctx, score)
         if held and self.next_sentence:
             ctx.note("next sentences told", round(objective.told(held), 4))
 

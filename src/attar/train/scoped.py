@@ -88,6 +88,29 @@ def freed(module: nn.Module, names: Iterable[str], matrices: bool = False) -> It
 
 
 @contextmanager
+def without_dropout(module: nn.Module) -> Iterator[None]:
+    """Draw no dropout anywhere in `module`, as long as this lasts."""
+    changed: list[tuple[nn.Module, str, float]] = []
+    for part in module.modules():
+        names = [name for name, value in vars(part).items() if _drops(part, name, value)]
+        changed += [(part, name, getattr(part, name)) for name in names]
+    for part, name, _ in changed:
+        setattr(part, name, 0.0)
+    try:
+        yield
+    finally:
+        for part, name, value in changed:
+            setattr(part, name, value)
+
+
+def _drops(module: nn.Module, name: str, value: object) -> bool:
+    """Whether an attribute is a share that is left out; attention keeps it as a number."""
+    if isinstance(module, nn.Dropout):
+        return name == "p"
+    return "dropout" in name and isinstance(value, float)
+
+
+@contextmanager
 def in_float32(module: nn.Module) -> Iterator[None]:
     """Hold every weight in float32 for as long as training lasts; small updates need it."""
     tensors = [*module.parameters(), *module.buffers()]

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from attar.models.blocks import recorded
 from attar.models.model import Model
 from attar.ops.alike import attention_scores
-
-_DROPOUT = ("attention_dropout", "dropout")  # where attention keeps a probability as a number
+from attar.train.scoped import without_dropout
 
 
 class Watched:
@@ -101,26 +100,15 @@ def watched(model: Model, maps: bool = False) -> Iterator[Watched]:
 @contextmanager
 def _stepwise(model: Model) -> Iterator[None]:
     """Attention that tells its shares, as long as this lasts."""
-    changed: list[tuple[Any, str, Any]] = []
-
-    def put(holder: Any, name: str, value: object) -> None:
-        changed.append((holder, name, getattr(holder, name)))
-        setattr(holder, name, value)
-
-    put(model.module.config, "_attn_implementation", "eager")
-    for block in model.blocks:
-        attention = block.get_submodule(model.family.attention_name)
-        for module in attention.modules():
-            if isinstance(module, nn.Dropout):
-                put(module, "p", 0.0)
-        for name in _DROPOUT:
-            if isinstance(getattr(attention, name, None), float):
-                put(attention, name, 0.0)
+    config = model.module.config
+    before = config._attn_implementation
+    parts = [block.get_submodule(model.family.attention_name) for block in model.blocks]
+    config._attn_implementation = "eager"
     try:
-        yield
+        with without_dropout(nn.ModuleList(parts)):
+            yield
     finally:
-        for holder, name, value in changed:
-            setattr(holder, name, value)
+        config._attn_implementation = before
 
 
 def _attending(maps: list[Tensor | None], index: int) -> Callable[..., None]:
