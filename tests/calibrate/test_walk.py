@@ -119,6 +119,33 @@ def test_what_comes_after_a_changed_linear_is_given_what_it_will_have(family) ->
         torch.testing.assert_close(grams[name], (rows.T @ rows / len(rows)).float())
 
 
+@pytest.mark.parametrize(
+    ("family", "task", "raised"),
+    [
+        ("bert", "classification", True),
+        ("bert", "embedding", True),
+        ("bert", "masked-lm", False),
+        ("llama", "causal-lm", False),
+    ],
+)
+def test_the_gram_of_attentions_outputs_is_raised_where_texts_are_answered_for(
+    family, task, raised
+) -> None:
+    model = tiny(family, task)
+    changed: set[str] = set()
+
+    def visit(view: BlockView) -> None:
+        for names, gram in view.groups():
+            more = view.steady(names, gram.mean) - gram.mean
+            if more.any():
+                half = gram.mean.diagonal().mean() / 2
+                assert torch.allclose(more, half * torch.eye(len(more)), atol=1e-6)
+                changed.add(names[0].partition(f"{model.blocks_name}.")[2].partition(".")[2])
+
+    walk(model, batches(), Scope.linears(), context(model), visit)
+    assert changed == ({model.family.out} if raised else set())
+
+
 def test_a_linear_may_be_replaced_by_another_kind_on_the_way() -> None:
     class Nothing(nn.Module):
         def forward(self, inputs: Tensor) -> Tensor:

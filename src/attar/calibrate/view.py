@@ -21,6 +21,8 @@ from attar.ops.activations import Inputs, Peaks, Range
 from attar.ops.gram import Energy, Gram
 
 S = TypeVar("S", Gram, Energy, Inputs, Peaks, Range)
+_BY_TOKEN = ("causal-lm", "masked-lm")  # tasks whose models answer for every token
+_ADDED = 0.5
 _HELD = 1 << 24  # bytes that wait in batches, after which the holes between them are given back
 
 
@@ -89,6 +91,20 @@ class BlockView:
                 trim()
         if batches is not None:
             self.outputs = [cast("Tensor", batch.output) for batch in batches]
+
+    def steady(self, names: Sequence[str], gram: Tensor) -> Tensor:
+        """The gram under which to round or prune these linears, which is given their inputs'.
+
+        Of what an attention's heads put out, in a model that answers for whole texts, half of its
+        mean is added to its diagonal. Those are averages over many tokens, so that what is lost of
+        them is alike all over a text and adds up in its answer, and on other texts more is lost
+        where the gram is trusted to the last digit (docs/log.md).
+        """
+        if self.model.task in _BY_TOKEN or not names[0].endswith(f".{self.model.family.out}"):
+            return gram
+        raised = gram.clone()
+        raised.diagonal().add_(_ADDED * gram.diagonal().mean())
+        return raised
 
     def watched(self, statistic: type[S]) -> Iterator[Tensor]:
         """The block's outputs as it is, batch by batch, on the way to `statistics`."""

@@ -19,7 +19,7 @@ from attar.techniques.prune._sparsity import SharedSparsity, Zeros, put, tell
 class SparseGpt(SharedSparsity, Calibrated, Step, kind="prune/sparsegpt"):
     """SparseGPT (arXiv 2301.00774), block by block, each fed by the blocks already pruned."""
 
-    version = 2
+    version = 3
     needs = frozenset({FLOAT})
     adds = frozenset({MASKED})
     tasks = TASKS
@@ -38,7 +38,7 @@ class SparseGpt(SharedSparsity, Calibrated, Step, kind="prune/sparsegpt"):
         def visit(view: BlockView) -> list[Zeros]:
             counts: list[Zeros] = []
             for names, gram in view.groups():
-                mean = gram.mean
+                mean = view.steady(names, gram.mean)
                 for pattern in dict.fromkeys(patterns[name] for name in names):
                     alike = [name for name in names if patterns[name] == pattern]
                     weights = [weight_of(view.linears[name]) for name in alike]

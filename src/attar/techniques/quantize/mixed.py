@@ -34,7 +34,7 @@ class Mixed(Calibrated, Embeddings, Step, kind="quantize/mixed"):
     (arXiv 1905.03696).
     """
 
-    version = 2
+    version = 3
     needs = frozenset({FLOAT})
     removes = frozenset({FLOAT})
     adds = frozenset({QUANTIZED})
@@ -78,7 +78,7 @@ class Mixed(Calibrated, Embeddings, Step, kind="quantize/mixed"):
         def visit(view: BlockView) -> list[float]:
             errors: list[float] = []
             for names, gram in view.groups():
-                mean = gram.mean
+                mean = view.steady(names, gram.mean)
                 for grid in dict.fromkeys(chosen[name] for name in names):
                     alike = [name for name in names if chosen[name] == grid]
                     errors += solve_group(view, alike, mean, grid, self.sweeps)
