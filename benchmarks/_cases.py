@@ -40,6 +40,7 @@ def rounding(bits: int, subject: Subject) -> dict[str, Method]:
         "gptq": own(("quantize/gptq", {"grid": grid})),
         "awq": own(("quantize/awq", {"grid": grid})),
         "autoround": own(autoround),
+        "autoround, 100 steps": own((autoround[0], {**autoround[1], "steps": 100})),
         f"gptq{HEALED}": own(("quantize/gptq", {"grid": grid}), HEAL[subject]),
         f"autoround{HEALED}": own(autoround, HEAL[subject]),
     }
