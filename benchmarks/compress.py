@@ -84,15 +84,15 @@ def compare(case: str, kept: Kept) -> None:
     methods = CASES[case].methods
     judge = "kl" if CASES[case].subject.task == DECODER.task else "distance"
     rows = {name: row for (where, name), row in kept.rows.items() if where == case}
-    rows = {name: row for name, row in rows.items() if left(case, name)}
-    own = {name: row for name, row in rows.items() if methods[name].package == SELF}
-    peers = sorted(rows.keys() - own.keys(), key=lambda name: rows[name][judge])
+    all_own = {name: row for name, row in rows.items() if methods[name].package == SELF}
+    peers = sorted(rows.keys() - all_own.keys(), key=lambda name: rows[name][judge])
+    own = {name: row for name, row in all_own.items() if left(case, name)}
     for name, row in own.items():
         found: dict[str, Any] = {}
         best = next((peer for peer in peers if peer.replace("-", "").startswith(name)), None)
         if best is None and peers:
             best = peers[0]
-        if best is not None:
+        if best is not None and left(case, best):
             for each in (name, best):
                 if not (folder(case, each) / ITEMS).exists():
                     judged(case, each)
