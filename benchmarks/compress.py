@@ -78,15 +78,15 @@ def compare(case: str, kept: Kept) -> None:
 
     `less`: of what both are judged by; `nats`: of what a token costs, the logarithm of perplexity.
     What no peer has, and what was healed, is held against the best of all; what was healed also
-    against what it was before: the share of the divergence that is gone. Rows whose weights are no
-    longer there stay as they are.
+    against what it was before: the share of the divergence that is gone. Rows stay as they are
+    whose weights, or whose peer's, are no longer there.
     """
     methods = CASES[case].methods
     judge = "kl" if CASES[case].subject.task == DECODER.task else "distance"
     rows = {name: row for (where, name), row in kept.rows.items() if where == case}
-    all_own = {name: row for name, row in rows.items() if methods[name].package == SELF}
-    peers = sorted(rows.keys() - all_own.keys(), key=lambda name: rows[name][judge])
-    own = {name: row for name, row in all_own.items() if left(case, name)}
+    peers = [name for name in rows if methods[name].package != SELF]
+    peers.sort(key=lambda name: rows[name][judge])
+    own = {name: row for name, row in rows.items() if name not in peers and left(case, name)}
     for name, row in own.items():
         found: dict[str, Any] = {}
         best = next((peer for peer in peers if peer.replace("-", "").startswith(name)), None)

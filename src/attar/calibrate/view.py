@@ -22,7 +22,7 @@ from attar.ops.gram import Energy, Gram
 
 S = TypeVar("S", Gram, Energy, Inputs, Peaks, Range)
 _BY_TOKEN = ("causal-lm", "masked-lm")  # tasks whose models answer for every token
-_ADDED = 0.5
+_ADDED = 0.5  # of the mean energy
 _HELD = 1 << 24  # bytes that wait in batches, after which the holes between them are given back
 
 
@@ -93,7 +93,7 @@ class BlockView:
             self.outputs = [cast("Tensor", batch.output) for batch in batches]
 
     def steady(self, names: Sequence[str], gram: Tensor) -> Tensor:
-        """The gram under which to round or prune these linears, which is given their inputs'.
+        """The gram under which to round or prune these linears, given that of their inputs.
 
         Of what an attention's heads put out, in a model that answers for whole texts, half of its
         mean is added to its diagonal. Those are averages over many tokens, so that what is lost of

@@ -52,11 +52,8 @@ class Masker:
 
     def mask(self, ids: Tensor, seeds: list[int]) -> tuple[Tensor, Tensor]:
         """The inputs, [rows, length], with masks in them, and the labels at the chosen places."""
-        choice, act, others = (
-            np.empty(ids.shape),
-            np.empty(ids.shape),
-            np.empty(ids.shape, np.int64),
-        )
+        choice, act = np.empty(ids.shape), np.empty(ids.shape)
+        others = np.empty(ids.shape, np.int64)
         for row, generator in enumerate(np.random.Generator(np.random.PCG64(s)) for s in seeds):
             choice[row], act[row] = generator.random((2, ids.shape[1]))
             others[row] = generator.integers(self.vocabulary, size=ids.shape[1])

@@ -90,10 +90,12 @@ def freed(module: nn.Module, names: Iterable[str], matrices: bool = False) -> It
 @contextmanager
 def without_dropout(module: nn.Module) -> Iterator[None]:
     """Draw no dropout anywhere in `module`, as long as this lasts."""
-    changed: list[tuple[nn.Module, str, float]] = []
-    for part in module.modules():
-        names = [name for name, value in vars(part).items() if _drops(part, name, value)]
-        changed += [(part, name, getattr(part, name)) for name in names]
+    changed = [
+        (part, name, value)
+        for part in module.modules()
+        for name, value in vars(part).items()
+        if _drops(part, name, value)
+    ]
     for part, name, _ in changed:
         setattr(part, name, 0.0)
     try:
