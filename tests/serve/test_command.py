@@ -54,6 +54,7 @@ def test_mistakes_are_told(
         assert "'--port'" in refused(capsys, model, "--port", port)
     for memory in ("1e400", "nan", "-1"):
         assert "give gigabytes, above 0" in refused(capsys, model, "--memory", memory)
+    assert "'story' is none of causal-lm" in refused(capsys, model, "--task", "story")
     unknown = refused(capsys, model, "--host", "nowhere.invalid", "--anyone", "--port", 0)
     assert "Name another --host" in unknown
     assert "more than the 1 that" in refused(capsys, model, "--memory", 1e-9, "--port", 0)

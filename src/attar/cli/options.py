@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 
@@ -16,6 +16,15 @@ def _language(value: str) -> str:
     from attar.present.words import Words
 
     return Words(value).language
+
+
+def _task(value: str | None) -> str | None:
+    """One of the tasks, told apart before anything is read."""
+    from attar.core.step import Task
+
+    if value is not None and value not in get_args(Task):
+        raise typer.BadParameter(f"{value!r} is none of {', '.join(get_args(Task))}")
+    return value
 
 
 Home = Annotated[
@@ -65,6 +74,7 @@ Task = Annotated[
     typer.Option(
         "--task",
         metavar="TASK",
+        callback=_task,
         help="causal-lm, masked-lm, classification, embedding or contrastive; the config's own by "
         "default.",
     ),
