@@ -59,7 +59,7 @@ class Echo:
     def extend(self, given: Mapping[int, Sequence[int]]) -> dict[int, NDArray[np.float32]]:
         time.sleep(self.seconds)
         for row, ids in given.items():
-            if row in self.prompts and len(ids) == 1:
+            if row in self.prompts and list(ids) == self._next(row):  # not a prompt's last part
                 self.written[row] += 1
                 self.tokens += 1
             else:
@@ -70,10 +70,13 @@ class Echo:
         self.most = max(self.most, len(self.prompts))
         return {row: self._logits(row) for row in given}
 
-    def _logits(self, row: int) -> NDArray[np.float32]:
+    def _next(self, row: int) -> list[int]:
         prompt, written = self.prompts[row], self.written[row]
+        return prompt[written : written + 1] or [256]
+
+    def _logits(self, row: int) -> NDArray[np.float32]:
         logits = np.zeros(257, np.float32)
-        logits[prompt[written] if written < len(prompt) else 256] = 20.0
+        logits[self._next(row)] = 20.0
         return logits
 
     def drop(self, row: int) -> None:
