@@ -101,7 +101,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "quantize/mixed": {"sequences": 2, "measured": 2, "length": 16, "bits": 3.5},
     "quantize/qat": {"grid": "int4-g32", "steps": 2, "batch": 2, "length": 16},
     "quantize/rtn": {"grid": "int4-g32"},
-    "quantize/smoothquant": {"sequences": 2, "length": 16},
+    "quantize/smoothquant": {"sequences": 16, "length": 16},
     "quantize/static": {"sequences": 2, "length": 16},
 }
 PLACES = [
