@@ -12,6 +12,7 @@ from _compare import Method, own, peer
 from _subjects import DECODER, ENCODER, Subject
 
 HEALED = ", healed"
+LEARNED = ("autoround, 200 steps", "auto-round, 200 iterations")
 HEAL = {  # within 20 minutes; the encoder has no head whose answers could be matched
     DECODER: ("heal/auto", {"tokens": 120_000}),
     ENCODER: ("heal/blockwise", {"sequences": 512}),
@@ -40,10 +41,11 @@ def rounding(bits: int, subject: Subject) -> dict[str, Method]:
         "gptq": own(("quantize/gptq", {"grid": grid})),
         "awq": own(("quantize/awq", {"grid": grid})),
         "autoround": own(autoround),
-        "autoround, 100 steps": own((autoround[0], {**autoround[1], "steps": 100})),
         f"gptq{HEALED}": own(("quantize/gptq", {"grid": grid}), HEAL[subject]),
         f"autoround{HEALED}": own(autoround, HEAL[subject]),
     }
+    for steps in () if subject is DECODER else (100, 200):  # a decoder needs no more than 50
+        found[f"autoround, {steps} steps"] = own((autoround[0], {**autoround[1], "steps": steps}))
     peers = {
         "gptq": partial(_peers.gptq_modifier, grid),
         "awq": partial(_peers.awq_modifier, grid, subject.block),
@@ -198,12 +200,22 @@ CASES: dict[str, Case] = {
     }.items()
 }
 CASES["kv"] = Case(DECODER, cache())
-CASES |= {  # whether the order of the ways hangs on what they are calibrated on
+PARTS = {  # what is seen on other parts of the novel too, for it hangs on the calibration
+    "lowrank-80": None,  # the order of the ways
+    "lowrank-60": None,
+    "encoder int4-g64": LEARNED,  # whether two that learn roundings are level
+}
+CASES |= {
     f"{name}, part {part}": Case(
         replace(CASES[name].subject, part=part),
-        {way: method for way, method in CASES[name].methods.items() if not way.endswith(HEALED)},
+        {
+            way: method
+            for way, method in CASES[name].methods.items()
+            if not way.endswith(HEALED) and way in (wanted or CASES[name].methods)
+        },
     )
+    for end, wanted in PARTS.items()
     for name in CASES
-    if name.endswith(("lowrank-80", "lowrank-60"))
+    if name.endswith(end)
     for part in (1, 2)
 }

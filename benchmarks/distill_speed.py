@@ -1,6 +1,6 @@
 """One step of distillation beside TRL's: tokens a second and peak memory.
 
-    python benchmarks/distill_speed.py --trl PYTHON [--rows chat] [--device cuda] [--float32]
+    python benchmarks/distill_speed.py --trl PYTHON [--rows chat] [--device cuda] [--only bf16]
 
 Llama shapes with random weights: a student of 8 blocks of 512, a teacher of 11 of 768, tied heads,
 at vocabularies of 32,000 and 150,000; batches of 4 x 256 random tokens (8 x 512 on a GPU), forward
@@ -10,11 +10,11 @@ not learned from, in lengths as chats have them (log-normal, medians of 48 and 9
 TRL's GKD trainer, all off-policy, and its distillation trainer, given the tokens that it would have
 written; in float32, with their default bf16 autocast, and with both models held in bf16. Attar in
 float32 and in bf16; and a plain loop over whole logits in both, which tells what of the gain is
-precision, what the chunks, and what the rest. `--float32` leaves bf16 out, for processors that have
-none. All take the same rows in each batch, made beforehand; TRL's distillation trainer pads prompts
-and answers apart. Every run is a process of its own (`--together`: all in one, for GPUs), in turns,
-twice; tokens a second, padding left out, are the medians of the steps after the first three; memory
-is the process's, on a GPU the tensors'.
+precision, what the chunks, and what the rest. `--only` leaves one precision out: bf16 on processors
+that have none, float32 where it is nobody's best. All take the same rows in each batch, made
+beforehand; TRL's distillation trainer pads prompts and answers apart. Every run is a process of its
+own (`--together`: all in one, for GPUs), in turns, twice; tokens a second, padding left out, are
+the medians of the steps after the first three; memory is the process's, on a GPU the tensors'.
 PYTHON is the interpreter of an environment that holds TRL.
 """
 
@@ -340,7 +340,7 @@ def main() -> None:
     parser.add_argument("--trl", help="the interpreter of an environment that holds TRL")
     parser.add_argument("--device", default="cpu", choices=list(SHAPES))
     parser.add_argument("--rows", default="even", choices=["even", "chat"])
-    parser.add_argument("--float32", action="store_true", help="leave bf16 out")
+    parser.add_argument("--only", choices=["float32", "bf16"], help="leave the other out")
     parser.add_argument("--together", action="store_true", help="all in this process, with TRL")
     parser.add_argument("--turns", type=int, default=TURNS)
     parser.add_argument("--run", nargs=3, help=argparse.SUPPRESS)
@@ -357,8 +357,8 @@ def main() -> None:
     if args.together:
         pythons = dict.fromkeys(pythons, "here")
     names = [name for name, (package, _, _) in RUNS.items() if pythons[package]]
-    if args.float32:
-        names = [name for name in names if name.endswith("float32")]
+    if args.only:
+        names = [name for name in names if name.endswith("float32") == (args.only == "float32")]
     rows: list[dict[str, Any]] = []
     result = {"environment": environment(), "device": DEVICE, "shape": SHAPES[DEVICE]}
     result |= {"rows_are": ROWS, "tokens": [sum(len(ids) for ids, _ in b) for b in batches(9)]}

@@ -91,6 +91,15 @@ def test_chat_messages(rows) -> None:
     assert read.examples == [Example("user: hi\nassistant: hello", None, tuple(chat))]
 
 
+def test_messages_stand_for_a_text_that_is_empty(rows) -> None:
+    chat = [{"role": "user", "content": "hi"}]
+    lines = [{"text": text, "messages": chat} for text in (None, "", " ")]
+    lines += [{"text": "own", "messages": chat}, {"text": "plain", "messages": None}]
+    read = rows("a.jsonl", "\n".join(map(json.dumps, lines)), task="causal-lm")
+    texts = [example.text for example in read.examples]
+    assert texts == ["user: hi"] * 3 + ["own", "plain"]
+
+
 @pytest.mark.parametrize(
     ("chat", "words"),
     [

@@ -65,3 +65,23 @@ def test_repetition_is_judged_up_to_the_reference_too(
     monkeypatch.setattr(measuring, "looping_share", pruned)
     with pytest.raises(GuardFailed, match=r"'shallower' .* the original in 0%"):
         run(plain, home=tmp_path / "pruned")
+
+
+def test_repetition_is_measured_again_on_other_prompts(
+    plain: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+
+    def counting(_: Any, batches: Any, *__: Any) -> float:
+        seen.append(sum(batch.size for batch in batches))
+        return 0.0
+
+    monkeypatch.setattr(measuring, "looping_share", counting)
+    plain |= {"steps": [RTN], "guard": {"perplexity": 100.0}}
+    run(plain, home=tmp_path)
+    first, seen[:] = list(seen), []
+    run(plain, home=tmp_path)
+    assert not seen
+    plain["measures"]["sequences"] = 8
+    run(plain, home=tmp_path)
+    assert [2 * count for count in first] == seen

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import json
 import os
@@ -12,10 +13,12 @@ from typing import Any
 
 import pytest
 
+import tiny_models
 from attar.engine import make as making
 from attar.engine.run import run
 from attar.engine.store import Store
 from attar.errors import GuardFailed, PlanError, StoreError
+from attar.models import save
 
 
 def test_three_kinds_of_steps_make_a_model_that_loads(plain: dict[str, Any], tmp_path: Path):
@@ -152,3 +155,39 @@ def test_drafts_of_dead_processes_are_removed(tmp_path: Path):
     (tmp_path / "drafts" / f"key.{os.getpid()}").mkdir()
     store.prepare()
     assert [p.name for p in (tmp_path / "drafts").iterdir()] == [f"key.{os.getpid()}"]
+
+
+def test_a_tokenizer_with_several_chat_templates_is_published_whole(
+    plain: dict[str, Any], tmp_path: Path
+):
+    """transformers keeps all but the usual one in a folder beside it."""
+    model = tiny_models.tiny("llama")
+    model.tokenizer = copy.deepcopy(model.tokenizer)
+    model.tokenizer.chat_template = {"default": "{{ 1 }}", "tool_use": "{{ 2 }}"}
+    save(model, tmp_path / "model")
+    plain |= {"model": str(tmp_path / "model"), "steps": [{"quantize/rtn": {}}]}
+    del plain["guard"]
+    done = run(plain, home=tmp_path / "home")
+    assert done.load().tokenizer.chat_template == model.tokenizer.chat_template
+    store = Store(tmp_path / "home")
+    store.verify(done.path.name)
+    (more,) = done.path.glob("*/*.jinja")
+    more.write_text("{{ 3 }}")
+    with pytest.raises(StoreError, match=r"tool_use.jinja is not what was written"):
+        store.verify(done.path.name)
+
+
+def test_what_is_made_is_not_asked_for_memory_again_nor_chosen_anew(
+    plain: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    plain["steps"] = [plain["steps"][0], {"heal/auto": {"tokens": 1024, "length": 16, "id": "h"}}]
+    plain["guard"] = {"enabled": False}
+    first = run(plain, home=tmp_path)
+    monkeypatch.setattr("attar.engine.plan.free_memory", lambda: 1)
+    again = run(plain, home=tmp_path)
+    assert [(s.kind, s.key) for s in again.report.stages] == [
+        (s.kind, s.key) for s in first.report.stages
+    ]
+    assert all(stage.cached for stage in again.report.stages[1:])
+    with pytest.raises(PlanError, match="trains the whole model and needs about"):
+        run(plain, home=tmp_path / "fresh")

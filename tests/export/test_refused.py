@@ -122,6 +122,7 @@ REFUSED: list[tuple[Any, tuple[str, ...], str]] = [
     (shared, PLAIN, r"shared_blocks says that blocks share their weights"),
     (uneven, PLAIN, r"has a shape of its own"),
     (both_heads, GRAPHS, r"tells whether one text follows another"),
+    (lambda: tiny("bert", "classification", is_decoder=True), GRAPHS, r"see those before them"),
     (lambda: tiny("bert"), ("gguf",), r"the model is for masked-lm, and GGUF is for decoders"),
     (lambda: decoder(hidden_act="tanh"), GRAPHS, r"the activation tanh is not among silu"),
 ]

@@ -13,7 +13,7 @@ from attar.core.scope import Scope
 from attar.models import load, save
 from attar.models.mapped import mapped, release
 from attar.models.model import set_weight, weight_of
-from tiny_models import logits, tiny
+from tiny_models import logits, press, tiny
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what is mapped")
 
@@ -72,3 +72,18 @@ def test_a_weight_that_is_put_in_writes_to_no_file_pages(tmp_path: Path, family:
     again = load(ModelSource(path=str(tmp_path / "model"))).linears(Scope.linears())
     for name, linear in linears.items():
         assert torch.equal(weight_of(linear), weight_of(again[name]) * 2)
+
+
+def test_codes_are_given_back_too(tmp_path: Path) -> None:
+    """They are no parameters."""
+    model = tiny("llama", hidden_size=256, intermediate_size=1024)
+    save(press(model, "int8-channel"), tmp_path / "model")
+    model = load(ModelSource(path=str(tmp_path / "model")))
+    before = logits(model)
+    spans = [span for block in mapped(model.blocks) for span in block]
+    codes = sum(b.nbytes for b in model.blocks.buffers() if b.dtype == torch.uint8)
+    assert sum(high - low for low, high in spans) >= codes > 0
+    held = resident(spans)
+    release(spans)
+    assert resident(spans) < held
+    assert torch.equal(logits(model), before)

@@ -274,3 +274,34 @@ def test_the_hub_out_of_reach(monkeypatch) -> None:
     ) as caught:
         resolve(ModelSource(path="someone/model"))
     assert caught.value.exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"problem_type": "multi_label_classification"}, "several classes at once"),
+        ({"problem_type": "regression"}, "a number"),
+    ],
+)
+def test_a_classifier_that_answers_otherwise(tmp_path, values, words) -> None:
+    """Its answers would be taken for the chances of one class."""
+    save(tiny("bert", "classification"), tmp_path / "model")
+    edit(tmp_path / "model", **values)
+    refused(tmp_path / "model", words, "labels", "task: embedding")
+    assert load(Files(tmp_path / "model"), labels=LABELS).labels == tuple(LABELS)
+    assert load(Files(tmp_path / "model"), "embedding").labels == ()
+
+
+def test_vectors_that_go_through_more_than_pooling(tmp_path) -> None:
+    save(tiny("bert", "embedding"), tmp_path / "model")
+    edit(tmp_path / "model", sentence_pooling=None)
+    listed = tmp_path / "model" / "modules.json"
+    kinds = ["models.Transformer", "models.Pooling", "models.Normalize"]
+    modules = [{"idx": i, "type": f"sentence_transformers.{k}"} for i, k in enumerate(kinds)]
+    listed.write_text(json.dumps(modules))
+    load(Files(tmp_path / "model"), "embedding")
+    modules.insert(2, {"idx": 2, "type": "sentence_transformers.models.Dense"})
+    listed.write_text(json.dumps(modules))
+    refused(tmp_path / "model", str(listed), "Dense", "Take that file away", task="embedding")
+    listed.write_text("[1]")
+    refused(tmp_path / "model", str(listed), "cannot be read", task="embedding")

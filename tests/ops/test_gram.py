@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -62,3 +64,11 @@ def test_dead_inputs_have_the_energy_of_the_others() -> None:
     assert without_dead(gram).diagonal().tolist() == [1.0, 2.0, 3.0]
     assert gram[1, 1] == 0
     assert without_dead(torch.zeros(2, 2)).diagonal().tolist() == [1.0, 1.0]
+
+
+def test_an_older_pytorch_has_no_such_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends, "mkldnn", SimpleNamespace())
+    rows = torch.randn(64, 8, generator=torch.Generator().manual_seed(0)).bfloat16()
+    gram = Gram(8)
+    gram.add(rows)
+    torch.testing.assert_close(gram.mean, rows.float().t() @ rows.float() / 64)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from attar.core.grid import Grid
-from attar.ops import gptq
+from attar.ops import gptq, rounding
 from attar.ops.levels import codes_of, levels_of, snap
 from attar.ops.rounding import (
     LARGEST,
@@ -233,3 +233,18 @@ def test_levels_and_codes_are_each_others_inverse(name: str):
     grid = Grid.parse(name)
     levels = levels_of(every_code(grid).short(), grid).float()
     assert torch.equal(levels_of(codes_of(levels, grid), grid).float(), levels)
+
+
+@pytest.mark.parametrize("name", ["int4-g64", "int4-g64-zp", "q4_1", "nf4-g64", "mxfp4"])
+def test_rows_are_rounded_a_few_at_a_time_and_as_if_together(
+    name: str, monkeypatch: pytest.MonkeyPatch
+):
+    """A table of embeddings has a hundred thousand of them."""
+    grid = Grid.parse(name)
+    weight = torch.randn(37, 128, generator=torch.Generator().manual_seed(0))
+    fitted = fit_scales(weight, grid)
+    whole = quantize(weight, fitted, grid)
+    monkeypatch.setattr(rounding, "_ELEMENTS", 5 * 128)
+    parts = quantize(weight, fitted, grid)
+    assert torch.equal(parts.codes, whole.codes)
+    assert torch.equal(parts.scales, whole.scales)

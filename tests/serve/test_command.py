@@ -15,7 +15,7 @@ import pytest
 
 import attar.serve.run
 from attar.cli.main import main
-from attar.errors import ModelError
+from attar.errors import ModelError, UserError
 from attar.serve.run import bind
 from attar.serve.settings import Limits, Settings, Source
 
@@ -258,3 +258,17 @@ def test_sigterm_ends_the_command_whenever_it_comes(folders: dict[str, Path], tm
     events = [json.loads(line)["event"] for line in done.stderr.splitlines() if line[0] == "{"]
     assert events[-2:] == ["draining", "ended"]
     assert "Traceback" not in done.stderr
+
+
+def test_a_port_that_another_server_took_meanwhile(folders: dict[str, Path]):
+    """Two may bind it as long as neither listens, which is while they prepare their models."""
+    with bind("127.0.0.1", 0) as first:
+        port = first.getsockname()[1]
+
+        def prepare(sources: Any) -> Any:
+            first.listen()
+            return sources
+
+        given = Settings(models=(Source(name="m", path=str(folders["writer"])),), port=port)
+        with pytest.raises(UserError, match=f"cannot listen on 127.0.0.1:{port}: .* in use"):
+            attar.serve.run.serve(given, prepare)

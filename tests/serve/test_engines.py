@@ -237,3 +237,22 @@ def test_stop_words_end_what_is_drawn(client: openai.OpenAI) -> None:
     cut = drawn(client, 1, stop=[stop, "never"])
     assert (cut.text, cut.finish_reason) == (whole.partition(stop)[0], "stop")
     assert streamed(client, 1, stop=stop) == cut.text
+
+
+def test_llama_cpp_writes_up_to_its_limit_within_a_character(tmp_path: Path) -> None:
+    """It holds tokens back that end within one, and those at the limit as well."""
+    pytest.importorskip("xllamacpp")
+    save(press(decoder(max_position_embeddings=256), "q4_0"), tmp_path / "pressed")
+    wanted = Wanted(speed=False, verify=False, threads=1)
+    done = attar.export(tmp_path / "pressed", "gguf", tmp_path / "out", tmp_path, wanted)
+    rng = np.random.default_rng(1)
+    prompts = [rng.integers(5, 90, size).tolist() for size in (5, 9, 14, 20)]
+    broken = 0
+    with cast("Decoder", find("llama-cpp").serve(done.folder, 1, 1, 256)) as opened:
+        for prompt in prompts:
+            whole = [token.id for token in opened.generate(prompt, 10)]
+            for limit in range(1, len(whole)):
+                found = [token.id for token in opened.generate(prompt, limit)]
+                assert found == whole[:limit]
+                broken += byte_level().decode(found).endswith("\ufffd")
+    assert broken, "no answer ended within a character"

@@ -10,6 +10,7 @@ from typing import Any, cast
 import pytest
 import torch
 
+from attar.errors import UserError
 from attar.export import target
 from attar.layers import QuantizedLinear
 from attar.models import save
@@ -135,3 +136,28 @@ def test_what_a_config_does_not_tell_is_not_counted(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "new"}))
     source, settings = given(tmp_path)
     assert text_bytes(Place(tmp_path, "torch", 5), source, settings) == 0
+
+
+def test_a_gguf_file_that_is_named_is_the_one_that_runs(tmp_path: Path) -> None:
+    """As hubs have them: a model at several widths, side by side."""
+    pytest.importorskip("gguf")
+    pytest.importorskip("xllamacpp")
+    from export.decoders import decoder
+
+    for grid in ("q4_0", "q8_0"):
+        (tmp_path / grid).mkdir()
+        target.find("gguf").write(press(decoder(), grid), tmp_path / grid)
+        (tmp_path / grid / "model.gguf").rename(tmp_path / f"{grid}.gguf")
+    sizes = [(tmp_path / f"{grid}.gguf").stat().st_size for grid in ("q4_0", "q8_0")]
+    for grid, size in zip(("q4_0", "q8_0"), sizes, strict=True):
+        source, settings = given(tmp_path / f"{grid}.gguf")
+        place = locate(source)
+        assert (place.engine, place.size) == ("llama-cpp", size)
+        assert place.path == tmp_path / f"{grid}.gguf"
+        assert text_bytes(place, source, settings) > 0
+        loaded = open_model(source, settings)
+        assert (loaded.engine, loaded.task) == ("llama-cpp", "causal-lm")
+        loaded.close()
+    named = source.model_copy(update={"engine": "openvino"})
+    with pytest.raises(UserError, match="openvino does not run what is in"):
+        locate(named)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models
 
 import tiny_models
 from attar.serve.text import Stops, Unfolding
@@ -39,6 +43,30 @@ def test_words_keep_the_spaces_between_them():
     ids = plain("w1 w2 w3", add_special_tokens=False)["input_ids"]
     unfolding = Unfolding(plain)
     assert [unfolding.push(token) for token in ids] == ["w1", " w2", " w3"]
+
+
+def spaced() -> Any:
+    """A tokenizer that keeps spaces in its words, and drops the one that begins a text."""
+    words = ["<unk>", "<s>", "\u2581Paris", "\u2581is", "\u2581the", ",", "s"]
+    vocabulary = {word: index for index, word in enumerate(words)}
+    plain = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    steps = [decoders.Replace("\u2581", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    plain.decoder = decoders.Sequence(steps)
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=plain, bos_token="<s>")
+
+
+def test_an_answer_goes_on_where_its_prompt_ends():
+    prompt, answer = [4, 3], [2, 5, 4, 2]
+    behind, alone = Unfolding(spaced(), prompt), Unfolding(spaced())
+    assert [behind.push(token) for token in answer] == [" Paris", ",", " the", " Paris"]
+    assert [alone.push(token) for token in answer] == ["Paris", ",", " the", " Paris"]
+
+
+@given(st.lists(st.sampled_from([1, 2, 3, 4, 5, 6]), max_size=12))
+def test_special_tokens_that_are_left_out_take_no_space_with_them(ids: list[int]):
+    unfolding = Unfolding(spaced())
+    pieces = [unfolding.push(token) for token in ids]
+    assert "".join([*pieces, unfolding.finish()]) == spaced().decode(ids, skip_special_tokens=True)
 
 
 @given(st.lists(st.text("ab", max_size=4)), st.lists(st.text("ab", min_size=1, max_size=4)))

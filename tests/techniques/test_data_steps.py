@@ -458,3 +458,15 @@ def test_a_language_model_labels_by_what_it_would_answer() -> None:
 def test_settings_that_do_not_fit(kind: Any, settings: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         kind(**settings)
+
+
+def test_a_run_of_chats_alone_has_none_either() -> None:
+    """A masked language model is put nothing before."""
+    chat = Example("user: x", messages=({"role": "user", "content": "x"},))
+    data = Dataset("train", [Example("w1 w2"), Example("w3 w4"), chat, chat], "f")
+    ctx = context(data, tiny_models.tiny("bert"), "causal-lm")
+    step = Mlm(batch=2, originals=False, share=1.0, variants=1)
+    variants = step.make(ctx).examples
+    assert [len(example.text.split()) for example in variants] == [2, 2]
+    assert not any(example.messages for example in variants)
+    assert "2 rows are chat messages" in ctx.warnings[0]

@@ -315,3 +315,16 @@ def test_other_adapters_are_refused(tmp_path: Path) -> None:
     (tmp_path / adapters.CONFIG).write_text('{"peft_type": ', "utf-8")
     with pytest.raises(ModelError, match="not valid JSON"):
         load(Files(tmp_path))
+
+
+@pytest.mark.parametrize("kind", ["distill/attention", "distill/logits"])
+def test_a_prefix_and_maps_are_refused_together(kind: str) -> None:
+    """Its columns stand in the student's maps, and not in the teacher's."""
+    model, update = tiny_models.tiny("llama"), {"prefix": {"size": 3}}
+    for relations in (["maps"], ["queries", "keys"]):
+        own = {"relations": relations}
+        more = own if kind == "distill/attention" else {"also": {"attention": own}}
+        found = told(model, {kind: {**SHORT, "update": update, **more}})
+        refused = any("a prefix gives attention's maps more columns" in text for text in found)
+        assert refused == (relations == ["maps"]), found
+        assert not told(model, {kind: {**SHORT, "update": {"lora": {}}, **more}})

@@ -163,3 +163,16 @@ def test_marks_are_kept_by_files_and_by_surgery(tmp_path: Path) -> None:
     for small in (shallow, narrow(load(files), neurons=[list(range(32))] * 3)):
         marked = {name for name, module in small.module.named_modules() if is_masked(module)}
         assert marked == set(small.linears(Scope.of("mlp")))
+
+
+def test_the_embeddings_are_not_pruned_with_a_head_that_is_tied_to_them() -> None:
+    with pytest.raises(UserError, match=r"lm_head has the embeddings' own weight.*'!lm_head'"):
+        applied(tiny("llama"), "prune/magnitude", scope="head")
+    table = tiny("llama").base.embed_tokens.weight
+    model, _ = applied(tiny("llama"), "prune/magnitude", scope=["all", "!lm_head"])
+    assert torch.equal(model.base.embed_tokens.weight, table)
+    free = tiny("llama", tie_word_embeddings=False)
+    table = free.base.embed_tokens.weight.clone()
+    model, _ = applied(free, "prune/magnitude", scope="head")
+    assert (model.module.lm_head.weight == 0).float().mean() == 0.5
+    assert torch.equal(model.base.embed_tokens.weight, table)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from attar.core.context import Context
 from attar.core.registry import find
 from attar.core.scope import Scope
 from attar.core.step import Task
-from attar.errors import MissingPackage, OutOfMemory, TrainingDiverged
+from attar.data.batches import Batch
+from attar.errors import DataError, MissingPackage, OutOfMemory, TrainingDiverged
 from attar.models.model import Model
 from attar.techniques.adapt.full import Full
 from attar.train.fit import fit
@@ -315,3 +317,30 @@ def test_tensorboard_writes_to_the_folder_of_the_context(context: Contexts, tmp_
     ctx = context(trackers=("tensorboard",), logs=tmp_path)
     Full(**SHORT, steps=2).apply(tiny_models.tiny("llama"), ctx)
     assert list(tmp_path.glob("**/events.*"))
+
+
+def test_held_out_data_that_judges_nothing_is_refused(context: Contexts) -> None:
+    """The mean of no loss would be 0: the best that any state ever is."""
+    data = {"train": dataset(), "dev": dataset("dev", 12, labeled=0)}
+    ctx = context("classification", data=data.__getitem__)
+    with pytest.raises(DataError, match=r"nothing in the held-out data is judged.*held_out: null"):
+        Full(**SHORT, steps=4).apply(tiny_models.tiny("bert", "classification"), ctx)
+    Full(**SHORT, steps=4, held_out=None).apply(tiny_models.tiny("bert", "classification"), ctx)
+
+
+def test_seconds_count_the_making_of_batches(context: Contexts) -> None:
+    """Of what a model writes itself they are most of the time."""
+    model, ctx = tiny_models.tiny("bert", "classification"), context("classification")
+    schedule = Full(**SHORT, steps=3)
+
+    class Slow:
+        rows = stream_of(ctx.data("train"), model, schedule, ctx)
+        per_epoch = rows.per_epoch
+
+        def batch(self, step: int, rank: int = 0, world: int = 1) -> Batch:
+            time.sleep(0.2)
+            return self.rows.batch(step, rank, world)
+
+    result = fit(model, Objective(model), Slow(), schedule, ctx)
+    assert result.seconds >= 0.6
+    assert ctx.notes["training_seconds"] >= 0.6

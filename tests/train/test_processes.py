@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
 SCRIPT = '''
-import sys, torch
+import json, sys, torch
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 import tiny_models
@@ -53,6 +55,8 @@ for task in ("masked-lm", "classification"):
     if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
         own = {{name: p.detach().clone() for name, p in model.module.named_parameters()}}
         save_file(own, Path(sys.argv[1]) / (task + ".safetensors"))
+        parts = {{name: curve for name, curve in ctx.curves.items() if name != "loss/dev"}}
+        (Path(sys.argv[1]) / (task + ".json")).write_text(json.dumps(parts))
         print(task, ctx.notes["tokens"], ctx.curves["loss/dev"])
 model = tiny_models.tiny("bert", "masked-lm", **calm)
 ctx = Context("masked-lm", data.__getitem__, lambda _: tiny_models.tiny("bert", seed=1))
@@ -93,3 +97,9 @@ def test_two_ranks_are_one_of_twice_the_batch(tmp_path: Path) -> None:
         assert one.keys() == two.keys()
         for weight, tensor in one.items():
             torch.testing.assert_close(two[weight], tensor, rtol=1e-4, atol=1e-5)
+    for task in ("masked-lm", "classification"):  # what is told is of both processes' rows
+        one, two = (json.loads((each / f"{task}.json").read_text()) for each in (alone, both))
+        assert {"loss/train", "loss/divergence", "loss/task"} <= one.keys() == two.keys()
+        for name, curve in one.items():
+            found, wanted = ([value for _, value in points] for points in (two[name], curve))
+            assert found == pytest.approx(wanted, rel=1e-3), (task, name)

@@ -11,9 +11,11 @@ from torch import Tensor, nn
 
 from attar.core.context import Context
 from attar.core.keys import seed_of
+from attar.core.step import Task
 from attar.data.batches import Batch
 from attar.models.model import Model, autocast, outputs_first
 from attar.ops.chunked import Mix, chunked, drawn
+from attar.ops.divergence import IGNORED
 from attar.train.losses import Objective, side, states
 from attar.train.scoped import frozen
 
@@ -69,6 +71,16 @@ def answer_sensitivity(
                 tokens += int(one.attention_mask.sum())
             bar.advance()
     return {name: total / tokens for name, total in found.items()}
+
+
+def tokens_an_answer(batches: Sequence[Batch], task: Task) -> float:
+    """How many tokens there are for each answer that is judged: of a classifier all of a text."""
+    tokens = sum(int(batch.attention_mask.sum()) for batch in batches)
+    if task == "classification":
+        return tokens / sum(batch.size for batch in batches)
+    if task == "masked-lm":
+        return tokens / max(1, sum(int((batch.labels != IGNORED).sum()) for batch in batches))
+    return 1.0
 
 
 def _one_by_one(batch: Batch) -> Iterator[Batch]:

@@ -17,7 +17,8 @@ from attar.data.files import fail
 from attar.data.masking import IGNORED, Masker
 from attar.data.media import check_medium
 from attar.data.media_batches import MediaRows, medium_of
-from attar.data.tokenize import Encoded, check_ids, encode, filler, sequences
+from attar.data.tokenize import Encoded, check_ids, encode, sequences
+from attar.models.padding import filler
 
 __all__ = ["IGNORED", "PACKED", "Batch", "Rows", "Shuffled", "Stream", "grouped", "held_out"]
 

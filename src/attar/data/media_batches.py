@@ -18,8 +18,9 @@ from attar.data.batch import Batch, padded
 from attar.data.example import Dataset
 from attar.data.files import fail
 from attar.data.media import check_medium
-from attar.data.tokenize import Encoded, class_number, encode, filler
+from attar.data.tokenize import Encoded, class_number, encode
 from attar.errors import DataError, Problem
+from attar.models.padding import filler
 
 _INPUTS = ("pixel_values", "input_values")
 _MOST = 20

@@ -15,7 +15,8 @@ from attar.data.batches import IGNORED, Batch
 from attar.data.example import Dataset
 from attar.data.files import fail
 from attar.data.spelling import Spelling
-from attar.data.tokenize import beginning, filler, pieces, text_of
+from attar.data.tokenize import beginning, pieces, text_of
+from attar.models.padding import filler
 
 _TOGETHER = 64  # pieces that are tokenized at a time
 

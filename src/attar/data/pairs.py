@@ -17,8 +17,9 @@ from attar.data.files import fail
 from attar.data.masking import Draws, Flags, Floats, Ids, Masker
 from attar.data.pieces import Pieces
 from attar.data.splitmix import Keys, below, bits, uniform
-from attar.data.tokenize import check_ids, filler
+from attar.data.tokenize import check_ids
 from attar.errors import ModelError
+from attar.models.padding import filler
 
 _MULTIPLE = 8  # batches are as wide as a multiple of it
 _TEXTS = 4  # numbers that are drawn for the texts of a pair; those for masks come after them

@@ -89,7 +89,7 @@ def example_of(
         if wrong is not None:
             return Problem(wrong, file, line)
         messages = tuple(dict(message) for message in messages)
-        if text is None:
+        if text is None or (isinstance(text, str) and not text.strip()):
             text = "\n".join(f"{message['role']}: {message['content']}" for message in messages)
     if text is None:
         if wants.text in row:

@@ -22,7 +22,7 @@ from attar.errors import DataError, Problem
 __all__ = ["Dataset", "Example", "check_together", "files_of", "fingerprint", "load"]
 
 SHOWN = 20
-_RULES = 1  # one more whenever the same files and settings come to mean other examples
+_RULES = 2  # one more whenever the same files and settings come to mean other examples
 
 
 def files_of(source: DataSource) -> list[Path]:

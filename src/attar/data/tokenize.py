@@ -12,6 +12,7 @@ import torch
 from attar.data.example import Dataset, Example
 from attar.data.files import fail
 from attar.errors import ModelError
+from attar.models.padding import filler
 
 PIECE = 16_384  # characters of a long document that are tokenized together
 _ROUND = 8 * PIECE  # characters that are handed to the tokenizer at a time
@@ -91,14 +92,6 @@ def check_ids(ids: torch.Tensor | Iterable[Any], vocabulary: int) -> None:
             f"the tokenizer makes ids up to {largest} but the model's vocabulary is {vocabulary}: "
             "the tokenizer is of another model. Give the tokenizer that came with the model"
         )
-
-
-def filler(tokenizer: Any) -> int:
-    """The id to pad with: the tokenizer's own, or the end-of-text token, or 0."""
-    for token in (tokenizer.pad_token_id, tokenizer.eos_token_id):
-        if token is not None:
-            return token
-    return 0
 
 
 def _largest(ids: Any) -> int:

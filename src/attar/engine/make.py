@@ -194,7 +194,11 @@ def publish(
     """Keep what `write` puts into a folder, with its hashes, as the artifact of a key."""
     with store.draft(key) as folder:
         write(folder)
-        files = {path.name: hash_file(path) for path in sorted(folder.iterdir())}
+        files = {  # those of folders too: of a tokenizer with several chat templates
+            path.relative_to(folder).as_posix(): hash_file(path)
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+        }
         facts = {**facts, "files": files}
         (folder / STEP_FILE).write_text(json.dumps(facts, indent=1, sort_keys=True), "utf-8")
         (folder / REPORT_FILE).write_text(json.dumps(made, indent=1), "utf-8")

@@ -179,7 +179,9 @@ class Measuring:
         return Looping(self._loops(stage), self._loops(other), other.id)
 
     def _loops(self, stage: Stage) -> float:
-        parts = [self.plan.inputs.data_key(self.settings.data), self.plan.precision]
+        settings = self.settings
+        parts = [self.plan.inputs.data_key(settings.data), self.plan.precision]
+        parts += [settings.sequences, settings.length]
 
         def work() -> dict[str, Any]:
             model = self._model(stage)

@@ -18,7 +18,7 @@ from attar.engine.reading import strangers, unread
 from attar.engine.store import Store
 from attar.errors import PlanError, Problem
 from attar.layers import QuantizedEmbedding, QuantizedLinear
-from attar.measure.machine import check_device, fast_bf16, free_memory
+from attar.measure.machine import check_device, fast_bf16, free_memory, whole_memory
 from attar.models.load import skeleton
 from attar.models.source import resolve
 from attar.models.traits import traits_of
@@ -93,18 +93,21 @@ def make_plan(recipe: Recipe, store: Store, peek: bool = False, device: str = "c
         precision = "bf16" if fast_bf16(device) else "float32"
     model = skeleton(inputs.config, inputs.task, inputs.labels)
     facts = model.facts()
-    budget = recipe.memory * 1e9 if recipe.memory else free_memory()
+    # What is chosen, and with it a stage's key, must not hang on what else runs at the moment.
+    room = recipe.memory * 1e9 if recipe.memory else whole_memory()
     weights = _weights(model.module, facts)
     traits = traits_of(model.module, facts, inputs.adapted)
-    folded = fold(recipe, inputs, facts, traits, budget / weights)
+    folded = fold(recipe, inputs, facts, traits, room / weights)
     recipe, problems = folded.recipe, folded.problems
-    problems += _over_budget(recipe, weights, budget)
     problems += _misfits(recipe, inputs.task)
     problems += [*strangers(recipe, inputs), *unread(recipe, inputs)]
     problems += map(str, trackers.trouble(recipe.trackers))
+    stages = [] if problems else _stages(recipe, inputs, store, precision, peek)
+    made = {stage.id for stage in stages if stage.cached}
+    problems += _over_budget(recipe, weights, made)
     if problems:
         raise PlanError([Problem(problem) for problem in problems])
-    return Plan(recipe, inputs, precision, device, _stages(recipe, inputs, store, precision, peek))
+    return Plan(recipe, inputs, precision, device, stages)
 
 
 def _misfits(recipe: Recipe, task: Task) -> list[str]:
@@ -136,13 +139,15 @@ def _weights(module: Any, facts: Sequence[ModuleFact]) -> int:
     return floats + sum(prod(fact.shape) for fact in rounded)
 
 
-def _over_budget(recipe: Recipe, weights: int, budget: float) -> list[str]:
+def _over_budget(recipe: Recipe, weights: int, made: set[str]) -> list[str]:
+    """The steps that do not fit the memory, but for those whose stages are `made` already."""
+    budget = recipe.memory * 1e9 if recipe.memory else free_memory()
     return [
         f"step {number} ({step.kind}) trains the whole model and needs about "
         f"{weights * step.bytes_each() / 1e9:.1f} GB for {weights / 1e6:.0f} million weights; "
         f"there are {budget / 1e9:.1f} GB. Raise `memory`, take a smaller model, or leave it out"
-        for number, step in enumerate(recipe.steps, 1)
-        if step.whole and weights * step.bytes_each() > budget
+        for number, (step, name) in enumerate(zip(recipe.steps, recipe.stage_ids(), strict=True), 1)
+        if step.whole and name not in made and weights * step.bytes_each() > budget
     ]
 
 

@@ -15,6 +15,7 @@ from attar.core.grid import Grid
 from attar.export.graphs import decoder, encoder
 from attar.export.target import Quantized, Target, tied
 from attar.models import Model
+from attar.models.places import places_of
 from attar.ops.rounding import Codes
 from attar.runtimes._program import DESCRIBED
 
@@ -89,7 +90,7 @@ def _context(model: Model) -> int:
     """How many tokens fit."""
     if model.task == "causal-lm":
         return min(int(model.config.max_position_embeddings), LONGEST)
-    return encoder.context_of(model)
+    return places_of(model) or LONGEST
 
 
 def _lowered(program: torch.export.ExportedProgram) -> Any:

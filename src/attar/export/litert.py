@@ -10,6 +10,7 @@ from attar.core.grid import Grid
 from attar.export.graphs import decoder, encoder
 from attar.export.target import Quantized, Target
 from attar.models import Model
+from attar.models.places import places_of
 from attar.runtimes._program import DESCRIBED
 
 LONGEST = 1024  # tokens that a decoder keeps keys and values of
@@ -45,7 +46,7 @@ class Litert(Target):
 
         decodes = model.task == "causal-lm"
         most = int(model.config.max_position_embeddings)
-        context = min(most, LONGEST) if decodes else encoder.context_of(model)
+        context = min(most, LONGEST) if decodes else places_of(model) or most
         file = TfliteFile()
         graph = TfliteGraph(model, file, context)
         (decoder.write_decoder if decodes else encoder.write_encoder)(graph, model)

@@ -10,9 +10,10 @@ from typing import Any
 
 from jinja2 import TemplateError
 
-from attar.export.graphs import decoder, encoder
+from attar.export.graphs import decoder
 from attar.export.onnx import Onnx, ends_of
 from attar.models import Model
+from attar.models.places import places_of
 
 _PAGE = Path(__file__).with_name("web")
 _QUESTION = "\ue000question\ue000"  # no text has these characters
@@ -59,7 +60,7 @@ def _described(model: Model, folder: Path) -> dict[str, Any]:
         kept = [[each.keys, each.size] for each in heads]
         found |= {"context": int(model.config.max_position_embeddings), "heads": kept}
         return {**found, "ends": ends_of(model), "before": before, "after": after}
-    found["context"] = encoder.context_of(model)
+    found["context"] = places_of(model)
     if model.task == "classification":
         return {**found, "labels": list(model.labels)}
     tokenizer = model.tokenizer

@@ -105,6 +105,15 @@ def free_memory() -> int:
     return max(min(left), 0)
 
 
+def whole_memory() -> int:
+    """Bytes that there are: the machine's, or a container's limit. The same from run to run."""
+    there = [psutil.virtual_memory().total]
+    for folder, (limit, _, _) in _limits():
+        with suppress(OSError, ValueError):  # no such limit here, or `max`
+            there.append(int((folder / limit).read_text()))
+    return min(there)
+
+
 def _limits() -> Iterator[tuple[Path, tuple[str, str, str]]]:
     """Where limits may be: those of this process' control group and of all around it."""
     yield _GROUPS / "memory", _OLD

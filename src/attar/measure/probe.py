@@ -103,8 +103,6 @@ class _Timer:
             self.conditions += (
                 "; tokens drawn at random, which may leave earlier or later than text"
             )
-        if getattr(model.config, "pad_token_id", None) is None:
-            model.config.pad_token_id = 0  # decoders that classify look for the last real token
 
     def decoder(self) -> dict[str, Figure]:
         """Greedy decoding of one text with a cache of keys and values."""

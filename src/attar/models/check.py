@@ -59,6 +59,18 @@ def of_head(key: str) -> bool:
     )
 
 
+def check_classes(config: Any, files: Files) -> None:
+    """Raise ModelError where a classifier does not answer with the one class of a text."""
+    many = config.problem_type == "multi_label_classification"
+    if many or config.problem_type == "regression" or config.num_labels == 1:
+        answers = "several classes at once" if many else "a number"
+        raise ModelError(
+            f"the classifier in {files.folder} answers with {answers}, and Attar would take it for "
+            "one of several classes of which one is right. Name `labels` to train a head of that "
+            "kind, or load it as an encoder (task: embedding)"
+        )
+
+
 def check_finite(module: nn.Module, where: str) -> None:
     """Raise ModelError where a weight is NaN or infinite."""
     for name, tensor in [*module.named_parameters(), *module.named_buffers()]:

@@ -19,6 +19,7 @@ from attar.errors import ModelError
 from attar.layers import QuantizedEmbedding
 from attar.models import adapters, masks, pooling, structure
 from attar.models.check import (
+    check_classes,
     check_finite,
     check_keys,
     check_tokenizer,
@@ -28,6 +29,7 @@ from attar.models.families import FAMILIES, family_of, vocabulary_of
 from attar.models.headers import gguf_trouble, quick_gguf
 from attar.models.media import check_inputs, load_processor
 from attar.models.model import Model
+from attar.models.padding import pad_alike
 from attar.models.source import Files, read_config, resolve
 
 AUTO = {
@@ -147,6 +149,7 @@ def load(
     task = task or task_of(config, files)
     fresh_head = bool(labels)
     if task == "classification" and not labels:
+        check_classes(config, files)
         names: dict[int, str] = config.id2label or {}
         labels = tuple(str(names[index]) for index in sorted(names))
     config = with_labels(config, task, labels)
@@ -165,6 +168,8 @@ def load(
         adapters.read(module, files.folder)
         report["missing_keys"] = adapters.lacking(module, files.folder)
     check_keys(report, task, files, fresh_head)
+    if hasattr(module, "score"):
+        pad_alike(module.config, tokenizer)
     check_finite(module, str(files.folder))
     if files.gguf is not None:
         _forget_gguf(module)

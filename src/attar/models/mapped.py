@@ -10,6 +10,7 @@ import ctypes
 import mmap
 import sys
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 
 from torch import nn
@@ -25,7 +26,7 @@ def mapped(modules: Iterable[nn.Module]) -> list[list[Span]]:
     return [
         [
             (start, start + tensor.nbytes)
-            for tensor in module.parameters()
+            for tensor in chain(module.parameters(), module.buffers())  # those hold codes
             if any(
                 low <= (start := tensor.data_ptr()) and start + tensor.nbytes <= high
                 for low, high in files

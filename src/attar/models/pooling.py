@@ -15,6 +15,8 @@ from attar.models.source import POOLING, Files
 
 _HEADS = ("classifier", "score")  # by transformers' own names, of encoders and of decoders
 POOLING_KEY = "sentence_pooling"  # of config.json: how an encoder makes a text's vector
+_MODULES = "modules.json"  # what sentence-transformers runs one after another
+_WITHOUT_WEIGHTS = ("Transformer", "Pooling", "Normalize", "Dropout")  # beside the model's own
 _THEIRS: dict[str, Pool] = {  # sentence-transformers' names
     "pooling_mode_mean_tokens": "mean",
     "pooling_mode_cls_token": "first",
@@ -75,7 +77,26 @@ def remember(config: Any, files: Files) -> None:
         )
 
 
+def _check_modules(files: Files) -> None:
+    """Raise ModelError where sentence-transformers makes vectors by more than pooling."""
+    path = files.folder / _MODULES
+    if not path.exists():
+        return
+    try:
+        kinds = [str(module["type"]).rpartition(".")[2] for module in json.loads(path.read_text())]
+    except (OSError, TypeError, KeyError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read: {error}. Copy it again") from None
+    strange = [kind for kind in kinds if kind not in _WITHOUT_WEIGHTS]
+    if strange:
+        raise ModelError(
+            f"{path} puts vectors through a module that is not known here ({', '.join(strange)}), "
+            "so they would be others than sentence-transformers'. Take that file away to work "
+            "with the pooled states themselves"
+        )
+
+
 def _written(files: Files) -> Pool:
+    _check_modules(files)
     path = files.folder / POOLING
     if not path.exists():
         return "mean"

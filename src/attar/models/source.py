@@ -56,9 +56,11 @@ class Files:
             return self.weights
         rest = (path for path in self.folder.iterdir() if path.suffix in _CONTENT)
         found = [*self.weights, *(p for p in sorted(rest) if p.name not in _NOT_CONTENT)]
-        return [*found, *(path for path in (self.folder / POOLING,) if path.exists())]
+        more = [self.folder / POOLING, *sorted((self.folder / TEMPLATES).glob("*.jinja"))]
+        return [*found, *(path for path in more if path.exists())]
 
 
+TEMPLATES = "additional_chat_templates"  # where transformers keeps all but the usual one
 POOLING = "1_Pooling/config.json"  # where sentence-transformers says how vectors are made
 _CONTENT = (".json", ".txt", ".model", ".spm", ".jinja")
 _NOT_CONTENT = {"attar.json", "report.json"}

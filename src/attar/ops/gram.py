@@ -78,10 +78,12 @@ def _products_of(dtype: torch.dtype) -> Generator[None]:
 
     Their products fit float32, in which they are summed, so nothing is lost.
     """
-    matmul: Any = getattr(torch.backends.mkldnn, "matmul")  # noqa: B009  (unknown to its types)
+    matmul: Any = getattr(torch.backends.mkldnn, "matmul", None)  # of PyTorch 2.9 and later
+    if matmul is None or dtype != torch.bfloat16:
+        yield
+        return
     before = matmul.fp32_precision
-    if dtype == torch.bfloat16:
-        matmul.fp32_precision = "bf16"
+    matmul.fp32_precision = "bf16"
     try:
         yield
     finally:

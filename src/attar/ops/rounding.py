@@ -54,6 +54,11 @@ class Scales:
     zeros: Tensor | None = None
     minima: Tensor | None = None
 
+    def rows(self, rows: slice) -> Scales:
+        """Those of some rows."""
+        zeros, minima = (None if t is None else t[rows] for t in (self.zeros, self.minima))
+        return Scales(self.scales[rows], zeros, minima)
+
 
 def round_scale(scale: Tensor, powers: bool = False) -> Tensor:
     """The nearest scale that float16, bfloat16 and float32 all hold exactly.
@@ -211,7 +216,16 @@ def _refit(weight: Tensor, importance: Tensor, fitted: Scales, grid: Grid) -> Sc
 
 
 def quantize(weight: Tensor, fitted: Scales, grid: Grid) -> Codes:
-    """The nearest code of every weight, given the scales."""
+    """The nearest code of every weight, given the scales; some rows at a time."""
+    rows = max(1, _ELEMENTS // weight.shape[1])
+    starts = range(0, len(weight), rows)
+    parts = [_nearest(weight, fitted, grid, slice(start, start + rows)) for start in starts]
+    return Codes(torch.cat(parts), fitted.scales, fitted.zeros, fitted.minima)
+
+
+def _nearest(weight: Tensor, fitted: Scales, grid: Grid, part: slice) -> Tensor:
+    """The codes of some rows."""
+    weight, fitted = weight[part], fitted.rows(part)
     width = weight.shape[1]
     group = grid.group_for(width)
     rest = weight.detach().float()
@@ -219,7 +233,7 @@ def quantize(weight: Tensor, fitted: Scales, grid: Grid) -> Codes:
         rest = rest - spread(fitted.minima, group, width)
     zeros = None if fitted.zeros is None else spread(fitted.zeros, group, width)
     levels = snap(rest / spread(fitted.scales, group, width), grid, zeros)
-    return encode(levels, fitted, grid)
+    return encode(levels, fitted, grid).codes
 
 
 def encode(levels: Tensor, fitted: Scales, grid: Grid) -> Codes:

@@ -73,9 +73,11 @@ _ARCHITECTURE = b"general.architecture" + struct.pack("<I", 8)  # and that of a 
 _BLOCK = re.compile(r"blk\.(\d+)\.(\w+)")
 
 
-def gguf_of(folder: Path) -> Path | None:
-    """The one GGUF file in a folder."""
-    found = sorted(folder.glob("*.gguf"))
+def gguf_of(path: Path) -> Path | None:
+    """The GGUF file that is named, or the one in a folder."""
+    if path.is_file():
+        return path if path.suffix == ".gguf" else None
+    found = sorted(path.glob("*.gguf"))
     return found[0] if len(found) == 1 else None
 
 

@@ -157,8 +157,8 @@ class LlamaCppDecoder(LlamaServer, Decoder):
             held_back = False
             for token, count in self._stream(ids, end - len(ids), top, **where):
                 where["cache_prompt"] = True
-                held_back = count > 1
-                if held_back:
+                if token is None or count > 1:
+                    held_back = True
                     break
                 ids.append(token.id)
                 yield token
@@ -190,8 +190,11 @@ class LlamaCppDecoder(LlamaServer, Decoder):
 
     def _stream(
         self, ids: list[int], limit: int, top: int, **more: Any
-    ) -> Iterator[tuple[Token, int]]:
-        """Tokens as they come, each with how many were written since the last that came."""
+    ) -> Iterator[tuple[Token | None, int]]:
+        """Tokens as they come, each with how many were written since the last that came.
+
+        None, at the limit, for those that were held back to the end.
+        """
         queue: SimpleQueue[Any] = SimpleQueue()
         ended = threading.Event()
 
@@ -213,9 +216,10 @@ class LlamaCppDecoder(LlamaServer, Decoder):
             before = 0
             while (chunk := queue.get()) is not None:
                 token = _told(checked(chunk))
-                if token is None:
+                cut = chunk["choices"][0]["finish_reason"] == "length"
+                count = chunk["timings"]["predicted_n"] if token or cut else before
+                if count == before:
                     continue
-                count = chunk["timings"]["predicted_n"]
                 yield token, count - before
                 before = count
         finally:

@@ -20,6 +20,7 @@ from attar.serve.opening import Loaded
 from attar.serve.prompts import chat_ids
 from attar.serve.schemas import Chat
 from attar.serve.service import Events, Service, new_id, now, unless_gone
+from attar.serve.text import UNFINISHED
 from attar.serve.writing import Answer, Piece, Written
 
 
@@ -111,7 +112,9 @@ def _logprob(model: Loaded, written: Written) -> dict[str, Any]:
 
 def _named(model: Loaded, token: int, logprob: float) -> dict[str, Any]:
     text = token_text(model, token)
-    return {"token": text, "logprob": finite(logprob), "bytes": list(text.encode("utf-8"))}
+    whole = UNFINISHED not in text  # of a part of a character its text does not tell the bytes
+    told = list(text.encode("utf-8")) if whole else None
+    return {"token": text, "logprob": finite(logprob), "bytes": told}
 
 
 def finite(logprob: float) -> float:

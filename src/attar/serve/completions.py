@@ -44,7 +44,7 @@ def routes(service: Service) -> APIRouter:
 async def _answers(service: Service, model: Loaded, asked: Completion) -> list[Answer]:
     language_model(model)
     limits = service.settings.limits
-    wish = Wish(asked.max_tokens, _DEFAULT, asked.logprobs)
+    wish = Wish(asked.max_tokens, _DEFAULT, asked.logprobs, goes_on=True)
     most = min(limits.texts, limits.queue)  # more would never be taken, however long one waits
     rows = await prompt_ids(model, asked.prompt, most, "prompt")
     return [answer_to(model, ids, asked, wish, limits) for ids in rows]

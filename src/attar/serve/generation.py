@@ -36,12 +36,16 @@ def language_model(model: Loaded) -> Loaded:
 
 @dataclass(frozen=True)
 class Wish:
-    """How much is to be written, and how many log-probabilities with it."""
+    """How much is to be written, and how many log-probabilities with it.
+
+    `goes_on`: the text begins as it does behind the prompt, with a space where one parts them.
+    """
 
     limit: int | None
     default: int | None
     top: int | None
     field: str = "max_tokens"
+    goes_on: bool = False
 
 
 def answer_to(
@@ -63,7 +67,7 @@ def answer_to(
         asked.top_k,
         asked.seed,
     )
-    ask = Ask(ids, limit, drawn, asked.stops(), wish.top)
+    ask = Ask(ids, limit, drawn, asked.stops(), wish.top, wish.goes_on)
     assert model.writer is not None  # `language_model` has seen to it
     return Answer(ask, model.writer, model.tokenizer, model.ends, limits)
 

@@ -31,6 +31,12 @@ class Place:
     floats: bool = False
     dtype: Literal["auto", "float32"] = "auto"
 
+    @property
+    def path(self) -> Path:
+        """What an engine opens: the folder, or the GGUF file in it that was named."""
+        gguf: Path | None = None if self.files is None else self.files.gguf
+        return gguf or self.folder
+
 
 def locate(source: Source) -> Place:
     """Find a model's files and the engine that runs them; reads no weights.
@@ -42,23 +48,33 @@ def locate(source: Source) -> Place:
 
     path = Path(source.path).expanduser()
     if path.is_dir():
-        engine = find(source.engine) if source.engine else _native(path)
-        if engine is not None and engine.name != TORCH:
-            engine.require()
-            if not engine.holds(path):
-                raise UserError(
-                    f"{engine.name} does not run what is in {path}. `attar export` "
-                    "writes what it runs"
-                )
+        engine = _engine(source, path)
+        if engine is not None:
             return Place(path, engine.name, total_size(path))
     files = resolve(ModelSource(path=source.path))
     if files.gguf is None:
         _check_reads(files)
         return Place(files.folder, TORCH, files.size, files)
-    engine = find(source.engine) if source.engine else _native(files.folder)
-    if engine is not None and engine.name != TORCH and engine.installed():
+    engine = _engine(source, files.gguf)
+    if engine is not None:
         return Place(files.folder, engine.name, files.size, files)
     return Place(files.folder, TORCH, _FLOAT * files.size, files)
+
+
+def _engine(source: Source, path: Path) -> Engine | None:
+    """The engine other than PyTorch that opens this: the one named, or the one it is for.
+
+    Raises UserError where the one that is named does not.
+    """
+    engine = find(source.engine) if source.engine else _native(path)
+    if engine is None or engine.name == TORCH:
+        return None
+    engine.require()
+    if not engine.holds(path):
+        raise UserError(
+            f"{engine.name} does not run what is in {path}. `attar export` writes what it runs"
+        )
+    return engine
 
 
 def _check_reads(files: Any) -> None:

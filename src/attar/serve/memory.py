@@ -136,11 +136,9 @@ def _width(place: Place) -> int:
 
 
 def _gguf(place: Place) -> Path | None:
-    if place.files is not None:
-        return place.files.gguf
     from attar.runtimes._gguf import gguf_of
 
-    return gguf_of(place.folder)
+    return gguf_of(place.path)
 
 
 def _config(place: Place) -> dict[str, Any]:

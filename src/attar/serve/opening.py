@@ -94,7 +94,7 @@ def _open(source: Source, place: Place, settings: Settings) -> Loaded:
         return open_torch(source, place, settings)
     limits = settings.limits
     slots = min(limits.batch, SLOTS)
-    opened = find(place.engine).serve(place.folder, settings.threads, slots, limits.context)
+    opened = find(place.engine).serve(place.path, settings.threads, slots, limits.context)
     try:
         tokenizer = _tokenizer(place)
         if isinstance(opened, Decoder):
@@ -114,7 +114,9 @@ def gatherer(
     forward: Forward, settings: Settings, tokenizer: Any, free: Callable[[], None] = lambda: None
 ) -> Gatherer:
     """Micro-batching around an encoder; `free` is called once it is closed."""
-    limits, pad = settings.limits, tokenizer.pad_token_id or 0
+    from attar.models.padding import filler
+
+    limits, pad = settings.limits, filler(tokenizer)
     bounds = Bounds(limits.batch, limits.queue * limits.batch, limits.window)
     return Gatherer(forward, bounds, pad, free)
 
@@ -122,10 +124,10 @@ def gatherer(
 def _tokenizer(place: Place) -> Any:
     from attar.models.load import load_tokenizer
     from attar.models.source import Files
+    from attar.runtimes._gguf import gguf_of
 
-    ggufs = sorted(place.folder.glob("*.gguf"))
-    alone = ggufs and not (place.folder / "tokenizer.json").exists()
-    return load_tokenizer(Files(place.folder, ggufs[0] if alone else None))
+    gguf = None if (place.folder / "tokenizer.json").exists() else gguf_of(place.path)
+    return load_tokenizer(Files(place.folder, gguf))
 
 
 def _decoder(

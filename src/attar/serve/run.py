@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import signal
 import socket
@@ -58,7 +59,12 @@ def serve(settings: Settings, prepare: Prepare = lambda sources: sources) -> Non
         memory=settings.memory,
         counted=COUNTED,
     )
-    server.run(sockets=[listening])
+    try:
+        server.run(sockets=[listening])
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:  # another bound the same port while neither listened
+            raise
+        raise _cannot(host, port, error) from None
     log("ended")
     if errors:
         raise errors[0]
@@ -156,12 +162,14 @@ def bind(host: str, port: int) -> socket.socket:
             found.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000 * _UNREAD)
         found.bind(address)
     except OSError as error:
-        unknown = isinstance(error, socket.gaierror)
-        do = "Name another --host" if unknown else "Name another --port, or end what listens there"
-        raise UserError(
-            f"cannot listen on {host}:{port}: {error.strerror or error}. {do}"
-        ) from None
+        raise _cannot(host, port, error) from None
     return found
+
+
+def _cannot(host: str, port: int, error: OSError) -> UserError:
+    unknown = isinstance(error, socket.gaierror)
+    do = "Name another --host" if unknown else "Name another --port, or end what listens there"
+    return UserError(f"cannot listen on {host}:{port}: {error.strerror or error}. {do}")
 
 
 class Server(uvicorn.Server):

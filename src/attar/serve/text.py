@@ -5,22 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-_UNFINISHED = "�"  # what a tokenizer makes of bytes that are not a whole character yet
+UNFINISHED = "�"  # what a tokenizer makes of bytes that are not a whole character yet
 
 
 class Unfolding:
-    """Turns tokens into text one by one; the pieces together are the text of all tokens."""
+    """Turns tokens into text one by one; the pieces together are the text of all tokens.
 
-    def __init__(self, tokenizer: Any) -> None:
+    As that text is behind the tokens `before`: some tokenizers drop a space that begins a text.
+    """
+
+    def __init__(self, tokenizer: Any, before: Sequence[int] = ()) -> None:
         self._tokenizer = tokenizer
-        self._ids: list[int] = []
-        self._begin = self._read = 0  # tokens that are decoded again, and those already told
+        self._ids = list(before)
+        self._begin, self._read = 0, len(self._ids)  # decoded again, and told already
 
     def push(self, token: int) -> str:
         """The text that a token adds; empty while a character is not whole."""
         self._ids.append(token)
         new = self._rest()
-        if new.endswith(_UNFINISHED):
+        if new.endswith(UNFINISHED):
             return ""
         return self._told(new)
 
@@ -33,7 +36,8 @@ class Unfolding:
         return self._text(self._ids[self._begin :])[len(told) :]
 
     def _told(self, new: str) -> str:
-        self._begin, self._read = self._read, len(self._ids)
+        if new:  # behind nothing but special tokens, which have no text, a text would begin anew
+            self._begin, self._read = self._read, len(self._ids)
         return new
 
     def _text(self, ids: Sequence[int]) -> str:

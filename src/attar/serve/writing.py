@@ -15,6 +15,7 @@ from attar.serve.errors import ApiError, busy
 from attar.serve.settings import Limits
 from attar.serve.text import Stops, Unfolding
 
+_BEFORE = 8  # tokens of a prompt behind which the first one of an answer is told
 _COLDEST = 1e-5  # a temperature below it takes the likeliest, and logits divided by it overflow
 
 
@@ -27,6 +28,7 @@ class Ask:
     sampling: Sampling
     stop: tuple[str, ...] = ()
     top: int | None = None
+    goes_on: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,8 +95,11 @@ class Answer:
         if self._job is not None:
             self.writer.cancel(self._job)
 
+    def _before(self) -> Sequence[int]:
+        return self.ask.prompt[-_BEFORE:] if self.ask.goes_on else ()
+
     async def _unfold(self) -> AsyncGenerator[Piece]:
-        text, stops = Unfolding(self.tokenizer), Stops(self.ask.stop)
+        text, stops = Unfolding(self.tokenizer, self._before()), Stops(self.ask.stop)
         held: list[Written] = []
         read = told = 0
         async for news in self._news():  # closed with this generator: it holds nothing

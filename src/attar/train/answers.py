@@ -11,7 +11,8 @@ import torch
 from attar.core.keys import seed_of
 from attar.data.batches import IGNORED, Batch
 from attar.data.example import Example
-from attar.data.tokenize import check_ids, filler
+from attar.data.tokenize import check_ids
+from attar.models.padding import filler
 from attar.train.writing import prompt_of
 
 

@@ -11,9 +11,10 @@ from torch import Tensor
 from attar.core.context import Context
 from attar.data.batches import IGNORED, Batch
 from attar.data.example import Dataset, Example
-from attar.data.tokenize import encode, filler
+from attar.data.tokenize import encode
 from attar.errors import UserError
 from attar.models.model import Model, inference
+from attar.models.padding import filler
 from attar.train.writing import nothing
 
 

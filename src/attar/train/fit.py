@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Protocol
@@ -201,6 +201,7 @@ class _Run:
 
     def _step(self) -> Taken:
         """One optimizer step: `accumulate` batches, each weighted by what it judges."""
+        began = time.monotonic()
         step, machine, count = self.state.step, self.machine, self.schedule.accumulate
         torch.manual_seed(seed_of(self.ctx.seed, "step", step, machine.rank))
         batches = [
@@ -209,7 +210,8 @@ class _Run:
         ]
         rate = rate_at(self.schedule, step, self.steps)
         renew(machine.model.module, step, self.steps)
-        return machine.step(batches, step, rate, step / self.steps)
+        taken = machine.step(batches, step, rate, step / self.steps)
+        return replace(taken, seconds=time.monotonic() - began)  # what makes batches counts too
 
     def _follow(self, taken: Taken, bar: Bar) -> None:
         """Show the loss, and keep a point of its running mean now and then."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from attar.data.batches import Batch
+from attar.errors import DataError, Problem
 from attar.layers import all_blocks
 from attar.models.model import Model
 from attar.ops.chunked import Mix, Side, Told, chunked
@@ -129,6 +130,12 @@ def side(model: Model, hidden: Tensor) -> Side:
     return Side(model.linear_head or model.head, hidden, list(weights.values()))
 
 
+_UNJUDGED = (
+    "nothing in the held-out data is judged: its rows have no labels, so there is no loss of the "
+    "task's own on them. Give it labels, or train without it (held_out: null)"
+)
+
+
 def judge(objective: Objective, batches: Sequence[Batch], mix: Mix) -> Callable[[], float]:
     """A function that tells the loss on held-out batches, always with the same mix.
 
@@ -145,7 +152,9 @@ def judge(objective: Objective, batches: Sequence[Batch], mix: Mix) -> Callable[
             loss = objective.against(kept[index], batch, mix)
             total += float(loss.value.detach()) * loss.count
             count += loss.count
-        return total / max(count, 1.0)
+        if not count:
+            raise DataError([Problem(_UNJUDGED)])
+        return total / count
 
     return score
 

@@ -12,7 +12,7 @@ from typing import Any, Self, cast
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs, broadcast
+from accelerate.utils import DistributedDataParallelKwargs, broadcast, gather_object
 from torch import Tensor, nn
 
 from attar.core.context import Context
@@ -24,6 +24,8 @@ from attar.train.checkpoint import Tensors
 from attar.train.losses import Loss
 from attar.train.schedule import Training
 from attar.train.seen import kept_of
+
+Part = tuple[float, int]  # of a loss: its mean, and over how many positions
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ class Machine:
         began = time.monotonic()
         self.optimizer.zero_grad(set_to_none=True)
         sums = torch.zeros(3, dtype=torch.float64)  # loss, judged, tokens
-        parts: dict[str, list[tuple[float, int]]] = {}
+        parts: dict[str, list[Part]] = {}
         for index, batch in enumerate(batches):
             last = index == len(batches) - 1
             with nullcontext() if last else self.accelerator.no_sync(self.trained):
@@ -130,7 +132,7 @@ class Machine:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self._prepared.step()
-        means = {name: _mean(some) for name, some in parts.items()}
+        means = {name: _mean(some) for name, some in self._together(parts).items()}
         return Taken(mean, means, int(tokens), time.monotonic() - began, rate, norm)
 
     def weights(self) -> Tensors:
@@ -211,6 +213,15 @@ class Machine:
             return values
         there = values.to(self.accelerator.device)
         return cast("Tensor", self.accelerator.reduce(there, "sum")).cpu()
+
+    def _together(self, parts: dict[str, list[Part]]) -> dict[str, list[Part]]:
+        """The parts of every process, which need not have the same."""
+        if self.world == 1:
+            return parts
+        found: dict[str, list[Part]] = {}
+        for name, some in (item for each in gather_object([parts]) for item in each.items()):
+            found.setdefault(name, []).extend(some)
+        return found
 
     def _scale(self, scale: float) -> float:
         """Scale the gradients and clip their norm, in one pass; the norm before clipping."""

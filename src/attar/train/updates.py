@@ -36,6 +36,7 @@ class Update(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     shifts: ClassVar[bool] = False  # whether blocks see positions that the texts do not have
+    widens: ClassVar[bool] = False  # whether attention alone sees them
     forbids: ClassVar[frozenset[Trait]] = frozenset()
 
     def around(
@@ -210,6 +211,8 @@ class PTuningUpdate(SoftUpdate):
 
 class PrefixUpdate(PromptUpdate):
     """Keys and values in every block."""
+
+    widens: ClassVar[bool] = True
 
     def begun(self, model: Model, tokens: Tensor) -> prompts.Prompt:
         sizes, count = model.sizes, len(model.blocks)

@@ -9,9 +9,9 @@ from typing import Any
 from attar.core.context import Context
 from attar.core.keys import seed_of
 from attar.data.batches import Batch
-from attar.data.tokenize import filler
 from attar.measure.samples import continued
 from attar.models.model import Model
+from attar.models.padding import filler
 from attar.train.answers import Answers, padded, prompts_in
 from attar.train.writing import seeded
 

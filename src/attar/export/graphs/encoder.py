@@ -42,6 +42,8 @@ def problems(model: Model) -> list[str]:
             f"{', '.join(FAMILIES)}"
         ]
     found = own_modules(model, HELD, "a graph")
+    if getattr(model.config, "is_decoder", False):
+        found.append("its tokens see those before them alone (is_decoder), and a graph's see all")
     if model.tells_next:
         found.append(
             "it also tells whether one text follows another, and a graph has one head. Export to hf"
@@ -49,14 +51,6 @@ def problems(model: Model) -> list[str]:
     if _activation(model) not in _FUNCTIONS:
         found.append(f"the activation {_activation(model)} is not among {', '.join(_FUNCTIONS)}")
     return found
-
-
-def context_of(model: Model) -> int:
-    """How many tokens fit."""
-    most = int(model.config.max_position_embeddings)
-    if model.config.model_type != "roberta":
-        return most
-    return most - model.config.pad_token_id - 1  # positions begin after padding's
 
 
 def write_encoder(graph: Graph[V], model: Model) -> None:

@@ -18,10 +18,10 @@ from attar.data.batches import IGNORED, Batch
 from attar.data.example import Dataset
 from attar.data.files import located
 from attar.data.synonyms import as_written
-from attar.data.tokenize import filler
 from attar.data.vectors import Vectors, read_vectors
 from attar.errors import UserError
 from attar.models.model import Model, inference
+from attar.models.padding import filler
 from attar.techniques.data._variants import VariantsStep, by_pieces
 
 _BEGINNINGS = ("\u0120", "\u2581")  # how tokens of other tokenizers than BERT's begin a word
@@ -112,6 +112,8 @@ class _Filling:
 
     def words(self, texts: Sequence[str]) -> list[list[_Word]]:
         """The words of each text, as the tokenizer divides it; up to `length` tokens."""
+        if not texts:
+            return []
         encoded = self._encoded(texts)
         found: list[list[_Word]] = []
         for number, text in enumerate(texts):

@@ -77,10 +77,16 @@ class GuidedUpdating(Beside, Updating):
     def check(self, modules: Sequence[ModuleFact]) -> Iterable[str]:
         """Whether what is trained leaves the signals something to compare."""
         few = self.update.chosen()
-        if few is not None and few.shifts and (isinstance(self, Signal) or self.also.signals()):
+        signals = [*self.also.signals().values(), *([self] if isinstance(self, Signal) else [])]
+        if few is not None and few.shifts and signals:
             yield (
                 "a prompt of embeddings gives blocks more positions than the teacher's have, so "
                 "signals do not compare. Take `update: {prefix: {}}` or `lora`"
+            )
+        if few is not None and few.widens and any(signal.maps for signal in signals):
+            yield (
+                "a prefix gives attention's maps more columns than the teacher's have. Relate "
+                "queries, keys or values instead of maps, or take `update: {lora: {}}`"
             )
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pydantic import Field
 from torch import Tensor
 
-from attar.calibrate.gradients import answer_sensitivity
+from attar.calibrate.gradients import answer_sensitivity, tokens_an_answer
 from attar.calibrate.rows import Calibrated, calibration
 from attar.calibrate.view import BlockView
 from attar.calibrate.walk import walk
@@ -60,14 +60,16 @@ class Balanced(Ranks, Calibrated, Step, kind="lowrank/balanced"):
         batches = calibration(self, model, ctx)
         few = batches[: -(-self.measured // self.batch)]
         felt = answer_sensitivity(model, few, list(model.linears(self.scope)), ctx)
-        ranks = self._ranks(model, batches, felt, ctx)
+        ranks, lost = self._ranks(model, batches, felt, ctx)
+        lost *= tokens_an_answer(few, model.task)
+        ctx.note("foreseen divergence", round(lost, 4))
         walk_and_factorize(model, batches, self.scope, ctx, ranks, felt)
         return model
 
     def _ranks(
         self, model: Model, batches: list[Batch], felt: dict[str, Tensor], ctx: Context
-    ) -> dict[str, int]:
-        """The rank of each linear."""
+    ) -> tuple[dict[str, int], float]:
+        """The rank of each linear, and what these cost the answers, in nats for each token."""
 
         def visit(view: BlockView) -> dict[str, tuple[int, int, list[float]]]:
             found: dict[str, tuple[int, int, list[float]]] = {}
@@ -96,5 +98,4 @@ class Balanced(Ranks, Calibrated, Step, kind="lowrank/balanced"):
         budget = self.keep * sum(rows * width for rows, width, _ in measured.values())
         chosen = share_out(losses, costs, budget)
         lost = sum(loss[at] for loss, at in zip(losses, chosen, strict=True))
-        ctx.note("foreseen divergence", round(lost, 4))
-        return {name: ranks[name][at] for name, at in zip(measured, chosen, strict=True)}
+        return {name: ranks[name][at] for name, at in zip(measured, chosen, strict=True)}, lost
