@@ -84,12 +84,11 @@ def sized(rows: list[Row], subject: str) -> str:
 
 
 def _is(row: Row, subject: str) -> bool:
-    """Whether a row is of this subject, of our own methods, and of the usual calibration."""
+    """Whether a row is of this subject's weights, of our own methods and the usual calibration."""
     case, method = row["case"], row["method"]
     peer = " of " in method or method.startswith("auto-round")
-    return (
-        not peer and ", part" not in case and case.startswith("encoder ") == (subject == "encoder")
-    )
+    other = peer or ", part" in case or case == "kv"
+    return not other and case.startswith("encoder ") == (subject == "encoder")
 
 
 if __name__ == "__main__":

@@ -114,7 +114,8 @@ def test_a_step_asks_for_the_memory_that_it_takes() -> None:
             recipe = Recipe.model_validate(
                 {"model": "m", "data": {"train": "t.txt"}, "steps": [{kind: {}}]}
             )
-            assert bool(_over_budget(recipe, weights, room * each * weights)) == refused
+            assert bool(_over_budget(recipe, weights, room * each * weights, ())) == refused
+            assert not _over_budget(recipe, weights, 0.0, recipe.stage_ids())
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "bert"])

@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 
 import tiny_models
+from attar.core.recipe_file import build
 from attar.engine import make as making
+from attar.engine.plan import make_plan
 from attar.engine.run import run
 from attar.engine.store import Store
 from attar.errors import GuardFailed, PlanError, StoreError
@@ -180,7 +182,8 @@ def test_a_tokenizer_with_several_chat_templates_is_published_whole(
 def test_what_is_made_is_not_asked_for_memory_again_nor_chosen_anew(
     plain: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    plain["steps"] = [plain["steps"][0], {"heal/auto": {"tokens": 1024, "length": 16, "id": "h"}}]
+    thinned = {"prune/magnitude": {"sparsity": 0.2}}
+    plain["steps"] = [thinned, {"heal/auto": {"tokens": 1024, "length": 16, "id": "h"}}]
     plain["guard"] = {"enabled": False}
     first = run(plain, home=tmp_path)
     monkeypatch.setattr("attar.engine.plan.free_memory", lambda: 1)
@@ -189,5 +192,8 @@ def test_what_is_made_is_not_asked_for_memory_again_nor_chosen_anew(
         (s.kind, s.key) for s in first.report.stages
     ]
     assert all(stage.cached for stage in again.report.stages[1:])
+    fresh = make_plan(build(plain), Store(tmp_path / "fresh"))  # nothing is made there yet
+    assert fresh.stages[-1].kind == "heal/blockwise" != first.report.stages[-1].kind
+    plain["steps"][1] = {"heal/lora": plain["steps"][1].pop("heal/auto")}
     with pytest.raises(PlanError, match="trains the whole model and needs about"):
-        run(plain, home=tmp_path / "fresh")
+        make_plan(build(plain), Store(tmp_path / "fresh"))

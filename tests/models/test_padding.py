@@ -25,14 +25,14 @@ def answers(model: Any, texts: list[str], together: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "qwen2", "llama"])
-@pytest.mark.parametrize("own", [0, 50, None, -1])
+@pytest.mark.parametrize("own", [0, 4, 50, None, -1])
 def test_a_text_is_classified_as_alone_whatever_the_config_pads_with(kind, own, tmp_path) -> None:
     model = tiny_models.tiny(kind, "classification")
     model.module.config.pad_token_id = own
     save(model, tmp_path / "m")
     found = load(Files(tmp_path / "m"))
     config = found.module.config
-    assert config.pad_token_id == filler(found.tokenizer) == (50 if own == 50 else 0)
+    assert config.pad_token_id == filler(found.tokenizer) == (4 if own == 4 else 0)
     alone = answers(found, TEXTS, 1)
     torch.testing.assert_close(answers(found, TEXTS, 3), alone)
     # what transformers itself answers to one text without any padding
@@ -44,11 +44,12 @@ def test_a_text_is_classified_as_alone_whatever_the_config_pads_with(kind, own, 
 
 def test_it_stays_so_when_it_is_saved(tmp_path) -> None:
     model = tiny_models.tiny("qwen2", "classification")
-    model.module.config.pad_token_id = 50
+    model.module.config.pad_token_id = 4
     save(model, tmp_path / "m")
     save(load(Files(tmp_path / "m")), tmp_path / "again")
     again = load(Files(tmp_path / "again"))
-    assert again.tokenizer.pad_token_id == again.module.config.pad_token_id == 50
+    assert again.tokenizer.pad_token_id == again.module.config.pad_token_id == 4
+    assert again.tokenizer.all_special_ids == model.tokenizer.all_special_ids
 
 
 def test_other_models_keep_what_they_are_padded_with(tmp_path) -> None:

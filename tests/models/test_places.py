@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
 
+import attar
 import tiny_models
 from attar.core.context import Context
 from attar.core.registry import find
+from attar.core.step import Task
+from attar.data.example import Example
 from attar.errors import UserError
-from attar.measure.quality import judge
-from attar.models.places import check_length, places_of
+from attar.models import save
+from attar.models.places import length_for, places_of
 from train.small import dataset
 
 TABLES = [("bert", 64), ("roberta", 63), ("electra", 64), ("distilbert", 64), ("gpt2", 64)]
@@ -24,39 +30,55 @@ def ids(length: int) -> torch.Tensor:
 def test_a_table_of_positions_ends(kind: str, most: int) -> None:
     model = tiny_models.tiny(kind, max_position_embeddings=64)
     assert places_of(model) == most
-    check_length(model, most)
+    assert length_for(model, most) == most
     with torch.no_grad():
         model.module(input_ids=ids(most))
         with pytest.raises((RuntimeError, IndexError)):  # what is told beforehand
             model.module(input_ids=ids(most + 1))
-    with pytest.raises(UserError, match=rf"{most + 1} tokens .* {most} positions.* length: {most}"):
-        check_length(model, most + 1)
+    words = rf"{most + 1} tokens .* {most} positions.* length: {most}"
+    with pytest.raises(UserError, match=words):
+        length_for(model, most + 1)
 
 
 @pytest.mark.parametrize("kind", ["llama", "modernbert"])
 def test_positions_that_are_computed_do_not(kind: str) -> None:
     model = tiny_models.tiny(kind, max_position_embeddings=64)
     assert places_of(model) is None
-    check_length(model, 1 << 20)
+    assert length_for(model, 1 << 20) == 1 << 20
 
 
 @pytest.mark.parametrize(
     ("kind", "model", "task"),
-    [
-        ("adapt/full", "bert", "classification"),
-        ("distill/logits", "gpt2", "causal-lm"),
-        ("quantize/gptq", "bert", "masked-lm"),
-    ],
+    [("distill/logits", "gpt2", "causal-lm"), ("quantize/gptq", "bert", "masked-lm")],
 )
-def test_a_step_whose_texts_are_longer_is_refused(kind: str, model: str, task) -> None:
-    """Also where no text is so long: the first that is may come hours later."""
+def test_sequences_that_are_longer_are_refused(kind: str, model: str, task: Task) -> None:
     pressed = tiny_models.tiny(model, task, max_position_embeddings=64)
     ctx = Context(task, lambda _: dataset(), lambda _: pressed)
     with pytest.raises(UserError, match="72 tokens do not fit the model, which has 64 positions"):
         find(kind).model_validate({"length": 72}).apply(pressed, ctx)
 
 
-def test_so_is_a_measure_with_longer_texts() -> None:
-    model = tiny_models.tiny("bert", max_position_embeddings=64)
-    with pytest.raises(UserError, match="64 positions"):
-        judge(model, [tiny_models.batch(model, length=72)])
+@pytest.mark.parametrize("kind", ["adapt/full", "quantize/gptq"])
+def test_texts_that_are_longer_are_cut(kind: str) -> None:
+    pressed = tiny_models.tiny("bert", "classification", max_position_embeddings=64)
+    long = Example("w1 w2 " * 50, tiny_models.LABELS[0])
+    data = replace(dataset(), examples=[*dataset().examples, long])
+    ctx = Context("classification", lambda _: data, lambda _: pressed)
+    more = {"steps": 14, "batch": 4, "held_out": None} if kind == "adapt/full" else {}
+    find(kind).model_validate({"length": 72, **more}).apply(pressed, ctx)
+
+
+def test_a_run_cuts_what_it_measures_on(tmp_path: Path) -> None:
+    save(tiny_models.tiny("bert", "classification", max_position_embeddings=64), tmp_path / "m")
+    label = tiny_models.LABELS[0]
+    (tmp_path / "dev.tsv").write_text(f"{'w1 w2 ' * 50}\t{label}\nw3\t{label}\n")
+    done = attar.run(
+        {
+            "model": str(tmp_path / "m"),
+            "data": str(tmp_path / "dev.tsv"),
+            "steps": [{"quantize/rtn": {"grid": "int8-channel"}}],
+            "measures": {"length": 72, "speed": False},
+        },
+        home=tmp_path / "home",
+    )
+    assert done.report.finished

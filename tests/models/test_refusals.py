@@ -11,6 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from attar.core.recipe import ModelSource
+from attar.core.recipe_file import build
+from attar.engine.plan import make_plan
+from attar.engine.store import Store
 from attar.errors import MissingPackage, ModelError, UnknownFamily, Unreachable
 from attar.models import Files, load, resolve, save
 from attar.models.load import config_of, skeleton
@@ -287,8 +290,10 @@ def test_a_classifier_that_answers_otherwise(tmp_path, values, words) -> None:
     """Its answers would be taken for the chances of one class."""
     save(tiny("bert", "classification"), tmp_path / "model")
     edit(tmp_path / "model", **values)
-    refused(tmp_path / "model", words, "labels", "task: embedding")
-    assert load(Files(tmp_path / "model"), labels=LABELS).labels == tuple(LABELS)
+    refused(tmp_path / "model", words, "task: embedding")
+    recipe = {"model": str(tmp_path / "model"), "steps": [{"quantize/rtn": {}}]}
+    with pytest.raises(ModelError, match=words):
+        make_plan(build(recipe), Store(tmp_path / "home"))
     assert load(Files(tmp_path / "model"), "embedding").labels == ()
 
 

@@ -11,7 +11,7 @@ from attar.core.context import Context
 from attar.core.step import DataRef
 from attar.data.batches import Batch, held_out
 from attar.models.model import Model
-from attar.models.places import check_length
+from attar.models.places import length_for
 
 _RUN = 8  # tokens in a row that prose hardly says twice
 
@@ -32,12 +32,11 @@ def calibration(step: Calibrated, model: Model, ctx: Context) -> list[Batch]:
 
     Warns where there are fewer, and where they say the same again and again.
     """
-    check_length(model, step.length)
     batches = held_out(
         ctx.data(step.data),
         model.tokenizer,
         model.task,
-        step.length,
+        length_for(model, step.length),
         step.batch,
         step.sequences,
         labels=model.labels or None,

@@ -192,8 +192,7 @@ class Recipe(BaseModel):
     memory: float | None = Field(
         default=None,
         gt=0,
-        description="gigabytes that a step may use; by default what is free, and where `auto` "
-        "chooses a step what the machine has",
+        description="gigabytes that a step may use; free memory by default",
     )
     steps: tuple[Step, ...] = Field(default=(), description="techniques, in order")
     measures: Measures = Field(default=Measures(), description="what is measured")

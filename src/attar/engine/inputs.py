@@ -15,6 +15,7 @@ from attar.data.media import check_medium
 from attar.engine.store import Store
 from attar.errors import DataError, Problem, RecipeError
 from attar.models.adapters import adapted_in
+from attar.models.check import check_classes
 from attar.models.families import family_of
 from attar.models.load import CLASSIFIERS, config_of, task_of
 from attar.models.source import Files, resolve
@@ -68,6 +69,7 @@ class Inputs:
         given = self._train_labels()
         if self.fresh_head:
             return given
+        check_classes(self.config, self.files)
         names: dict[int, str] = self.config.id2label
         own = tuple(str(names[index]) for index in sorted(names))
         unnamed = all(name == f"LABEL_{index}" for index, name in enumerate(own))

@@ -26,7 +26,8 @@ from attar.measure.speed import probe
 from attar.measure.statistics import compare, figures
 from attar.measure.verdict import Evidence, Looping, judge_stage
 from attar.models import Files, Model
-from attar.models.load import load_tokenizer
+from attar.models.load import load_tokenizer, skeleton
+from attar.models.places import length_for
 
 VERSION = 2
 
@@ -151,15 +152,17 @@ class Measuring:
     def _held_out(self, data: str | None = None) -> list[Batch]:
         settings, name = self.settings, data or self.settings.data
         if name not in self._batches:
+            inputs = self.plan.inputs
             original = path_of(self.plan, self.plan.stages[0], self.store)
+            empty = skeleton(inputs.config, inputs.task, inputs.labels)
             self._batches[name] = held_out(
-                self.plan.inputs.dataset(name),
+                inputs.dataset(name),
                 load_tokenizer(Files(original)),
-                self.plan.inputs.task,
-                settings.length,
+                inputs.task,
+                length_for(empty, settings.length),
                 settings.batch,
                 settings.sequences,
-                labels=self.plan.inputs.labels or None,
+                labels=inputs.labels or None,
             )
         return self._batches[name]
 

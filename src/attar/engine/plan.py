@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from math import prod
@@ -93,21 +93,28 @@ def make_plan(recipe: Recipe, store: Store, peek: bool = False, device: str = "c
         precision = "bf16" if fast_bf16(device) else "float32"
     model = skeleton(inputs.config, inputs.task, inputs.labels)
     facts = model.facts()
-    # What is chosen, and with it a stage's key, must not hang on what else runs at the moment.
-    room = recipe.memory * 1e9 if recipe.memory else whole_memory()
-    weights = _weights(model.module, facts)
-    traits = traits_of(model.module, facts, inputs.adapted)
-    folded = fold(recipe, inputs, facts, traits, room / weights)
-    recipe, problems = folded.recipe, folded.problems
-    problems += _misfits(recipe, inputs.task)
-    problems += [*strangers(recipe, inputs), *unread(recipe, inputs)]
-    problems += map(str, trackers.trouble(recipe.trackers))
-    stages = [] if problems else _stages(recipe, inputs, store, precision, peek)
-    made = {stage.id for stage in stages if stage.cached}
-    problems += _over_budget(recipe, weights, made)
-    if problems:
-        raise PlanError([Problem(problem) for problem in problems])
-    return Plan(recipe, inputs, precision, device, stages)
+    weights, budget = _weights(model.module, facts), _budget(recipe, free_memory)
+    # What `auto` chose and made when more was free is found again; what is to be made fits now.
+    for room in (_budget(recipe, whole_memory), budget):
+        traits = traits_of(model.module, facts, inputs.adapted)
+        folded = fold(recipe, inputs, facts, traits, room / weights)
+        chosen, problems = folded.recipe, folded.problems
+        problems += _misfits(chosen, inputs.task)
+        problems += [*strangers(chosen, inputs), *unread(chosen, inputs)]
+        problems += map(str, trackers.trouble(chosen.trackers))
+        stages = [] if problems else _stages(chosen, inputs, store, precision, peek)
+        made = {stage.id for stage in stages if stage.cached}
+        over = _over_budget(chosen, weights, budget, made)
+        if not over:
+            break
+    if problems or over:
+        raise PlanError([Problem(problem) for problem in (*problems, *over)])
+    return Plan(chosen, inputs, precision, device, stages)
+
+
+def _budget(recipe: Recipe, otherwise: Callable[[], int]) -> float:
+    """Bytes that a step may use."""
+    return recipe.memory * 1e9 if recipe.memory else float(otherwise())
 
 
 def _misfits(recipe: Recipe, task: Task) -> list[str]:
@@ -139,9 +146,8 @@ def _weights(module: Any, facts: Sequence[ModuleFact]) -> int:
     return floats + sum(prod(fact.shape) for fact in rounded)
 
 
-def _over_budget(recipe: Recipe, weights: int, made: set[str]) -> list[str]:
+def _over_budget(recipe: Recipe, weights: int, budget: float, made: Collection[str]) -> list[str]:
     """The steps that do not fit the memory, but for those whose stages are `made` already."""
-    budget = recipe.memory * 1e9 if recipe.memory else free_memory()
     return [
         f"step {number} ({step.kind}) trains the whole model and needs about "
         f"{weights * step.bytes_each() / 1e9:.1f} GB for {weights / 1e6:.0f} million weights; "

@@ -22,7 +22,6 @@ from attar.measure.matching import of_both_towers, texts_of
 from attar.measure.probe import fitting, random_batch
 from attar.measure.statistics import Comparison, compare, figures
 from attar.models.model import Model, inference
-from attar.models.places import check_length
 from attar.models.pooling import vectors
 
 __all__ = ["Comparison", "Items", "States", "compare", "figures", "judge", "reference_states"]
@@ -140,7 +139,6 @@ def _as_is(states: Tensor) -> Tensor:
 
 def _states(model: Model, batch: Batch) -> Tensor:
     """Hidden states at the judged positions, [judged, hidden]; logits, or vectors, of texts."""
-    check_length(model, batch.input_ids.shape[1])
     if model.task == "classification":
         return model.logits(batch)
     if model.task == "embedding":

@@ -66,8 +66,8 @@ def check_classes(config: Any, files: Files) -> None:
         answers = "several classes at once" if many else "a number"
         raise ModelError(
             f"the classifier in {files.folder} answers with {answers}, and Attar would take it for "
-            "one of several classes of which one is right. Name `labels` to train a head of that "
-            "kind, or load it as an encoder (task: embedding)"
+            "one of several classes of which one is right. Take a model that answers so, or work "
+            "with this one's encoder (task: embedding)"
         )
 
 

@@ -16,13 +16,12 @@ def filler(tokenizer: Any) -> int:
 def pad_alike(config: Any, tokenizer: Any) -> None:
     """Let texts be padded with the token by which a decoder that classifies finds their ends.
 
-    It reads the last token that is not the config's padding. The tokenizer takes that one; a
-    config that names none, or none of the tokenizer's, takes what the tokenizer pads with.
+    It reads the last token that is not the config's padding. The tokenizer takes that one where
+    it is special; a word made so would be cut out of texts. Else the config takes what the
+    tokenizer pads with.
     """
     config = config.get_text_config()
-    own = config.pad_token_id
-    token = None if own is None or own < 0 else tokenizer.convert_ids_to_tokens(own)
-    if token is None:
+    if config.pad_token_id not in tokenizer.all_special_ids:
         config.pad_token_id = filler(tokenizer)
-    elif own != filler(tokenizer):
-        tokenizer.pad_token = token
+    elif config.pad_token_id != filler(tokenizer):
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(config.pad_token_id)

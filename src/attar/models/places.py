@@ -20,11 +20,17 @@ def places_of(model: Model) -> int | None:
     return most - model.config.pad_token_id - 1  # positions begin after padding's
 
 
-def check_length(model: Model, length: int) -> None:
-    """Raise UserError where texts of so many tokens have more than the model has positions for."""
+def length_for(model: Model, length: int) -> int:
+    """`length`, or where it is less the tokens that a text may have: longer ones are cut there.
+
+    Raises UserError for language models, whose sequences are all of that length.
+    """
     places = places_of(model)
-    if places is not None and length > places:
-        raise UserError(
-            f"texts of {length} tokens do not fit the model, which has {places} positions. Set "
-            f"length: {places}, or less"
-        )
+    if places is None or length <= places:
+        return length
+    if model.task not in ("causal-lm", "masked-lm"):
+        return places
+    raise UserError(
+        f"sequences of {length} tokens do not fit the model, which has {places} positions. Set "
+        f"length: {places}, or less"
+    )

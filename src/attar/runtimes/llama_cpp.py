@@ -165,9 +165,11 @@ class LlamaCppDecoder(LlamaServer, Decoder):
             if not held_back:
                 return
             for _ in range(count):  # pyright: ignore[reportPossiblyUnbound]
-                token = self._next(ids, sampling, top, **where)
-                ids.append(token.id)
-                yield token
+                following = self._next(ids, sampling, top, **where)
+                ids.append(following.id)
+                yield following
+            if token is None:  # pyright: ignore[reportPossiblyUnbound]
+                return
 
     def _drawn(
         self, ids: list[int], limit: int, sampling: Sampling, top: int, where: dict[str, Any]
@@ -193,7 +195,7 @@ class LlamaCppDecoder(LlamaServer, Decoder):
     ) -> Iterator[tuple[Token | None, int]]:
         """Tokens as they come, each with how many were written since the last that came.
 
-        None, at the limit, for those that were held back to the end.
+        None for those that were held back to the end.
         """
         queue: SimpleQueue[Any] = SimpleQueue()
         ended = threading.Event()
@@ -216,8 +218,8 @@ class LlamaCppDecoder(LlamaServer, Decoder):
             before = 0
             while (chunk := queue.get()) is not None:
                 token = _told(checked(chunk))
-                cut = chunk["choices"][0]["finish_reason"] == "length"
-                count = chunk["timings"]["predicted_n"] if token or cut else before
+                ends = chunk["choices"][0]["finish_reason"] is not None
+                count = chunk["timings"]["predicted_n"] if token or ends else before
                 if count == before:
                     continue
                 yield token, count - before

@@ -136,9 +136,11 @@ def _width(place: Place) -> int:
 
 
 def _gguf(place: Place) -> Path | None:
+    if place.files is not None:
+        return place.files.gguf
     from attar.runtimes._gguf import gguf_of
 
-    return gguf_of(place.path)
+    return gguf_of(place.folder)
 
 
 def _config(place: Place) -> dict[str, Any]:

@@ -18,6 +18,8 @@ class Unfolding:
         self._tokenizer = tokenizer
         self._ids = list(before)
         self._begin, self._read = 0, len(self._ids)  # decoded again, and told already
+        while self._text(self._ids[: self._read]).endswith(UNFINISHED):
+            self._read -= 1  # the answer ends a character that the prompt began
 
     def push(self, token: int) -> str:
         """The text that a token adds; empty while a character is not whole."""

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Protocol
@@ -155,11 +155,13 @@ class _Run:
             if self.evaluate is not None and starts:
                 state.start = self._score(self.evaluate)
             while state.step < self.steps and not self._enough():
+                began = time.monotonic()
                 taken = self._step()
+                seconds = time.monotonic() - began
                 state.step += 1
                 state.tokens += taken.tokens
-                state.seconds += taken.seconds
-                self._follow(taken, bar)
+                state.seconds += seconds
+                self._follow(taken, seconds, bar)
                 if self.evaluate is not None and self._due(self.every):
                     self._judge(self.evaluate)
                 self._checkpoint()
@@ -201,7 +203,6 @@ class _Run:
 
     def _step(self) -> Taken:
         """One optimizer step: `accumulate` batches, each weighted by what it judges."""
-        began = time.monotonic()
         step, machine, count = self.state.step, self.machine, self.schedule.accumulate
         torch.manual_seed(seed_of(self.ctx.seed, "step", step, machine.rank))
         batches = [
@@ -210,16 +211,15 @@ class _Run:
         ]
         rate = rate_at(self.schedule, step, self.steps)
         renew(machine.model.module, step, self.steps)
-        taken = machine.step(batches, step, rate, step / self.steps)
-        return replace(taken, seconds=time.monotonic() - began)  # what makes batches counts too
+        return machine.step(batches, step, rate, step / self.steps)
 
-    def _follow(self, taken: Taken, bar: Bar) -> None:
+    def _follow(self, taken: Taken, seconds: float, bar: Bar) -> None:
         """Show the loss, and keep a point of its running mean now and then."""
         state, machine = self.state, self.machine
         state.mean = _MEMORY * state.mean + (1 - _MEMORY) * taken.loss
         state.share = _MEMORY * state.share + (1 - _MEMORY)
         mean = state.mean / state.share
-        speed = taken.tokens / max(taken.seconds, 1e-9)
+        speed = taken.tokens / max(seconds, 1e-9)
         bar.advance(1, f"loss {mean:.3f}, {speed:,.0f} tokens/s")
         if self._due(math.ceil(self.steps / POINTS)):
             state.point("loss/train", mean)

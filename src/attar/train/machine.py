@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -35,7 +34,6 @@ class Taken:
     loss: float
     parts: dict[str, float]
     tokens: int
-    seconds: float
     rate: float
     norm: float
 
@@ -111,7 +109,6 @@ class Machine:
 
     def step(self, batches: Sequence[Batch], step: int, rate: float, progress: float) -> Taken:
         """One optimizer step over batches, of which every judged position counts the same."""
-        began = time.monotonic()
         self.optimizer.zero_grad(set_to_none=True)
         sums = torch.zeros(3, dtype=torch.float64)  # loss, judged, tokens
         parts: dict[str, list[Part]] = {}
@@ -133,7 +130,7 @@ class Machine:
             group["lr"] = rate
         self._prepared.step()
         means = {name: _mean(some) for name, some in self._together(parts).items()}
-        return Taken(mean, means, int(tokens), time.monotonic() - began, rate, norm)
+        return Taken(mean, means, int(tokens), rate, norm)
 
     def weights(self) -> Tensors:
         """The weights that are trained, and what views keep beside them."""

@@ -7,7 +7,7 @@ from attar.data.batches import PACKED, Batch, Stream, held_out
 from attar.data.example import Dataset
 from attar.errors import DataError, Problem, UserError
 from attar.models.model import Model
-from attar.models.places import check_length
+from attar.models.places import length_for
 from attar.train.schedule import Training
 
 _SEQUENCES, _ROWS = 16, 512
@@ -32,12 +32,11 @@ def labeled(name: str, model: Model, ctx: Context) -> Dataset:
 
 def stream_of(dataset: Dataset, model: Model, schedule: Training, ctx: Context) -> Stream:
     """Shuffled batches without end. Raises ModelError where ids and model do not fit."""
-    check_length(model, schedule.length)
     stream = Stream(
         dataset,
         model.tokenizer,
         model.task,
-        schedule.length,
+        length_for(model, schedule.length),
         schedule.batch,
         ctx.seed,
         labels=model.labels or None,
@@ -60,12 +59,11 @@ def held_out_of(name: str | None, model: Model, schedule: Training, ctx: Context
 
 def judged_on(dataset: Dataset, model: Model, schedule: Training) -> list[Batch]:
     """Batches of a dataset to judge on."""
-    check_length(model, schedule.length)
     return held_out(
         dataset,
         model.tokenizer,
         model.task,
-        schedule.length,
+        length_for(model, schedule.length),
         schedule.batch,
         schedule.evaluate_on or (_SEQUENCES if model.task in PACKED else _ROWS),
         labels=model.labels or None,

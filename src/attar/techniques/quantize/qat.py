@@ -38,7 +38,7 @@ class Qat(Taught, Embeddings, Step, kind="quantize/qat"):
     of a pruned linear stay zeros. Embeddings are rounded before training, which makes up for it.
     """
 
-    version = 2
+    version = 3
     needs = frozenset({FLOAT})
     removes = frozenset({FLOAT})
     adds = frozenset({QUANTIZED})

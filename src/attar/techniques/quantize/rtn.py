@@ -17,6 +17,7 @@ from attar.techniques.quantize._solving import Embeddings, round_linear
 class Rtn(Embeddings, Step, kind="quantize/rtn"):
     """Round to nearest, on scales that make the squared error of each group smallest."""
 
+    version = 2
     needs = frozenset({FLOAT})
     removes = frozenset({FLOAT})
     adds = frozenset({QUANTIZED})
