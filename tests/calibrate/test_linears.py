@@ -78,6 +78,6 @@ def test_what_is_done_is_mapped_from_disk_and_the_same(kind: str, tmp_path: Path
     step.apply(plain, context(None))
     assert torch.equal(logits(kept), logits(plain))
     assert len(list((tmp_path / "scratch" / "blocks").iterdir())) == len(kept.blocks)
-    floats = [list(block.parameters()) for block in kept.blocks]
-    assert [len(spans) for spans in mapped(kept.blocks)] == list(map(len, floats))
-    assert [len(spans) for spans in mapped(plain.blocks)] == [0] * len(floats)
+    held = [[*block.parameters(), *block.buffers()] for block in kept.blocks]
+    assert [len(spans) for spans in mapped(kept.blocks)] == list(map(len, held))
+    assert [len(spans) for spans in mapped(plain.blocks)] == [0] * len(held)

