@@ -8,7 +8,8 @@ import torch
 from attar.core.grid import Grid
 from attar.layers import QuantizedLinear
 from attar.ops.levels import levels_of
-from attar.ops.rounding import decode, fit_scales, grouped, quantize, unpack
+from attar.ops.packing import unpack
+from attar.ops.rounding import decode, fit_scales, grouped, quantize
 
 GRIDS = ("int4-g32", "int3-g64-zp", "int8-channel", "q4_1", "nf4", "fp8-e4m3", "mxfp4")
 

@@ -11,18 +11,16 @@ import torch
 from attar.core.grid import Grid
 from attar.ops import gptq
 from attar.ops.levels import snap
+from attar.ops.packing import pack, packed_width, unpack
 from attar.ops.rounding import (
     Codes,
     Scales,
     decode,
     dequantize,
     fit_scales,
-    pack,
-    packed_width,
     quantize,
     round_scale,
     spread,
-    unpack,
     weights_of,
 )
 

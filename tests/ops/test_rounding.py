@@ -9,6 +9,7 @@ from torch import Tensor
 from attar.core.grid import Grid
 from attar.ops import gptq, rounding
 from attar.ops.levels import codes_of, levels_of, snap
+from attar.ops.packing import pack, packed_width, unpack
 from attar.ops.rounding import (
     LARGEST,
     SMALLEST,
@@ -16,12 +17,9 @@ from attar.ops.rounding import (
     Scales,
     dequantize,
     fit_scales,
-    pack,
-    packed_width,
     quantize,
     round_minimum,
     round_scale,
-    unpack,
 )
 
 TABLES = ("nf4", "fp8-e4m3", "mxfp4")

@@ -101,12 +101,17 @@ def test_a_stream_says_the_same(client: openai.OpenAI) -> None:
     assert "".join(piece.choices[0].text for piece in pieces if piece.choices) == whole
 
 
+def a_gguf_file(home: Path) -> Path:
+    """The folder of a decoder with room for 256 tokens, as llama.cpp runs it."""
+    pytest.importorskip("xllamacpp")
+    save(press(decoder(max_position_embeddings=256), "q4_0"), home / "pressed")
+    wanted = Wanted(speed=False, verify=False, threads=1)
+    return attar.export(home / "pressed", "gguf", home / "out", home, wanted).folder
+
+
 def test_llama_cpp_writes_the_same_beside_others_to_the_bit(tmp_path: Path) -> None:
     """Long prompts, which flash attention and what is known of earlier ones would change."""
-    pytest.importorskip("xllamacpp")
-    save(press(decoder(max_position_embeddings=256), "q4_0"), tmp_path / "pressed")
-    wanted = Wanted(speed=False, verify=False, threads=1)
-    done = attar.export(tmp_path / "pressed", "gguf", tmp_path / "out", tmp_path, wanted)
+    folder = a_gguf_file(tmp_path)
     rng = np.random.default_rng(0)
     shared = rng.integers(5, 90, 30).tolist()
     prompts = [[*shared, *rng.integers(5, 90, size).tolist()] for size in (10, 60, 35, 90, 40, 65)]
@@ -115,7 +120,7 @@ def test_llama_cpp_writes_the_same_beside_others_to_the_bit(tmp_path: Path) -> N
     def write(prompt: list[int], how: Sampling = GREEDY) -> list[tuple[int, float | None]]:
         return [(token.id, token.logprob) for token in opened.generate(prompt, 8, how)]
 
-    with cast("Decoder", find("llama-cpp").serve(done.folder, 1, 4, 256)) as opened:
+    with cast("Decoder", find("llama-cpp").serve(folder, 1, 4, 256)) as opened:
         alone = [write(prompt) for prompt in prompts]
         drawn = [write(prompt, drawing) for prompt in prompts]
         assert [write(prompt) for prompt in prompts] == alone  # not from what is known of it
@@ -241,14 +246,11 @@ def test_stop_words_end_what_is_drawn(client: openai.OpenAI) -> None:
 
 def test_llama_cpp_writes_up_to_its_limit_within_a_character(tmp_path: Path) -> None:
     """It holds tokens back that end within one, and those at the limit as well."""
-    pytest.importorskip("xllamacpp")
-    save(press(decoder(max_position_embeddings=256), "q4_0"), tmp_path / "pressed")
-    wanted = Wanted(speed=False, verify=False, threads=1)
-    done = attar.export(tmp_path / "pressed", "gguf", tmp_path / "out", tmp_path, wanted)
+    folder = a_gguf_file(tmp_path)
     rng = np.random.default_rng(1)
     prompts = [rng.integers(5, 90, size).tolist() for size in (5, 9, 14, 20)]
     broken = 0
-    with cast("Decoder", find("llama-cpp").serve(done.folder, 1, 1, 256)) as opened:
+    with cast("Decoder", find("llama-cpp").serve(folder, 1, 1, 256)) as opened:
         for prompt in prompts:
             whole = [token.id for token in opened.generate(prompt, 10)]
             for limit in range(1, len(whole)):

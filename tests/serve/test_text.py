@@ -31,6 +31,12 @@ def test_a_character_waits_for_all_of_its_bytes():
     assert pieces == ["", "é", "", "", "中"]
 
 
+def test_an_answer_ends_a_character_that_its_prompt_began():
+    first, *rest = tokenizer()("中b")["input_ids"]
+    unfolding = Unfolding(tokenizer(), [*tokenizer()("a")["input_ids"], first])
+    assert [unfolding.push(token) for token in rest] == ["", "中", "b"]
+
+
 def test_a_broken_character_comes_at_the_end():
     unfolding = Unfolding(tokenizer())
     first, *_ = tokenizer()("中")["input_ids"]

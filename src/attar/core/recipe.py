@@ -190,9 +190,7 @@ class Recipe(BaseModel):
         default="auto", description="what is computed in; auto takes bf16 where it is faster"
     )
     memory: float | None = Field(
-        default=None,
-        gt=0,
-        description="gigabytes that a step may use; free memory by default",
+        default=None, gt=0, description="gigabytes that a step may use; free memory by default"
     )
     steps: tuple[Step, ...] = Field(default=(), description="techniques, in order")
     measures: Measures = Field(default=Measures(), description="what is measured")

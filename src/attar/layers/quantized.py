@@ -16,17 +16,15 @@ from torch.nn import functional
 
 from attar.core.grid import Grid
 from attar.layers.swap import swappable
+from attar.ops.packing import pack, packed_width, unpack
 from attar.ops.rounding import (
     Codes,
     Scales,
     dequantize,
     encode,
-    pack,
-    packed_width,
     round_minimum,
     round_scale,
     through,
-    unpack,
     weights_of,
 )
 from attar.ops.signround import nudged

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,6 +15,7 @@ from attar.layers.exits import Pool
 from attar.models.model import Model
 from attar.models.source import POOLING, Files
 
+T = TypeVar("T")
 _HEADS = ("classifier", "score")  # by transformers' own names, of encoders and of decoders
 POOLING_KEY = "sentence_pooling"  # of config.json: how an encoder makes a text's vector
 _MODULES = "modules.json"  # what sentence-transformers runs one after another
@@ -77,15 +80,20 @@ def remember(config: Any, files: Files) -> None:
         )
 
 
+def _read(path: Path, made: Callable[[Any], T]) -> T:
+    """What is made of a file of sentence-transformers'; raises ModelError where it is no such."""
+    try:
+        return made(json.loads(path.read_text("utf-8")))
+    except (OSError, AttributeError, TypeError, KeyError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read: {error}. Copy it again") from None
+
+
 def _check_modules(files: Files) -> None:
     """Raise ModelError where sentence-transformers makes vectors by more than pooling."""
     path = files.folder / _MODULES
     if not path.exists():
         return
-    try:
-        kinds = [str(module["type"]).rpartition(".")[2] for module in json.loads(path.read_text())]
-    except (OSError, TypeError, KeyError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read: {error}. Copy it again") from None
+    kinds = _read(path, lambda said: [each["type"].rpartition(".")[2] for each in said])
     strange = [kind for kind in kinds if kind not in _WITHOUT_WEIGHTS]
     if strange:
         raise ModelError(
@@ -100,10 +108,7 @@ def _written(files: Files) -> Pool:
     path = files.folder / POOLING
     if not path.exists():
         return "mean"
-    try:
-        said: dict[str, Any] = dict(json.loads(path.read_text("utf-8")))
-    except (OSError, TypeError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read: {error}. Copy it again") from None
+    said: dict[str, Any] = _read(path, dict)
     modes = [mode for mode, on in said.items() if mode.startswith("pooling_mode_") and on is True]
     if len(modes) == 1 and modes[0] in _THEIRS:
         return _THEIRS[modes[0]]

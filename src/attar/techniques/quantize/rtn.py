@@ -15,7 +15,10 @@ from attar.techniques.quantize._solving import Embeddings, round_linear
 
 
 class Rtn(Embeddings, Step, kind="quantize/rtn"):
-    """Round to nearest, on scales that make the squared error of each group smallest."""
+    """Round to nearest, on scales that make the squared error of each group smallest.
+
+    At `mxfp4`, whose scales are powers of two, the fourth power of the error.
+    """
 
     version = 2
     needs = frozenset({FLOAT})
