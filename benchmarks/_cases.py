@@ -42,16 +42,20 @@ def rounding(bits: int, subject: Subject) -> dict[str, Method]:
         "awq": own(("quantize/awq", {"grid": grid})),
         "autoround": own(autoround),
         f"gptq{HEALED}": own(("quantize/gptq", {"grid": grid}), HEAL[subject]),
-        f"autoround{HEALED}": own(autoround, HEAL[subject]),
     }
-    for steps in () if subject is DECODER else (100, 200):  # a decoder needs no more than 50
-        found[f"autoround, {steps} steps"] = own((autoround[0], {**autoround[1], "steps": steps}))
+    if subject is DECODER:  # which needs no more than 50 steps
+        found[f"autoround{HEALED}"] = own(autoround, HEAL[subject])
+    else:
+        longer = (autoround[0], {**autoround[1], "steps": 200})
+        found["autoround, 200 steps"] = own(longer)
+        found[f"autoround, 200 steps{HEALED}"] = own(longer, HEAL[subject])
     peers = {
         "gptq": partial(_peers.gptq_modifier, grid),
         "awq": partial(_peers.awq_modifier, grid, subject.block),
     }
     found |= llm_compressor(subject, peers)
-    for iterations in (60, 90, 200) if subject is DECODER else (200,):  # 90 take 20 minutes
+    # 90 take 20 minutes on the decoder, 1500 on the encoder
+    for iterations in (60, 90, 200) if subject is DECODER else (200, 1500):
         name = f"auto-round, {iterations} iterations"
         found[name] = peer("auto-round", _peers.auto_round(bits, 64, iterations))
     if subject is DECODER:
@@ -204,6 +208,7 @@ PARTS = {  # what is seen on other parts of the novel too, for it hangs on the c
     "lowrank-80": None,  # the order of the ways
     "lowrank-60": None,
     "encoder int4-g64": LEARNED,  # whether two that learn roundings are level
+    "encoder int3-g64": LEARNED,
 }
 CASES |= {
     f"{name}, part {part}": Case(

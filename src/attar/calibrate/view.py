@@ -18,7 +18,7 @@ from attar.errors import UserError
 from attar.models.mapped import trim
 from attar.models.model import Model, inference
 from attar.ops.activations import Inputs, Peaks, Range
-from attar.ops.gram import Energy, Gram
+from attar.ops.gram import Energy, Gram, damped
 
 S = TypeVar("S", Gram, Energy, Inputs, Peaks, Range)
 _BY_TOKEN = ("causal-lm", "masked-lm")  # tasks whose models answer for every token
@@ -102,9 +102,7 @@ class BlockView:
         """
         if self.model.task in _BY_TOKEN or not names[0].endswith(f".{self.model.family.out}"):
             return gram
-        raised = gram.clone()
-        raised.diagonal().add_(_ADDED * gram.diagonal().mean())
-        return raised
+        return damped(gram, _ADDED)
 
     def watched(self, statistic: type[S]) -> Iterator[Tensor]:
         """The block's outputs as it is, batch by batch, on the way to `statistics`."""

@@ -98,18 +98,29 @@ def inverse_factor(gram: Tensor, order: Tensor) -> Tensor:
     end is L LT; turned back, L is upper, and its inverse is R.
     """
     back = order.flip(0)
-    damped = gram[back[:, None], back]
-    energy = damped.diagonal().clone()
+    turned = gram[back[:, None], back]
+    energy = turned.diagonal().clone()
     for damping in _DAMPING:
-        damped.diagonal().copy_(energy + damping * energy.mean())
-        lower, info = cast("tuple[Tensor, Tensor]", torch.linalg.cholesky_ex(damped))
+        turned.diagonal().copy_(energy + damping * energy.mean())
+        lower, info = cast("tuple[Tensor, Tensor]", torch.linalg.cholesky_ex(turned))
         if info.item() == 0:
-            del damped  # one of four matrices of this size
+            del turned  # one of four matrices of this size
             upper = lower.flip(0, 1)
             del lower
             unit = torch.eye(len(gram), device=gram.device)
             return torch.linalg.solve_triangular(upper, unit, upper=True, out=unit)
     raise ValueError("the gram is not positive definite, nor with its mean on its diagonal")
+
+
+def damped(gram: Tensor, share: float) -> Tensor:
+    """The gram with a share of its mean energy added to its diagonal.
+
+    What is solved under it stays the nearer to the weights, and hangs the less on which inputs
+    happened to go together.
+    """
+    raised = gram.clone()
+    raised.diagonal().add_(share * gram.diagonal().mean())
+    return raised
 
 
 def without_dead(gram: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from attar.ops.gram import inverse_factor, without_dead
+from attar.ops.gram import damped, inverse_factor, without_dead
 from attar.ops.rounding import through
 
 _BLOCK = 128
@@ -121,11 +121,10 @@ def sparsegpt_each(
     weights = [weight.detach().float().masked_fill(dead, 0.0) for weight in weights]
     order = torch.arange(len(gram), device=gram.device)
     rest, keep = _column_by_column(weights, inverse_factor(gram, order), pattern)
-    damped = gram.clone()
-    damped.diagonal().add_(0.01 * gram.diagonal().mean())
+    gram = damped(gram, 0.01)
     rows = [len(weight) for weight in weights]
     for weight, part, kept in zip(weights, rest.split(rows, 1), keep.split(rows, 1), strict=True):
-        yield refit(weight, part.t().contiguous(), kept.t().contiguous(), damped, refits)
+        yield refit(weight, part.t().contiguous(), kept.t().contiguous(), gram, refits)
 
 
 def _column_by_column(

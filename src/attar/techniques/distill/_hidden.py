@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from attar.ops.alike import alignment, in_order, missed, turned
+from attar.ops.gram import damped
 from attar.train.signals import Compared, Sight, Signal
 from attar.train.watched import Watched
 
@@ -77,8 +78,7 @@ def projection(own: Tensor, theirs: Tensor) -> nn.Module:
     width, wanted = own.shape[1], theirs.shape[1]
     if width == wanted:
         return nn.Identity()
-    gram = own.t() @ own
-    gram.diagonal().add_(_RIDGE * gram.diagonal().mean())
+    gram = damped(own.t() @ own, _RIDGE)
     linear = nn.Linear(width, wanted, bias=False)
     linear.weight = nn.Parameter(torch.linalg.solve(gram, own.t() @ theirs).t().float())
     return linear

@@ -14,6 +14,7 @@ from attar.data.paired import PairedRows
 from attar.data.spelling import Spelling, shared
 from attar.data.tokenize import check_ids
 from attar.models.model import Model
+from attar.models.places import length_for
 from attar.ops.spans import Common
 from attar.techniques.distill._answers import Weighed
 from attar.train.fit import fit
@@ -95,9 +96,8 @@ class CrossTokenizer(Weighed, Updating, Step, kind="distill/cross-tokenizer"):
         limit: int | None,
     ) -> PairedRows:
         """Rows of a dataset; raises where the two tokenizers hardly ever meet."""
-        limits = [getattr(m.config, "max_position_embeddings", None) for m in (model, teacher)]
-        lengths = tuple(min(self.length, most or self.length) for most in limits)
-        rows = PairedRows(dataset, *sides, (lengths[0], lengths[1]), self.aligned, limit)
+        lengths = length_for(model, self.length), length_for(teacher, self.length)
+        rows = PairedRows(dataset, *sides, lengths, self.aligned, limit)
         check_ids(torch.from_numpy(rows.stretches.own), model.config.vocab_size)
         check_ids(torch.from_numpy(rows.stretches.theirs), teacher.config.vocab_size)
         return rows

@@ -25,9 +25,12 @@ from attar.layers import QuantizedLinear
 from attar.models.masks import is_masked
 from attar.models.model import Model, weight_of
 from attar.ops.gptq import wanted_levels
+from attar.ops.gram import damped
 from attar.ops.signround import SignDescent
 from attar.techniques.quantize._solving import Embeddings, solve_group
 from attar.train.scoped import frozen
+
+_DAMPING = 1.0  # of the mean energy
 
 
 class AutoRound(Matching, Embeddings, Step, kind="quantize/autoround"):
@@ -35,9 +38,12 @@ class AutoRound(Matching, Embeddings, Step, kind="quantize/autoround"):
 
     What every code is rounded from, and its group's scale, move by the sign of the gradient of
     the block's error, against what the block made of the original's hidden states. The paper
-    starts at the nearest codes; those of GPTQ (arXiv 2210.17323) are nearer to the end.
+    starts at the nearest codes; those of GPTQ (arXiv 2210.17323) are nearer to the end. Its gram
+    is damped by its whole mean energy here, so that they stay near the weights: the steps fit the
+    same tokens once more (docs/log.md).
     """
 
+    version = 2
     needs = frozenset({FLOAT})
     removes = frozenset({FLOAT})
     adds = frozenset({QUANTIZED})
@@ -58,7 +64,7 @@ class AutoRound(Matching, Embeddings, Step, kind="quantize/autoround"):
             wanted: dict[str, Tensor] = {}
             for names, gram in view.groups():
                 weights = {name: weight_of(view.linears[name]).detach() for name in names}
-                mean = gram.mean
+                mean = damped(gram.mean, _DAMPING)
                 solve_group(view, names, mean, grid, 1)
                 for name, weight in weights.items():
                     codes = model.module.get_submodule(name).unpacked()
