@@ -59,9 +59,9 @@ def byte_level(size: int) -> Any:
     )
 
 
-def model(size: int, seed: int = 0) -> Model:
+def model(size: int, seed: int = 0, kind: str = "llama", **config: Any) -> Model:
     tokenizer = byte_level(size)
-    found = tiny_models.tiny("llama", vocab_size=len(tokenizer), seed=seed)
+    found = tiny_models.tiny(kind, vocab_size=len(tokenizer), seed=seed, **config)
     found.tokenizer = tokenizer
     return found
 
@@ -200,6 +200,13 @@ def test_a_wrong_pairing_is_refused(change: Callable[[Model], None], why: str) -
     with pytest.raises(UserError, match=why):
         learn(student, context(other))
     assert equal(weights(student), before)
+
+
+def test_a_length_beyond_either_table_of_positions_is_refused() -> None:
+    few = {"kind": "gpt2", "max_position_embeddings": 24}
+    for own, theirs in (({}, few), (few, {})):
+        with pytest.raises(UserError, match=r"32 tokens .* 24 positions.* length: 24"):
+            learn(model(270, **own), context(model(320, **theirs)))
 
 
 def test_other_kinds_name_this_one(teacher: Model) -> None:
