@@ -17,6 +17,7 @@ from attar.data.example import Example
 from attar.errors import UserError
 from attar.models import save
 from attar.models.places import length_for, places_of
+from attar.train.asking import Asked
 from train.small import dataset
 
 TABLES = [("bert", 64), ("roberta", 63), ("electra", 64), ("distilbert", 64), ("gpt2", 64)]
@@ -49,13 +50,51 @@ def test_positions_that_are_computed_do_not(kind: str) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "model", "task"),
-    [("distill/logits", "gpt2", "causal-lm"), ("quantize/gptq", "bert", "masked-lm")],
+    [
+        ("distill/logits", "gpt2", "causal-lm"),
+        ("distill/on-policy", "gpt2", "causal-lm"),
+        ("distill/sequence", "gpt2", "causal-lm"),
+        ("quantize/gptq", "bert", "masked-lm"),
+        ("adapt/pretrain", "bert", "masked-lm"),
+    ],
 )
 def test_sequences_that_are_longer_are_refused(kind: str, model: str, task: Task) -> None:
     pressed = tiny_models.tiny(model, task, max_position_embeddings=64)
     ctx = Context(task, lambda _: dataset(), lambda _: pressed)
+    more = {"next_sentence": 0} if kind == "adapt/pretrain" else {}
     with pytest.raises(UserError, match="72 tokens do not fit the model, which has 64 positions"):
-        find(kind).model_validate({"length": 72}).apply(pressed, ctx)
+        find(kind).model_validate({"length": 72, **more}).apply(pressed, ctx)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("distill/logits", {}),
+        ("distill/logits", {"cache": {"top": 4}}),
+        ("distill/hidden", {}),
+        ("distill/online", {}),
+        ("distill/multi-teacher", {"teachers": ["one", "two"]}),
+        ("distill/sequence", {"also": {"hidden": {}}, "new_tokens": 4}),
+    ],
+)
+def test_texts_that_are_too_long_for_the_teacher_are_refused(
+    kind: str, settings: dict[str, object]
+) -> None:
+    student = tiny_models.tiny("gpt2", max_position_embeddings=128)
+    teacher = tiny_models.tiny("gpt2", max_position_embeddings=64)
+    ctx = Context("causal-lm", lambda _: dataset(), lambda _: teacher)
+    with pytest.raises(UserError, match=r"72 tokens do not fit the teacher.* Set length: 64"):
+        find(kind).model_validate({"length": 72, **settings}).apply(student, ctx)
+
+
+def test_a_teacher_that_is_asked_is_shown_what_fits() -> None:
+    ctx = Context("classification", lambda _: dataset(), lambda _: None)
+    asked = Asked(
+        tiny_models.tiny("bert", "classification", max_position_embeddings=64), ctx, 4, 72
+    )
+    assert asked.classes(["w1 w2 " * 50]).shape == (1, len(tiny_models.LABELS))
+    writer = tiny_models.tiny("gpt2", max_position_embeddings=64)
+    assert len(Asked(writer, ctx, 4, 72).nats(["w1 w2 " * 50])) == 1
 
 
 @pytest.mark.parametrize("kind", ["adapt/full", "quantize/gptq"])

@@ -28,7 +28,7 @@ from attar.serve.settings import Source
 from attar.techniques.adapt.full import Full
 from attar.techniques.distill.contrastive import Contrastive
 from attar.techniques.distill.logits import Logits
-from attar.train.teacher import ready
+from attar.train.teacher import check_fits, fixed
 from attar.train.towers import Weights, matching, same_texts
 
 FAST = {"steps": 20, "batch": 8, "length": 16, "learning_rate": 3e-3, "held_out": None}
@@ -63,7 +63,7 @@ def wanted(student: Model, teacher: Model, weights: Weights) -> tuple[float, flo
     missed = [float((a.double() - b.double()).square().sum(-1).mean()) for a, b in vectors]
     total = weights.task * task + weights.relations * relations
     total += weights.features * sum(missed) / 2
-    with matching(student, ready(teacher, student, "cpu", "float32"), weights, batch) as loss:
+    with matching(student, fixed(teacher, student, "cpu", "float32"), weights, batch) as loss:
         found = loss(batch, 0.0)
     assert found.parts["task"][0] == pytest.approx(task, rel=1e-4)
     return total, float(found.value.detach())
@@ -104,8 +104,8 @@ def test_a_student_comes_nearer_to_its_teacher(width, tmp_path):
     data = held_out(ctx.data("train"), student.tokenizer, "contrastive", 16, 12, None)[0]
 
     def apart() -> float:
-        fixed = ready(teacher, student, "cpu", "float32")
-        with matching(student, fixed, Weights(0, 1), data) as loss, torch.no_grad():
+        told = fixed(teacher, student, "cpu", "float32")
+        with matching(student, told, Weights(0, 1), data) as loss, torch.no_grad():
             return loss(data, 0.0).parts["relations"][0]
 
     before = apart()
@@ -232,9 +232,9 @@ def test_a_teacher_that_sees_otherwise_is_refused():
     teacher.tokenizer = copy.deepcopy(teacher.tokenizer)
     teacher.tokenizer.image_mean = [0.4, 0.4, 0.4]
     with pytest.raises(UserError, match="image_mean"):
-        ready(teacher, student, "cpu", "float32")
+        check_fits(teacher, student, 64)
     with pytest.raises(UserError, match="shape"):
-        ready(tiny_media.tiny("vit", image_size=32), student, "cpu", "float32")
+        check_fits(tiny_media.tiny("vit", image_size=32), student, 64)
 
 
 @pytest.mark.parametrize(

@@ -243,6 +243,6 @@ def test_other_classes_and_tasks_are_refused() -> None:
     teacher = tiny_models.tiny("bert", "classification", seed=1)
     teacher.labels = ("good", "bad", "mixed")
     with pytest.raises(UserError, match="same order"):
-        ready(teacher, student, "cpu", "float32")
+        ready(teacher, student, 64, context(teacher))
     with pytest.raises(UserError, match="teacher of the same task"):
-        ready(tiny_models.tiny("bert", "masked-lm"), student, "cpu", "float32")
+        ready(tiny_models.tiny("bert", "masked-lm"), student, 64, context(teacher))

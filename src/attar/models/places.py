@@ -20,17 +20,21 @@ def places_of(model: Model) -> int | None:
     return most - model.config.pad_token_id - 1  # positions begin after padding's
 
 
+def room_for(model: Model, length: int) -> int:
+    """`length`, or where it is less the tokens that a text may have."""
+    places = places_of(model)
+    return length if places is None else min(length, places)
+
+
 def length_for(model: Model, length: int) -> int:
-    """`length`, or where it is less the tokens that a text may have: longer ones are cut there.
+    """The same for texts to learn from or to measure on: longer ones are cut there.
 
     Raises UserError for language models, whose sequences are all of that length.
     """
-    places = places_of(model)
-    if places is None or length <= places:
-        return length
-    if model.task not in ("causal-lm", "masked-lm"):
-        return places
-    raise UserError(
-        f"sequences of {length} tokens do not fit the model, which has {places} positions. Set "
-        f"length: {places}, or less"
-    )
+    room = room_for(model, length)
+    if room < length and model.task in ("causal-lm", "masked-lm"):
+        raise UserError(
+            f"sequences of {length} tokens do not fit the model, which has {room} positions. Set "
+            f"length: {room}, or less"
+        )
+    return room

@@ -15,6 +15,7 @@ from attar.data.tokenize import encode
 from attar.errors import UserError
 from attar.models.model import Model, inference
 from attar.models.padding import filler
+from attar.models.places import room_for
 from attar.train.writing import nothing
 
 
@@ -27,12 +28,17 @@ class Asked:
     batch: int
     length: int
 
+    @property
+    def room(self) -> int:
+        """How many tokens a text is cut to: `length`, or the positions that there are."""
+        return room_for(self.model, self.length)
+
     def classes(self, texts: Sequence[str]) -> Tensor:
         """The probability of every class, [texts, classes]; of a classifier."""
         if self.model.task != "classification":
             raise UserError(f"a model for {self.model.task} names no class. Take a classifier")
         rows = Dataset("", [Example(text) for text in texts], "")
-        ids = [row.ids for row in encode(rows, self.model.tokenizer, self.length, None)]
+        ids = [row.ids for row in encode(rows, self.model.tokenizer, self.room, None)]
         found: list[Tensor] = []
         for part in self._parts(ids):
             with inference(self.ctx.device, self.ctx.precision):
@@ -69,7 +75,7 @@ class Asked:
         tokenizer = self.model.tokenizer
         start = nothing(self.model)
         ids = [tokenizer(text, add_special_tokens=False).input_ids for text in texts]
-        ids = [row[: self.length] or start for row in ids]
+        ids = [row[: self.room - len(start)] or start for row in ids]
         totals = self.likelihoods([(start, row) for row in ids])
         return [-total / len(row) for total, row in zip(totals, ids, strict=True)]
 

@@ -19,6 +19,7 @@ from attar.data.batches import Batch
 from attar.data.masking import IGNORED
 from attar.data.pairs import Pairs, Rules
 from attar.models.model import NEXT, Model
+from attar.models.places import length_for
 from attar.ops.chunked import Mix, Side, chunked
 from attar.train.fit import fit
 from attar.train.losses import Loss, averaged, plain, side
@@ -65,7 +66,8 @@ class Pretraining(Training):
     def rows(self, name: str, model: Model, ctx: Context) -> Pairs:
         """The rows of a dataset. Raises ModelError where ids and model do not fit."""
         rules = Rules(self.next_sentence > 0, self.mask_rate, self.whole_words)
-        found = Pairs(ctx.data(name), model.tokenizer, self.length, self.batch, ctx.seed, rules)
+        length = length_for(model, self.length)
+        found = Pairs(ctx.data(name), model.tokenizer, length, self.batch, ctx.seed, rules)
         found.check(model.config.vocab_size)
         return found
 

@@ -48,7 +48,7 @@ class Taught(Training):
         stream = stream_of(dataset, model, self, ctx)
         teacher = None
         if self.teacher is not None and not alone:
-            teacher = ready(ctx.model(self.teacher), model, ctx.device, ctx.precision)
+            teacher = ready(ctx.model(self.teacher), model, self.length, ctx)
         mix = self.mix(model)
         objective = Objective(model, teacher, lambda _: mix)
         held = held_out_of(self.held_out, model, self, ctx)

@@ -10,6 +10,7 @@ from attar.core.context import Context
 from attar.errors import UserError
 from attar.models.media import input_shape, settings_of
 from attar.models.model import Model
+from attar.models.places import length_for, room_for
 
 _OTHER_WAYS = (
     "Take a teacher of the student's own family, or make the student from the teacher "
@@ -19,20 +20,21 @@ _OTHER_WAYS = (
 )
 
 
-def ready(teacher: Model, student: Model, device: str, precision: str) -> Model:
-    """The teacher for inference on a device, in bf16 where that is what is computed in.
+def ready(teacher: Model, student: Model, length: int, ctx: Context) -> Model:
+    """The teacher for inference on texts that the student is given, `length` tokens at most.
 
-    Raises UserError where teacher and student do not speak of the same tokens or classes.
+    Raises UserError where teacher and student do not speak of the same tokens or classes, and
+    where such a text is too long for the teacher.
     """
-    check_fits(teacher, student)
-    return fixed(teacher, student, device, precision)
+    check_fits(teacher, student, length)
+    return fixed(teacher, student, ctx.device, ctx.precision)
 
 
-def ready_by_name(name: str, student: Model, ctx: Context) -> Model:
+def ready_by_name(name: str, student: Model, length: int, ctx: Context) -> Model:
     """One of several teachers, made ready; where it does not fit, the error names it."""
     teacher = ctx.model(name)
     try:
-        return ready(teacher, student, ctx.device, ctx.precision)
+        return ready(teacher, student, length, ctx)
     except UserError as error:
         raise UserError(f"teacher {name!r}: {error}") from error
 
@@ -51,9 +53,9 @@ def fixed(teacher: Model, student: Model, device: str, precision: str) -> Model:
     return Model(module, teacher.tokenizer, teacher.task, teacher.labels)
 
 
-def learner(teacher: Model, student: Model, device: str) -> Model:
+def learner(teacher: Model, student: Model, length: int, device: str) -> Model:
     """A copy of the teacher that is to be trained itself; refused as by `ready`."""
-    check_fits(teacher, student)
+    check_fits(teacher, student, length)
     module = copy.deepcopy(teacher.module).to(device).requires_grad_(True)
     return Model(module, teacher.tokenizer, teacher.task, teacher.labels)
 
@@ -65,14 +67,15 @@ def _to_bf16(module: torch.nn.Module) -> None:
             parameter.data = parameter.data.bfloat16()
 
 
-def check_fits(teacher: Model, student: Model) -> None:
-    """Raise UserError where teacher and student do not speak of the same tokens or classes."""
+def check_fits(teacher: Model, student: Model, length: int) -> None:
+    """Raise UserError where the teacher cannot tell of what the student is given, as by `ready`."""
     check_task(teacher, student)
     if student.family.media:
         _check_media(teacher, student)
     if student.vocabulary or teacher.vocabulary:
         _check_vocabulary(teacher, student)
     _check_classes(teacher, student)
+    _check_places(teacher, student, length)
 
 
 def check_task(teacher: Model, student: Model) -> None:
@@ -118,4 +121,14 @@ def _check_classes(teacher: Model, student: Model) -> None:
             f"the teacher's classes are {', '.join(teacher.labels)} and the student's "
             f"{', '.join(student.labels)}; they must be the same, in the same order. Fine-tune "
             "the teacher on this data first (adapt/full)"
+        )
+
+
+def _check_places(teacher: Model, student: Model, length: int) -> None:
+    given = length_for(student, length)
+    room = room_for(teacher, given)
+    if room < given:
+        raise UserError(
+            f"texts of {given} tokens do not fit the teacher, which has {room} positions. Set "
+            f"length: {room}, or less"
         )

@@ -143,6 +143,6 @@ class Tasks(Training, Step, kind="adapt/tasks"):
     def _objective(self, model: Model, index: int, ctx: Context) -> Objective:
         if not self.teachers:
             return Objective(model)
-        teacher = ready(ctx.model(self.teachers[index]), model, ctx.device, ctx.precision)
+        teacher = ready(ctx.model(self.teachers[index]), model, self.length, ctx)
         mix = Mix("forward", self.temperature, self.weight, 1 - self.weight)
         return Objective(model, teacher, lambda _: mix)

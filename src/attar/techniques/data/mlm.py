@@ -22,6 +22,7 @@ from attar.data.vectors import Vectors, read_vectors
 from attar.errors import UserError
 from attar.models.model import Model, inference
 from attar.models.padding import filler
+from attar.models.places import room_for
 from attar.techniques.data._variants import VariantsStep, by_pieces
 
 _BEGINNINGS = ("\u0120", "\u2581")  # how tokens of other tokenizers than BERT's begin a word
@@ -62,12 +63,13 @@ class Mlm(VariantsStep, kind="data/mlm"):
                 "a model such as BERT"
             )
         vectors = None if self.vectors is None else read_vectors(located(self.vectors))
-        filling = _Filling(model, ctx, self.batch, self.length, self.candidates, vectors)
+        room = room_for(model, self.length)
+        filling = _Filling(model, ctx, self.batch, room, self.candidates, vectors)
 
         def vary(texts: Sequence[str], seed: int) -> list[list[str]]:
             return self._variants(texts, filling, seed)
 
-        return self.grown(ctx, by_pieces(vary, self.length))
+        return self.grown(ctx, by_pieces(vary, room))
 
     def _variants(self, texts: Sequence[str], filling: _Filling, seed: int) -> list[list[str]]:
         words = filling.words(texts)

@@ -86,14 +86,20 @@ def cached(
 
 
 def asked_of(
-    teacher: str, cache: Cache, server: Server, model: Model, ctx: Context, text: str
+    teacher: str,
+    cache: Cache,
+    server: Server,
+    model: Model,
+    length: int,
+    ctx: Context,
+    text: str,
 ) -> Asked:
     """Whoever answers for the teacher of this name, opened when it is first asked.
 
     text: some text, by which the tokens of a server and of the student are compared.
     """
     if not is_address(teacher):
-        loaded = partial(_loaded, teacher, model, ctx)
+        loaded = partial(_loaded, teacher, model, length, ctx)
         return Local(loaded, cache.sketch, ctx.precision)
     endpoint = connect(teacher, server, ctx)
     return Served(
@@ -101,8 +107,8 @@ def asked_of(
     )
 
 
-def _loaded(name: str, student: Model, ctx: Context) -> Model:
-    return ready(ctx.model(name), student, ctx.device, ctx.precision)
+def _loaded(name: str, student: Model, length: int, ctx: Context) -> Model:
+    return ready(ctx.model(name), student, length, ctx)
 
 
 def _checked(endpoint: Endpoint, model: Model, server: Server, text: str) -> Endpoint:

@@ -142,7 +142,7 @@ class GuidedTraining(GuidedUpdating):
         stream: Batches,
     ) -> Iterator[Objective]:
         """The loss toward the teacher, as long as this lasts."""
-        teacher = ready(ctx.model(self.teacher), model, ctx.device, ctx.precision)
+        teacher = ready(ctx.model(self.teacher), model, self.length, ctx)
         if not signals:
             yield Objective(model, teacher, mix)
             return

@@ -63,7 +63,7 @@ class Continual(Answers, GuidedUpdating, Step, kind="distill/continual"):
             ]
             batches = stream.with_some_of(others, self.rehearsal)
             ctx.note("rehearsed_rows", batches.rows - stream.rows)
-        former = ready(model, model, ctx.device, ctx.precision)
+        former = ready(model, model, self.length, ctx)
         held = held_out_of(self.held_out, model, self, ctx)
         guiding = self.guides(model, [("", former, batches.batch(0))])
         with self.training(model, ctx), guiding as guides:

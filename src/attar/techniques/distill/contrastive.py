@@ -76,7 +76,7 @@ class Contrastive(Training, Step, kind="distill/contrastive"):
 
     def apply(self, model: Model, ctx: Context) -> Model:
         """Train the student, and leave the best state in it."""
-        teacher = ready(ctx.model(self.teacher), model, ctx.device, ctx.precision)
+        teacher = ready(ctx.model(self.teacher), model, self.length, ctx)
         stream = stream_of(ctx.data(self.data), model, self, ctx)
         held = held_out_of(self.held_out, model, self, ctx)
         weights = Weights(self.task, self.relations, self.features, self.interactive)

@@ -116,7 +116,7 @@ class Logits(ByAddress, Answers, GuidedTraining, Step, kind="distill/logits"):
                 yield objective
             return
         text = ctx.data(self.data).examples[0].text
-        asked = asked_of(self.teacher, self.cache, self.server, model, ctx, text)
+        asked = asked_of(self.teacher, self.cache, self.server, model, self.length, ctx, text)
         with cached(self.cache, self.cache_limit, model, ctx, self.teacher, asked) as teacher:
             yield Objective(model, teacher, mix)
 

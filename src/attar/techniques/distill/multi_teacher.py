@@ -63,7 +63,7 @@ class MultiTeacher(Answers, GuidedUpdating, Step, kind="distill/multi-teacher"):
     def apply(self, model: Model, ctx: Context) -> Model:
         """Train the student, and leave the best state in it."""
         stream = stream_of(ctx.data(self.data), model, self, ctx)
-        teachers = [ready_by_name(name, model, ctx) for name in self.teachers]
+        teachers = [ready_by_name(name, model, self.length, ctx) for name in self.teachers]
         mix = partial(self.mix, model)
         held, first = held_out_of(self.held_out, model, self, ctx), stream.batch(0)
         pairs = zip(self.teachers, teachers, strict=True)

@@ -12,6 +12,7 @@ from attar.core.step import Step
 from attar.data.example import Dataset
 from attar.errors import UserError
 from attar.models.model import Model
+from attar.models.places import length_for
 from attar.techniques.distill._answers import DIVERGENCES, Answers, Named, Weight
 from attar.techniques.distill._guided import GuidedTraining
 from attar.train.answers import Answers as Rows
@@ -76,8 +77,9 @@ class OnPolicy(Answers, GuidedTraining, Step, kind="distill/on-policy"):
     def stream(self, model: Model, ctx: Context) -> Batches:
         """The data, and what the student makes of it."""
         dataset: Dataset = ctx.data(self.data)
-        found = list(beginnings(dataset, model.tokenizer, self.length, self.prompt))
-        most = min(self.length - 1, max(self.prompt + 1, self.length // 2))
+        length = length_for(model, self.length)
+        found = list(beginnings(dataset, model.tokenizer, length, self.prompt))
+        most = min(length - 1, max(self.prompt + 1, length // 2))
         kept = [
             (before, after)
             for before, after in found
@@ -90,4 +92,4 @@ class OnPolicy(Answers, GuidedTraining, Step, kind="distill/on-policy"):
             ctx.warn(f"{len(found) - len(kept)} of {len(found)} rows are left out: {why}")
         rows = Rows(kept, model.tokenizer, self.batch, ctx.seed)
         rows.check(model.config.vocab_size)
-        return Written(rows, model, ctx, self.length, self.written, self.heat)
+        return Written(rows, model, ctx, length, self.written, self.heat)

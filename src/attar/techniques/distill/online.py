@@ -77,7 +77,7 @@ class Online(Answers, Beside, Training, Step, kind="distill/online"):
     def apply(self, model: Model, ctx: Context) -> Model:
         """Train both, and leave the student's best state in it."""
         stream = stream_of(labeled(self.data, model, ctx), model, self, ctx)
-        teacher = learner(ctx.model(self.teacher), model, ctx.device)
+        teacher = learner(ctx.model(self.teacher), model, self.length, ctx.device)
         held = held_out_of(self.held_out, model, self, ctx)
         evaluate = judge(Objective(model), held, plain(1.0)) if held else None
         guiding = self.guides(model, [("", teacher, stream.batch(0))])

@@ -51,7 +51,7 @@ class Pretrain(Beside, Pretraining, Step, kind="distill/pretrain"):
     def apply(self, model: Model, ctx: Context) -> Model:
         """Train the student, and leave the best state in it."""
         self.insist(model.facts())
-        teacher = ready(ctx.model(self.teacher), model, ctx.device, ctx.precision)
+        teacher = ready(ctx.model(self.teacher), model, self.length, ctx)
         if self.next_sentence and not teacher.tells_next:
             raise UserError(
                 "the teacher has no head that tells next sentences. Set next_sentence: 0, or "

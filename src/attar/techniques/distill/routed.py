@@ -95,7 +95,10 @@ class Routed(Answers, GuidedUpdating, Step, kind="distill/routed"):
                 text = f"data {part.name}: no row is there for the teacher {teacher!r} to teach on"
                 raise DataError([Problem(f"{text}. Give such rows, or leave it out")])
         streams = [stream_of(part, model, self, ctx) for part in parts]
-        known = {name: ready_by_name(name, model, ctx) for name in dict.fromkeys(self.teachers)}
+        known = {
+            name: ready_by_name(name, model, self.length, ctx)
+            for name in dict.fromkeys(self.teachers)
+        }
         teachers = [known[name] for name in self.teachers]
         kept = self._parts(self.held_out, ctx)
         held = [judged_on(part, model, self) if part.examples else [] for part in kept]

@@ -16,6 +16,7 @@ from attar.data.tokenize import pieces
 from attar.errors import UserError
 from attar.measure.samples import ends_of
 from attar.models.model import Model
+from attar.models.places import length_for
 from attar.techniques.distill._guided import GuidedUpdating
 from attar.train.answers import Answered, Answers, encoded
 from attar.train.beginnings import opening
@@ -83,8 +84,9 @@ class SequenceLevel(ByAddress, Writing, GuidedUpdating, Step, kind="distill/sequ
     def apply(self, model: Model, ctx: Context) -> Model:
         """Let the teacher write, train the student on it, and leave the best state in it."""
         teacher: Model = model if is_address(self.teacher) else ctx.model(self.teacher)
+        length_for(model, self.length)  # refused before it writes, which takes long
         if self.also.signals():
-            _check_tokens(teacher, model)  # before it writes, which takes long
+            _check_tokens(teacher, model, self.length)
         rows = self._written("writing", ctx.data(self.data), self.prompts, teacher, ctx)
         answers = self._batches(rows, model, ctx)
         answers.check(model.config.vocab_size)
@@ -168,9 +170,9 @@ class SequenceLevel(ByAddress, Writing, GuidedUpdating, Step, kind="distill/sequ
         return found
 
 
-def _check_tokens(teacher: Model, student: Model) -> None:
+def _check_tokens(teacher: Model, student: Model, length: int) -> None:
     """Raise UserError where what the two make of a text does not compare token by token."""
     try:
-        check_fits(teacher, student)
+        check_fits(teacher, student, length)
     except UserError as error:
         raise UserError(f"{error}; or leave out `also`, and only text goes over") from error
