@@ -10,7 +10,7 @@ import pytest
 
 from attar.core.context import Context
 from attar.core.recipe import Recipe
-from attar.core.registry import find
+from attar.core.registry import find, kinds
 from attar.core.scope import Scope
 from attar.core.step import Step
 from attar.engine.fold import fold
@@ -243,3 +243,28 @@ def test_vectors_have_no_figure_for_each_further_dataset() -> None:
     (said,) = _misfits(recipe, "embedding")
     assert said.startswith("measures.also is set")
     assert not _misfits(recipe, "causal-lm")
+
+
+@pytest.mark.parametrize(
+    ("step", "said"),
+    [
+        ({"quantize/gptq": {"grid": "int4-g32-min"}}, ["take int4-g32-zp, which has 0"]),
+        (
+            {"quantize/mixed": {"grids": ["int4-g32", "int3-g32-min"]}},
+            ["take int3-g32-zp, which has 0"],
+        ),
+        ({"lowrank/residual": {"grid": "int4-g32-min", "rank": 4}}, []),
+    ],
+)
+def test_zeros_and_a_grid_that_has_none(step: dict[str, Any], said: list[str]) -> None:
+    found = told({"prune/magnitude": {}}, step)
+    assert len(found) == len(said)
+    assert all(part in text for part, text in zip(said, found, strict=True))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in kinds() if find(kind).walked])
+def test_what_lies_outside_the_blocks_is_refused_by_what_walks_them(kind: str) -> None:
+    few = {"rank": 4} if kind == "lowrank/residual" else {}
+    (problem,) = told({kind: {**few, "scope": ["linears", "head"]}})
+    assert "lm_head lies outside the blocks" in problem
+    assert told({kind: few}) == []

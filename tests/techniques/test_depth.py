@@ -72,10 +72,10 @@ def test_divergence_is_that_of_the_whole_model_without_the_block(family) -> None
     def divergence(gone: list[int]) -> float:
         with without(model, gone):
             parts = [
-                forward_kl(answers(model, batch, ctx), own)
+                float(forward_kl(answers(model, batch, ctx), own)) * len(own)
                 for batch, own in zip(batches, original, strict=True)
             ]
-        return float(sum(parts)) / len(parts)
+        return sum(parts) / sum(len(own) for own in original)
 
     alone = {index: divergence([index]) for index in range(3)}
     first = min(alone, key=lambda index: alone[index])

@@ -103,3 +103,40 @@ def test_inputs_that_are_no_numbers_are_refused(kind: str) -> None:
     step = find(kind).model_validate(ROWS)
     with pytest.raises(UserError, match=r"layers\.1\.self_attn\.q_proj is NaN or infinite"):
         step.apply(model, ctx_of(model, CASES["outliers"][2]))
+
+
+OUTSIDE_THE_WALK: list[tuple[str, dict[str, Any]]] = [
+    ("quantize/kv", {}),
+    ("quantize/mixed", {"bits": 4}),
+    ("prune/width", {"fraction": 0.5, "multiple": 8}),
+    ("prune/width", {"fraction": 0.5, "multiple": 8, "score": "taylor"}),
+    ("prune/depth", {"remove": 1}),
+    ("prune/depth", {"remove": 1, "score": "influence"}),
+    ("prune/depth", {"remove": 1, "score": "taylor"}),
+    ("lowrank/fisher", {"keep": 0.6}),
+    ("lowrank/balanced", {"keep": 0.6}),
+]
+
+
+@pytest.mark.parametrize(("kind", "settings"), OUTSIDE_THE_WALK)
+def test_what_is_no_number_is_refused_where_no_block_is_walked(
+    kind: str, settings: dict[str, Any]
+) -> None:
+    model = made("outliers")
+    model.blocks[1].input_layernorm.weight.data[3] = float("inf")
+    step = find(kind).model_validate({**ROWS, **settings})
+    with pytest.raises(UserError, match="is NaN or infinite"):
+        step.apply(model, ctx_of(model, CASES["outliers"][2]))
+
+
+def test_rows_of_one_class_alone_are_told() -> None:
+    model = tiny("bert", "classification")
+    one, two = model.labels[:2]
+    rows = [Example(text, two if i > 7 else one) for i, text in enumerate(texts(12, 20))]
+    for order, said in ((rows, [f"begins with 8 rows of one class ({one})"]), (rows[::-1], [])):
+        ctx = Context(
+            model.task, lambda _, rows=order: Dataset("train", rows, "", (one, two)), lambda _: None
+        )
+        find("quantize/gptq").model_validate({**ROWS, "grid": "int8-channel"}).apply(model, ctx)
+        model = tiny("bert", "classification")
+        assert [all(s in w for s in said) for w in ctx.warnings] == [True] * len(said)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from attar.core.registry import find
 from attar.core.scope import Scope
 from attar.core.traits import FLOAT, LOWRANK, QUANTIZED
 from attar.data.example import Dataset, Example
+from attar.errors import UserError
 from attar.layers import LowRank
 from attar.models import Model, load, save
 from attar.models.load import config_of, skeleton
@@ -167,3 +170,22 @@ def test_a_tied_head_leaves_its_table(tmp_path: Path) -> None:
     assert torch.equal(logits(attar.load(tmp_path / "saved")), logits(small))
     other = applied(tiny("llama", tie_word_embeddings=True), "lowrank/whitened", keep=0.5)
     assert other.module.lm_head.weight is other.module.get_input_embeddings().weight
+
+
+def test_fisher_goes_by_the_rows_that_have_a_label() -> None:
+    model = tiny("bert", "classification")
+    rows = [Example(text) for text in texts(8, 16)]
+    labeled = [replace(row, label=model.labels[i % 2]) for i, row in enumerate(rows)]
+
+    def apply(rows: list[Example]) -> Model:
+        one = copy.deepcopy(model)
+        data = Dataset("train", rows, "", tuple(model.labels))
+        ctx = Context(model.task, lambda _: data, lambda _: None)
+        settings = {"keep": 0.6, "sequences": 4, "length": 32}
+        return find("lowrank/fisher").model_validate(settings).apply(one, ctx)
+
+    with pytest.raises(UserError, match="none of the 4 sequences measured on has a label"):
+        apply([*rows[:4], *labeled[4:]])
+    some, all_ = apply([labeled[0], labeled[1], *rows[2:]]), apply([labeled[0], labeled[1]])
+    for one, other in zip(some.module.parameters(), all_.module.parameters(), strict=True):
+        assert torch.equal(one, other)

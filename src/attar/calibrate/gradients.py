@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from attar.calibrate.refusals import insist_finite, insist_labels
 from attar.core.context import Context
 from attar.core.keys import seed_of
 from attar.core.step import Task
@@ -25,12 +26,15 @@ def row_sensitivity(
 ) -> dict[str, Tensor]:
     """For every linear called `names`, its rows' squared gradients of the task's own loss: [rows].
 
-    Summed over a row's weights and averaged over batches, in float32: the diagonal of the
-    empirical Fisher information. Each weight's gradient is given back as soon as it is counted.
+    Summed over a row's weights and averaged over the batches that a loss is judged on, in
+    float32: the diagonal of the empirical Fisher information. Each weight's gradient is given back
+    as soon as it is counted. Raises UserError where no batch has a label, or what is made of them
+    is NaN or infinite.
     """
     linears = {name: model.module.get_submodule(name) for name in names}
     found: dict[str, Tensor] = {}
     objective, bars = Objective(model), ctx.progress.bar("gradients", len(batches))
+    judged = 0
     with frozen(model.module), ExitStack() as stack, bars as bar:
         for name, linear in linears.items():
             weight: Any = linear.weight.requires_grad_(True)
@@ -40,9 +44,13 @@ def row_sensitivity(
         for batch in batches:
             with torch.enable_grad(), autocast(model.device, ctx.precision):
                 loss = objective(batch.to(model.device), 0.0)
-            loss.value.backward()
+            if loss.count:
+                loss.value.backward()
+                judged += 1
             bar.advance()
-    return {name: total / len(batches) for name, total in found.items()}
+    insist_labels(judged, batches)
+    insist_finite(found)
+    return {name: total / judged for name, total in found.items()}
 
 
 def answer_sensitivity(
@@ -53,7 +61,8 @@ def answer_sensitivity(
     The mean over tokens of the squared gradient of a sequence's log-likelihood, for labels drawn
     from the model's own answers: the diagonal of the Fisher information. Half its product with
     the mean square of a small change of the outputs is about the KL in nats that it costs
-    (Martens 2020, arXiv 1412.1193, section 9.2). The data's own labels are not read.
+    (Martens 2020, arXiv 1412.1193, section 9.2). The data's own labels are not read. Raises
+    UserError where gradients are NaN or infinite.
     """
     found: dict[str, Tensor] = {}
     generator = torch.Generator().manual_seed(seed_of(ctx.seed, "answers"))
@@ -66,10 +75,12 @@ def answer_sensitivity(
             for one in _one_by_one(batch.to(model.device)):  # the graph of a sequence is enough
                 with torch.enable_grad(), autocast(model.device, ctx.precision):
                     own = side(model, states(model, one))
+                    insist_finite({"the head": own.hidden.detach()})
                     loss = chunked(own, None, drawn(own, generator), Mix())
                 (loss.total * len(own.hidden)).backward()
                 tokens += int(one.attention_mask.sum())
             bar.advance()
+    insist_finite(found)
     return {name: total / tokens for name, total in found.items()}
 
 

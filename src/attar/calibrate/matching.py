@@ -137,7 +137,9 @@ def _train(view: BlockView, optimizer: Optimizer, order: Sequence[int]) -> None:
 
 def _judge(view: BlockView, batches: Sequence[int]) -> float:
     with inference(view.model.device, view.precision):
-        return sum(float(distance(view, index)) for index in batches) / len(batches)
+        tokens = {index: int(view.masks[index].sum()) for index in batches}
+        missed = sum(float(distance(view, index)) * tokens[index] for index in batches)
+    return missed / sum(tokens.values())
 
 
 def distance(view: BlockView, index: int) -> Tensor:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from attar.core.context import Context
 from attar.core.step import DataRef
 from attar.data.batches import Batch, held_out
+from attar.data.example import Dataset
 from attar.models.model import Model
 from attar.models.places import length_for
 
@@ -30,10 +31,12 @@ class Calibrated(BaseModel):
 def calibration(step: Calibrated, model: Model, ctx: Context) -> list[Batch]:
     """The first `sequences` of the step's data, `batch` at a time.
 
-    Warns where there are fewer, and where they say the same again and again.
+    Warns where there are fewer, where all are of one class of several, and where they say the
+    same again and again.
     """
+    dataset: Dataset = ctx.data(step.data)
     batches = held_out(
-        ctx.data(step.data),
+        dataset,
         model.tokenizer,
         model.task,
         length_for(model, step.length),
@@ -48,6 +51,13 @@ def calibration(step: Calibrated, model: Model, ctx: Context) -> list[Batch]:
             f"data {step.data} holds {there} sequences of {step.length} tokens, and "
             f"{step.sequences} were asked for: calibrated on these {there}. "
             "Give more text, or ask for shorter sequences"
+        )
+    labels = [row.label for row in dataset.examples]
+    first, every = ({*some} - {None} for some in (labels[:there], labels))
+    if model.task == "classification" and len(first) == 1 < len(every):
+        ctx.warnings.append(
+            f"data {step.data} begins with {there} rows of one class ({first.pop()}), and nothing "
+            "else was measured on. Shuffle its rows, or ask for more sequences"
         )
     new = _new(batches)
     if new < 0.5:

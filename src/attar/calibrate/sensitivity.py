@@ -9,6 +9,7 @@ from contextlib import contextmanager, nullcontext
 from torch import Tensor
 from torch.nn import functional
 
+from attar.calibrate.refusals import insist_finite
 from attar.calibrate.table import Part
 from attar.core.context import Context
 from attar.data.batches import IGNORED, Batch
@@ -38,15 +39,18 @@ def divergences(
     found: dict[str, list[float]] = {label: [] for label in changes}
     with ctx.progress.bar("sensitivity", len(parts) * len(changes)) as bar:
         original = [answers(model, batch, ctx) for batch in batches]
+        for own in original:
+            insist_finite({"the answers": own})
+        total = sum(len(own) for own in original)
         states = [_states(model, batch, ctx) for batch in batches]
         for part in parts:
             for label, change in changes.items():
                 with _changed(model, part, change):
                     lost = [
-                        _divergence(model, batch, part.block, own, reached, ctx)
+                        _divergence(model, batch, part.block, own, reached, ctx) * len(own)
                         for batch, own, reached in zip(batches, original, states, strict=True)
                     ]
-                found[label].append(sum(lost) / len(lost))
+                found[label].append(sum(lost) / total)
                 bar.advance(1, f"block {part.block}, {part.name}, {label}")
     return found
 

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar, cast
 
-import torch
 from torch import Tensor, nn
 
 from attar.calibrate.calls import Call
 from attar.calibrate.paused import Paused, halt
+from attar.calibrate.refusals import insist_finite
 from attar.calibrate.states import States
-from attar.errors import UserError
 from attar.models.mapped import trim
 from attar.models.model import Model, inference
 from attar.ops.activations import Inputs, Peaks, Range
@@ -231,10 +230,6 @@ def _with(found: S | None, statistic: type[S], name: str, states: Tensor, mask: 
     """A statistic, begun where there is none yet, with the real tokens of a batch."""
     found = found or statistic(states.shape[-1], states.device)
     real = states if mask.all() else states[mask]
-    if not real.sum(dtype=torch.float32).isfinite():
-        raise UserError(
-            f"what the calibration data makes at {name} is NaN or infinite, so that nothing can be "
-            "measured there. Look at the model, or set `precision: float32` where it overflows"
-        )
+    insist_finite({name: real})
     found.add(real)
     return found

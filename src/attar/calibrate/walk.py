@@ -19,7 +19,7 @@ from attar.calibrate.kept import KeptBlocks
 from attar.calibrate.states import States, place
 from attar.calibrate.view import BlockView, S
 from attar.core.context import Context
-from attar.core.scope import Scope
+from attar.core.scope import Scope, outside_blocks
 from attar.errors import UserError
 from attar.models.mapped import mapped, release, trim
 from attar.models.model import Model
@@ -87,12 +87,8 @@ def walk(
 def _inside(model: Model, scope: Scope) -> dict[str, nn.Module]:
     """The linears in scope, all of which must be inside the blocks."""
     names = model.linears(scope)
-    outside = [name for name in names if not name.startswith(f"{model.blocks_name}.")]
-    if outside:
-        raise UserError(
-            f"{outside[0]} lies outside the blocks, which this step goes through one by one. Leave "
-            "it out of the scope, as `linears` does, or take a step that needs no data for it"
-        )
+    for problem in outside_blocks(model.facts(), names):
+        raise UserError(problem)
     return names
 
 

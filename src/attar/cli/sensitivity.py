@@ -102,7 +102,7 @@ def _step(text: str) -> Any:
 
 
 def _table(found: Sensitivity) -> Table:
-    """The same to read: the divergence in nats, the largest of each technique marked."""
+    """The same to read, the largest of each technique marked."""
     from rich import box
     from rich.table import Table
 
@@ -110,7 +110,7 @@ def _table(found: Sensitivity) -> Table:
     for title in ("block", "part"):
         table.add_column(title)
     for label in found.divergences:
-        table.add_column(f"KL, {label}", justify="right", overflow="fold")
+        table.add_column(f"{found.unit}, {label}", justify="right", overflow="fold")
     largest = [max(column) for column in found.divergences.values()]
     for index, part in enumerate(found.parts):
         values = [column[index] for column in found.divergences.values()]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, Literal, cast
@@ -47,6 +47,17 @@ class ModuleFact:
     shape: tuple[int, ...]
     axes: tuple[str, ...] = ()
     heads: Heads | None = None
+
+
+def outside_blocks(modules: Sequence[ModuleFact], chosen: Iterable[str]) -> Iterator[str]:
+    """Say which of the chosen linears a walk through the blocks cannot reach, if any."""
+    names = set(chosen)
+    found = [m.name for m in modules if m.linear and m.block is None and m.name in names]
+    if found:
+        yield (
+            f"{found[0]} lies outside the blocks, which this step goes through one by one. Leave "
+            "it out of the scope, as `linears` does, or take a step that needs no data for it"
+        )
 
 
 class Scope(BaseModel):

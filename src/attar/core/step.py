@@ -57,7 +57,8 @@ class Step(BaseModel):
     whole; others are refused there. `served` names the settings whose model may be behind an
     address; `any_vocabulary` says that a model it reads may have other tokens than the one that
     the step changes; `media`, that it may work on models that take in images or sounds; `by_block`,
-    that each block follows one of a teacher, which must have as many, as wide. `promises`
+    that each block follows one of a teacher, which must have as many, as wide; `walked`, that it
+    goes through the blocks one by one and changes no linear outside them. `promises`
     are held against the result by the guard: `changed` (weights differ from the parent's),
     `smaller` (fewer bytes on disk).
     """
@@ -86,6 +87,7 @@ class Step(BaseModel):
     any_vocabulary: ClassVar[bool] = False
     media: ClassVar[bool] = False
     by_block: ClassVar[bool] = False
+    walked: ClassVar[bool] = False
 
     id: str | None = Field(
         default=None,

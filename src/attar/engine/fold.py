@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from attar.core.grid import Grid
 from attar.core.recipe import Recipe
 from attar.core.registry import nearest
-from attar.core.scope import ROLES, ModuleFact, Scope
+from attar.core.scope import ROLES, ModuleFact, Scope, outside_blocks
 from attar.core.step import DataStep, Step
 from attar.core.traits import ADAPTER, FLOAT, MASKED, QUANTIZED, SHARED, UNEVEN, Trait
 from attar.engine.inputs import Inputs
@@ -73,7 +73,9 @@ def fold(
         tables = _tables(step, facts, inputs)
         for text in _unmet(step, [*chosen, *tables], norms, traits, blame):
             problems.append(f"{where} needs {text.format(name=repr(name))}")
-        problems += [f"{where}: {text}" for text in (*step.unfit(inputs.task), *step.check(facts))]
+        outside = outside_blocks(facts, chosen) if step.walked else ()
+        said = (*step.unfit(inputs.task), *step.check(facts), *outside)
+        problems += [f"{where}: {text}" for text in said]
         touched = set(step.touched(facts)) - norms | set(tables)
         facts = step.reshape(facts)
         shapes[name] = _shape(facts)
@@ -156,12 +158,16 @@ def _unmet(
                 f"{_told(traits[lost[0]])}. Move {{name}} before it, or narrow its scope"
             )
             return
+    grid = _without_zero(step)
     for trait in sorted(_forbidden(step)):
         left = [module for module in chosen if trait in traits.get(module, ())]
         if left:
             who = _who(blame, left[0], trait)
             ours = who != _ORIGINAL
             way = "Move {name} before it" if ours else "Take another model, or leave the step out"
+            if trait == MASKED and grid is not None:  # pruning wants floats, so it stays before
+                whole = grid.model_copy(update={"offset": "zero"})
+                way = f"The grid {grid.name} adds a minimum to all; take {whole.name}, which has 0"
             yield (
                 f"weights that are not {trait}, but {who} left "
                 f"{left[0]} {'/'.join(sorted(traits[left[0]]))}. {way}"
@@ -178,12 +184,20 @@ def _forbidden(step: Step) -> frozenset[Trait]:
     """What weights may not be, whatever the step says of it itself."""
     found = set(step.forbidden())
     found |= {ADAPTER} - step.needs  # what one has learned goes with the weights as they are
-    name = getattr(step, "grid", None)
-    if name is not None and Grid.parse(name).minimum:  # such a grid holds no zero
+    if _without_zero(step) is not None:
         found.add(MASKED)
     if not step.shares:
         found.add(SHARED)
     return frozenset(found)
+
+
+def _without_zero(step: Step) -> Grid | None:
+    """The grid of a step's that does not hold the zeros of a mask, where the step keeps them."""
+    if MASKED in step.removes:
+        return None
+    names = (getattr(step, "grid", None), *getattr(step, "grids", ()))
+    grids = (Grid.parse(name) for name in names if name is not None)
+    return next((grid for grid in grids if grid.minimum), None)
 
 
 def _tables(step: Step, facts: Sequence[ModuleFact], inputs: Inputs) -> list[str]:

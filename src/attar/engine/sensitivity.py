@@ -26,17 +26,21 @@ from attar.models import Model
 from attar.models.load import skeleton
 from attar.models.traits import traits_of
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """KL(original || changed) in nats for every part, by technique, in the parts' order."""
+    """What every part lost, by technique, in the parts' order, in `unit`.
+
+    That is KL(original || changed) in nats, of a model of vectors 1 - cosine.
+    """
 
     parts: list[Part]
     divergences: dict[str, list[float]]
     report: Report
     folder: Path
+    unit: str
 
 
 def sensitivity(
@@ -76,7 +80,8 @@ def sensitivity(
         found[label] = kept["divergence"]
     report, folder = _report(plan, parts, found), store.run_folder(recipe.name)
     store.write(folder / "report.json", report.model_dump_json(indent=1))
-    return Sensitivity(parts, found, report, folder)
+    unit = "1 - cosine" if model.task == "embedding" else "KL"
+    return Sensitivity(parts, found, report, folder, unit)
 
 
 def _key(plan: Plan, step: Step, rows: Calibrated, by: By) -> str:

@@ -93,8 +93,12 @@ class Range:
                 best, least = scale, error
         return best
 
+    def numbers(self) -> Tensor:
+        """The different numbers that there were."""
+        return self._seen()[0]
+
     def _seen(self) -> tuple[Tensor, Tensor]:
-        """The numbers that there were, and how many of each."""
+        """The same, and how many of each."""
         there = self._counts.nonzero().squeeze(-1)
         values = there.to(torch.int16).view(torch.bfloat16).float()
         return values, self._counts[there]

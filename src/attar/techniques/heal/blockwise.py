@@ -36,6 +36,7 @@ class Blockwise(Matching, Step, kind="heal/blockwise"):
     needs little more than the model itself (as in EfficientQAT, arXiv 2407.11062, 3.2).
     """
 
+    version = 2
     needs = frozenset()
     tasks = TASKS
     by_block = True

@@ -37,6 +37,7 @@ class Balanced(Ranks, Calibrated, Step, kind="lowrank/balanced"):
     adds = frozenset({LOWRANK})
     forbids = frozenset({LOWRANK})
     promises = frozenset({"changed", "smaller"})
+    walked = True
 
     keep: float = Field(
         0.8, gt=0, lt=1, description="the share of all the linears' weights that factors hold"

@@ -36,6 +36,7 @@ class Residual(Calibrated, Step, kind="lowrank/residual"):
     forbids = frozenset({LOWRANK})
     tasks = TASKS
     promises = frozenset({"changed", "smaller"})
+    walked = True
 
     rank: int = Field(32, ge=1, description="the rank of the factors")
     factors: GridName = Field("int8-channel", description="the grid of the factors")

@@ -22,6 +22,7 @@ class Whitened(SharedRanks, Calibrated, Step, kind="lowrank/whitened"):
     forbids = frozenset({LOWRANK})
     tasks = TASKS
     promises = frozenset({"changed", "smaller"})
+    walked = True
 
     def apply(self, model: Model, ctx: Context) -> Model:
         """Walk the blocks; factorize the linears of each."""

@@ -12,7 +12,7 @@ from attar.core.context import Context
 from attar.core.scope import Scope
 from attar.models.model import Model, weight_of
 from attar.ops.sparse import cubic, regrowing
-from attar.techniques.prune._sparsity import Sparsity, put, tell
+from attar.techniques.prune._sparsity import Sparsity, check_ties, put, tell
 from attar.train.scoped import trained
 from attar.train.seen import View, seen_through
 from attar.train.taught import Taught
@@ -57,6 +57,7 @@ class Ramp(Sparsity, Taught):
     def prune(self, model: Model, scope: Scope, ctx: Context, view: type[Mask]) -> Model:
         """Train the scope, its linears seen through masks, and leave the zeros in the weights."""
         linears = model.linears(scope)
+        check_ties(model, linears)
         views = {name: view(linear, self) for name, linear in linears.items()}
         with trained(model, scope), seen_through(model, views):
             self.learn(model, ctx)

@@ -10,10 +10,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from attar.calibrate.refusals import insist_finite, insist_labels
 from attar.core.context import Context
 from attar.core.step import Task
 from attar.data.batches import Batch
-from attar.errors import UserError
 from attar.models.blocks import recorded, replaced
 from attar.models.model import Model, autocast, inference
 from attar.ops.importance import activity, head_activity, importance, taylor
@@ -57,7 +57,9 @@ def activations(
             with inference(model.device, ctx.precision):
                 model.hidden(batch)
             bar.advance(1)
-    return {name: importance(torch.cat(parts)) for name, parts in found.items()}
+    scores = {name: importance(torch.cat(parts)) for name, parts in found.items()}
+    insist_finite(scores)
+    return scores
 
 
 def sensitivities(
@@ -94,8 +96,9 @@ def sensitivities(
             judged += loss.count
             del loss  # and with it the graph, before the next one is made
             bar.advance(1)
-    count = _some(judged, batches)
-    return {name: total / count for name, total in found.items()}
+    insist_labels(judged, batches)
+    insist_finite(found)
+    return {name: total / judged for name, total in found.items()}
 
 
 def block_sensitivities(model: Model, batches: Sequence[Batch], ctx: Context) -> Tensor:
@@ -124,17 +127,8 @@ def block_sensitivities(model: Model, batches: Sequence[Batch], ctx: Context) ->
                 states.clear()
                 del loss  # and with it the graph, before the next one is made
                 bar.advance(1)
-    return totals / _some(judged, batches)
-
-
-def _some(judged: int, batches: Sequence[Batch]) -> int:
-    """How much was judged; raises UserError where nothing was."""
-    if not judged:
-        raise UserError(
-            f"none of the {sum(batch.size for batch in batches)} sequences measured on has a "
-            "label, so no loss tells what matters. Raise `sequences`, or take another `score`"
-        )
-    return judged
+    insist_labels(judged, batches)
+    return totals / judged
 
 
 def _listen(

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from torch import Tensor
+from torch import Tensor, nn
 
 from attar.calibrate.shares import Shares
 from attar.core.context import Context
 from attar.core.scope import ModuleFact, Scope
+from attar.errors import UserError
 from attar.models.masks import mark
-from attar.models.model import Model, set_weight
+from attar.models.model import Model, set_weight, weight_of
 from attar.ops.sparse import Pattern
 
 Zeros = tuple[int, int]  # how many there are, of how many weights
@@ -22,14 +23,10 @@ _PATTERN = re.compile(r"([1-9]\d*):([1-9]\d*)")
 
 
 class Sparsity(BaseModel):
-    """A share of the weights, or a pattern such as 2:4, mixed into a step.
-
-    `walked` says that the step prunes while it walks the blocks, and nothing outside them.
-    """
+    """A share of the weights, or a pattern such as 2:4, mixed into a step."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    walked: ClassVar[bool] = False
     if TYPE_CHECKING:
         scope: Scope  # the step's own
 
@@ -57,9 +54,8 @@ class Sparsity(BaseModel):
     def check(self, modules: Sequence[ModuleFact]) -> Iterable[str]:
         """Whether there is a linear to prune."""
         chosen = set(self.scope.select(modules))
-        found = (fact for fact in modules if fact.linear and fact.name in chosen)
-        if chosen and not any(fact.block is not None or not self.walked for fact in found):
-            yield f"its scope names no linear{' of a block' if self.walked else ''}. Add `linears`"
+        if chosen and not any(fact.linear and fact.name in chosen for fact in modules):
+            yield "its scope names no linear. Add `linears`"
 
     def wanted(self) -> Pattern:
         """The pattern in numbers."""
@@ -102,6 +98,18 @@ class SharedSparsity(Shares, Sparsity):
             return dict.fromkeys(model.linears(self.scope), self.wanted())
         shares = self.shares(model.facts(), ctx)
         return {name: Pattern(1 - share) for name, share in shares.items()}
+
+
+def check_ties(model: Model, names: Iterable[str]) -> None:
+    """Raise UserError where zeros would come into the embeddings as well."""
+    modules = model.module.modules()
+    tables = {id(module.weight) for module in modules if isinstance(module, nn.Embedding)}
+    for name in names:
+        if id(weight_of(model.module.get_submodule(name))) in tables:
+            raise UserError(
+                f"{name} has the embeddings' own weight, which would be pruned with it. Leave it "
+                f"out of the scope: ['linears', '!{name}'], say"
+            )
 
 
 def put(model: Model, name: str, weight: Tensor) -> Zeros:

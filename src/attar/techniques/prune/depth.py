@@ -10,6 +10,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from attar.calibrate.refusals import insist_finite
 from attar.calibrate.rows import Calibrated, calibration
 from attar.calibrate.sensitivity import answers, moved
 from attar.core.context import Context
@@ -41,6 +42,7 @@ class Depth(Calibrated, Step, kind="prune/depth"):
     1611.06440, of what a block adds): one pass with gradients, and labels for a classifier.
     """
 
+    version = 2
     needs = frozenset()
     tasks = TASKS
     promises = frozenset({"changed", "smaller"})
@@ -166,21 +168,24 @@ def _least_influence(
     model: Model, batches: list[Batch], free: list[int], count: int, ctx: Context
 ) -> list[int]:
     """The blocks that turn the hidden states least."""
-    totals = torch.zeros(len(model.blocks))
+    totals, tokens = torch.zeros(len(model.blocks)), 0
     with ctx.progress.bar("block influence", len(batches)) as bar:
         for batch in (batch.to(model.device) for batch in batches):
             with inference(model.device, ctx.precision), recorded(model) as states:
                 model.hidden(batch)
             mask = batch.attention_mask.bool()
+            there = int(mask.sum())
             for index in range(len(model.blocks)):
                 score = block_influence(states[index], states[index + 1], mask)
-                totals[index] += float(score) / len(batches)
+                totals[index] += float(score) * there
+            tokens += there
             bar.advance(1)
-    return _least(totals, free, count, ctx)
+    return _least(totals / tokens, free, count, ctx)
 
 
 def _least(scores: Tensor, free: list[int], count: int, ctx: Context) -> list[int]:
     """The blocks of the lowest scores, [blocks], all at once."""
+    insist_finite({f"block {index}": scores[index] for index in free})
     for index in free:
         ctx.point("block influence", index, float(scores[index]))
     return sorted(free, key=lambda index: float(scores[index]))[:count]
@@ -197,11 +202,14 @@ def _least_divergence(
     trials = len(free) + sum(min(2 * count, len(free)) - turn for turn in range(1, count))
     with ctx.progress.bar("block influence", trials * len(batches)) as bar:
         original = [answers(model, batch, ctx) for batch in batches]
+        for own in original:
+            insist_finite({"the answers": own})
+        total = sum(len(own) for own in original)
         while len(gone) < count:
             scores = dict.fromkeys(free, 0.0)
             for batch, own in zip(batches, original, strict=True):
                 for index, score in _without_each(model, batch, own, gone, free, ctx):
-                    scores[index] += score / len(batches)
+                    scores[index] += score * len(own) / total
                     bar.advance(1, f"{len(gone) + 1} of {count}, without block {index}")
             if not gone:
                 for index, score in scores.items():

@@ -49,6 +49,7 @@ class AutoRound(Matching, Embeddings, Step, kind="quantize/autoround"):
     adds = frozenset({QUANTIZED})
     tasks = TASKS
     promises = frozenset({"changed", "smaller"})
+    walked = True
 
     grid: GridName = Field("int4-g64", description="the numbers a weight may take")
     steps: int = Field(50, ge=1, description="signed steps at each block")

@@ -33,6 +33,7 @@ class Awq(Calibrated, Embeddings, Step, kind="quantize/awq"):
     adds = frozenset({QUANTIZED})
     tasks = TASKS
     promises = frozenset({"changed", "smaller"})
+    walked = True
 
     grid: GridName = Field("int4-g64", description="the numbers a weight may take")
     scope: Scope = Field(

@@ -31,6 +31,7 @@ class Gptq(Calibrated, Embeddings, Step, kind="quantize/gptq"):
     adds = frozenset({QUANTIZED})
     tasks = TASKS
     promises = frozenset({"changed", "smaller"})
+    walked = True
 
     grid: GridName = Field("int4-g64", description="the numbers a weight may take")
     sweeps: int = Field(

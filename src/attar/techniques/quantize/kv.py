@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field
 from torch import Tensor
 
+from attar.calibrate.refusals import insist_finite
 from attar.calibrate.rows import Calibrated, calibration
 from attar.core.context import Context
 from attar.core.grid import Grid
@@ -67,6 +68,7 @@ class Kv(Calibrated, Step, kind="quantize/kv"):
                     model.hidden(batch.to(model.device))
                 bar.advance()
         for name, watch in watched.items():
+            insist_finite({name: watch.keys.numbers(), f"{name} (values)": watch.values.numbers()})
             keys, values = watch.keys.scale(grid), watch.values.scale(grid)
             swap(module, name, CacheGrid(grid).fill(keys, values).to(model.device))
         return model

@@ -40,6 +40,7 @@ class Mixed(Calibrated, Embeddings, Step, kind="quantize/mixed"):
     adds = frozenset({QUANTIZED})
     tasks = TASKS
     promises = frozenset({"changed", "smaller"})
+    walked = True
 
     bits: float = Field(4.0, gt=0, le=8, description="the average of a code, scales not counted")
     grids: tuple[GridName, ...] = Field(

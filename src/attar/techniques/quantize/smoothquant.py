@@ -32,6 +32,7 @@ class SmoothQuant(Calibrated, Step, kind="quantize/smoothquant"):
     adds = frozenset({QUANTIZED})
     tasks = TASKS
     promises = frozenset({"changed", "smaller"})
+    walked = True
 
     grid: IntegerGridName = Field("int8-channel", description="the numbers a weight may take")
     migration: float = Field(

@@ -45,6 +45,7 @@ class Static(Calibrated, Step, kind="quantize/static"):
     adds = frozenset({QUANTIZED})
     tasks = TASKS
     promises = frozenset({"changed", "smaller"})
+    walked = True
 
     grid: IntegerGridName = Field("int8-channel", description="the numbers a weight may take")
     sequences: int = Field(128, ge=1, description="calibration sequences")
