@@ -135,7 +135,7 @@ def attar(vocabulary: int, divergence: Any, precision: str) -> list[float]:
     context = Context(
         "causal-lm", lambda _: None, lambda _: None, precision=precision, device=DEVICE
     )
-    teacher = ready(teacher, student, DEVICE, precision)
+    teacher = ready(teacher, student, length, context)
     mix = Mix(divergence, weight=1.0, task_weight=0.0)
     schedule = Training(steps=STEPS, batch=rows, length=length)
     fit(student, Objective(student, teacher, lambda _: mix), Rows(), schedule, context)

@@ -192,3 +192,10 @@ def test_limit(tokenizer) -> None:
     assert Stream(novel(), tokenizer, "causal-lm", 8, 4, seed=0, limit=6).rows == 6
     data = text_of([3] * 9)
     assert Stream(data, tokenizer, "classification", 8, 4, 0, ["0", "1"], limit=6).rows == 6
+
+
+def test_what_a_mask_may_draw_is_looked_at_too(tokenizer) -> None:
+    stream = Stream(text_of([30]), tokenizer, "masked-lm", 8, 1, 0)
+    stream.check(len(tokenizer))
+    with pytest.raises(ModelError, match=f"ids up to {len(tokenizer) - 1} "):
+        stream.check(len(tokenizer) - 1)  # which holds all of the text's own

@@ -199,3 +199,22 @@ def test_tokens(server: Server) -> None:
     assert endpoint(server).tokens("a bb ccc") == [1, 2, 3]
     server.reply = lambda path, asked: (404, {})
     assert endpoint(server).tokens("a bb ccc") is None
+
+
+@pytest.mark.parametrize("key", [f"{SECRET}\n", f" {SECRET} "])
+def test_space_around_a_key_is_no_part_of_it(server: Server, key: str) -> None:
+    server.reply = lambda path, asked: (200, {"choices": [{"text": "x", "finish_reason": "stop"}]})
+    Endpoint(server.url, key, Patience(2.0, 1, 1, 0.01)).write("a", 3)
+    assert server.headers[-1]["authorization"] == f"Bearer {SECRET}"
+
+
+@pytest.mark.parametrize("key", ["sk-s\u00e9cret", "sk-se\ncret"])
+def test_a_key_that_no_header_holds_is_refused_unseen(server: Server, key: str) -> None:
+    with pytest.raises(UserError, match="no HTTP header may have") as error:
+        Endpoint(server.url, key)
+    assert "cret" not in str(error.value)
+
+
+def test_an_address_that_is_none() -> None:
+    with pytest.raises(UserError, match="is no address"):
+        Endpoint("http://[::1/v1#m")

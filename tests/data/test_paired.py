@@ -171,6 +171,17 @@ def _paired(rows: PairedRows) -> list[PairedBatch]:
     return [batch for batch in rows.batches(2) if isinstance(batch, PairedBatch)]
 
 
+def test_a_row_of_which_nothing_is_predicted_is_left_out() -> None:
+    own, theirs = byte_level(300, end=None), byte_level(500, end=None)
+    texts = ("the cat sat on the mat", "a")  # of one token in either
+    data = Dataset("d", [Example(text, None) for text in texts], "d")
+    alone = PairedRows(data, spelling(own), spelling(theirs, "teacher"), (8, 8))
+    for number in range(len(alone)):
+        batch = alone.batch([number], [])
+        assert int((batch.labels[:, 1:] != -100).sum()) > 0
+    assert all(b.own_spans.numel() or b.labels.shape[1] > 1 for b in alone.batches(1))
+
+
 def test_batches_go_by_their_number() -> None:
     own, theirs = spelling(byte_level(300)), spelling(byte_level(500), "teacher")
     streams = [Shuffled(PairedRows(DATA, own, theirs, (24, 24)), 3, seed=1) for _ in range(2)]

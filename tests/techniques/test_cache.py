@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 
 import tiny_models
 from attar.core.context import Context
+from attar.data.example import Dataset, Example
 from attar.errors import UserError
 from attar.models.model import Model
 from attar.ops.chunked import Mix
@@ -198,6 +200,19 @@ def test_a_server_of_other_tokens_is_refused(tmp_path: Path) -> None:
         settings = {"cache": {"top": 4}, "server": {"key": "TEACHER_KEY"}}
         with pytest.raises(UserError, match="TEACHER_KEY, which is not set"):
             trained(tiny_models.tiny("llama"), ctx, teacher=server.url, **settings)
+
+
+def test_a_servers_tokens_are_compared_on_more_than_a_short_first_row(tmp_path: Path) -> None:
+    rows = [Example("w1"), Example("w2 w3 w4")]
+    with serving() as server:
+        first = tiny_models.tokenizer()("w1", add_special_tokens=False).input_ids
+        server.reply = lambda path, asked: (200, {"tokens": first})
+        ctx = replace(
+            context(gone, "causal-lm", tmp_path), data=lambda _: Dataset("train", rows, "x")
+        )
+        ctx.beside = lambda _: tmp_path / "there"
+        with pytest.raises(UserError, match="makes other tokens"):
+            trained(tiny_models.tiny("llama"), ctx, teacher=server.url, cache={"top": 4})
 
 
 def test_a_server_that_does_not_tell_its_tokens_must_be_vouched_for(tmp_path: Path) -> None:

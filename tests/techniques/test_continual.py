@@ -98,6 +98,7 @@ def test_so_many_rows_are_rehearsed(task: Any) -> None:
         ]
     again = new.with_some_of(earlier, 0.5)
     assert torch.equal(mixed.batch(3).input_ids, again.batch(3).input_ids)
+    assert new.with_some_of(earlier, 0.001).rows == new.rows + 2  # one of each task at least
     few = new.with_some_of(earlier, 0.99)  # more than there are
     assert few.rows == new.rows + sum(one.rows for one in earlier)
 

@@ -419,7 +419,7 @@ def test_rows_beside_keep_their_labels() -> None:
 def test_a_language_model_labels_by_what_it_would_answer() -> None:
     """By the probabilities of the answers, their means over all rows divided out; in float64."""
     teacher = tiny_models.tiny("llama")
-    data = rows(*tiny_models.texts(6, 5))
+    data = rows(*tiny_models.texts(30, 5))
     classes = ("w20", "w21 w22", "w23")
     step = Label(ask="w50 {text} w51", classes=classes, probabilities=True, batch=4)
     made = step.make(context(data, teacher, "causal-lm"))
@@ -470,3 +470,35 @@ def test_a_run_of_chats_alone_has_none_either() -> None:
     assert [len(example.text.split()) for example in variants] == [2, 2]
     assert not any(example.messages for example in variants)
     assert "2 rows are chat messages" in ctx.warnings[0]
+
+
+def test_few_rows_do_not_tell_what_a_teacher_leans_to() -> None:
+    teacher = tiny_models.tiny("llama")
+    texts, classes = tiny_models.texts(30, 5), ("w20", "w21 w22", "w23")
+
+    def made(count: int, **settings: Any) -> tuple[list[Example], list[str]]:
+        ctx = context(rows(*texts[:count]), teacher, "causal-lm")
+        step = Label(ask="w50 {text} w51", classes=classes, probabilities=True, **settings)
+        return step.make(ctx).examples, ctx.warnings
+
+    (one,), said = made(1)
+    two, _ = made(2)
+    assert one.probabilities == pytest.approx(two[0].probabilities)
+    assert "1 rows are too few" in said[0]
+    assert not made(30)[1]
+
+
+def test_a_question_that_is_longer_than_the_teachers_positions_is_refused() -> None:
+    teacher = tiny_models.tiny("gpt2", max_position_embeddings=32)
+    ctx = context(rows("w1 " * 60), teacher, "causal-lm")
+    with pytest.raises(UserError, match=r"and the teacher has 32 positions. Lower `length`"):
+        Label(ask="w50 {text} w51", classes=("w20", "w21")).make(ctx)
+
+
+def test_texts_are_translated_in_pieces_that_have_positions(tmp_path: Path) -> None:
+    from attar.techniques.data.back_translation import BackTranslation
+
+    paths = [str(data_steps.translator(tmp_path / name, at)) for at, name in enumerate("ab")]
+    ctx = context(rows(" ".join(tiny_models.texts(12, 12))))
+    step = BackTranslation(there=paths[0], back=paths[1], length=512, originals=False)
+    step.make(ctx)  # 64 positions, 144 words

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch.nn import functional
 
 import attar
@@ -142,3 +143,18 @@ def test_a_recipe_for_an_encoder(tmp_path: Path) -> None:
         attar.plan({**recipe, "steps": [{"adapt/full": {}}]}, home=tmp_path / "home")
     with pytest.raises(PlanError, match=r"guard.accuracy is set, .* measured by its cosine"):
         attar.plan({**recipe, "guard": {"accuracy": 1.0}}, home=tmp_path / "home")
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("distill/embedding", {"cosine": 0}),
+        ("distill/embedding", {"contrastive": 1}),
+        ("distill/logits", {"also": {"embedding": {"cosine": 0}}}),
+    ],
+)
+def test_one_text_has_no_others_to_be_compared_with(kind: str, settings: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="no others to be compared with"):
+        find(kind).model_validate({"batch": 1, **settings})
+    find(kind).model_validate({"batch": 2, **settings})
+    find("distill/embedding").model_validate({"batch": 1})

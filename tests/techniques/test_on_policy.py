@@ -11,9 +11,10 @@ import torch
 
 import tiny_models
 from attar.core.context import Context
+from attar.core.registry import find
 from attar.data.batches import Batch
 from attar.data.example import Dataset, Example
-from attar.errors import TrainingDiverged, UserError
+from attar.errors import DataError, TrainingDiverged, UserError
 from attar.models.model import Model
 from attar.ops.divergence import IGNORED
 from attar.techniques.distill.on_policy import OnPolicy
@@ -238,6 +239,17 @@ def speaking(template: str) -> Any:
     found = copy.deepcopy(tiny_models.tokenizer())
     found.chat_template = template
     return found
+
+
+@pytest.mark.parametrize("kind", ["distill/on-policy", "distill/sequence"])
+def test_a_chat_that_the_template_refuses_is_told(kind: str) -> None:
+    model = tiny_models.tiny("llama")
+    model.tokenizer = speaking("{{ raise_exception('roles must alternate') }}")
+    chat = Example("", messages=({"role": "user", "content": "w1"},), where="chat.jsonl:3")
+    data = Dataset("train", [chat], "")
+    ctx = Context("causal-lm", lambda _: data, lambda _: model)
+    with pytest.raises(DataError, match=r"chat.jsonl:3.*roles must alternate"):
+        find(kind).model_validate({"steps": 1, "held_out": None}).apply(model, ctx)
 
 
 CHAT = "{% for m in messages %}{{ m.content }} [SEP] {% endfor %}"

@@ -125,6 +125,14 @@ def test_which_blocks_are_followed() -> None:
     assert followed == {"uniform": [(1, 3), (2, 6)], "last": [(0, 0), (1, 5), (2, 6)]}
 
 
+def test_a_deeper_student_follows_at_even_distances_alone() -> None:
+    teacher, student = narrow(tiny("llama", seed=1)), tiny("llama")
+    step("distill/hidden", student, context(teacher))
+    for layers in ("last", "searched"):
+        with pytest.raises(UserError, match="Take `layers: uniform`"):
+            step("distill/hidden", student, context(teacher), layers=layers)
+
+
 @pytest.mark.parametrize("layers", ["uniform", "last", "searched"])
 @pytest.mark.parametrize("distance", ["squares", "cosine"])
 def test_a_shallower_student_follows_some_of_the_blocks(layers: str, distance: str) -> None:

@@ -94,15 +94,18 @@ class Stream(Shuffled):
         self.length = length
 
     def check(self, vocabulary: int) -> None:
-        """Raise ModelError where a row holds an id outside a model's vocabulary."""
+        """Raise ModelError where a row holds, or a mask may draw, an id outside a vocabulary."""
         check_ids(self._own.tokens, vocabulary)
+        masker = getattr(self._own, "masker", None)
+        if masker is not None:
+            check_ids([masker.vocabulary - 1], vocabulary)
 
     def with_some_of(self, others: Sequence[Stream], share: float) -> Shuffled:
         """A stream that holds rows of others too, drawn evenly, so many that they are this share.
 
-        There are as many as the others have where that is fewer.
+        There are as many as the others have where that is fewer, and one of each at least.
         """
-        wanted = round(share / (1 - share) * self.rows / len(others))
+        wanted = max(1, round(share / (1 - share) * self.rows / len(others)))
         drawn: list[Any] = []
         for number, other in enumerate(others):
             generator = torch.Generator().manual_seed(seed_of(self._seed, "drawn", number))

@@ -80,6 +80,16 @@ class Endpoint:
                 f"name there, such as {base.rstrip('/')}#my-model"
             )
         self._base = base.rstrip("/")
+        try:
+            httpx.URL(self._base)
+        except httpx.InvalidURL as error:
+            raise UserError(f"{self._base} is no address: {error}") from error
+        self.key = self.key and self.key.strip()
+        if self.key and not (self.key.isascii() and self.key.isprintable()):
+            raise UserError(
+                f"the key for {self._base} holds characters that no HTTP header may have. Look at "
+                "the environment variable that holds it"
+            )
         headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
         self._client = httpx.Client(headers=headers, timeout=self.patience.timeout, trust_env=False)
         self._way: _Way | None = None
@@ -230,7 +240,7 @@ class Endpoint:
                 why = f"it answers {reply.status_code}"
                 wait = max(wait, min(_LONGEST, _seconds(reply.headers.get("retry-after"))))
             except httpx.TransportError as error:
-                why = str(error) or type(error).__name__
+                why = self._masked(str(error)) or type(error).__name__
             except (ValueError, LookupError, TypeError, AttributeError, httpx.DecodingError):
                 why = "its answer is none that an OpenAI-compatible server gives"
             if number + 1 < patience.tries:
@@ -244,8 +254,11 @@ class Endpoint:
         hint = ""
         if status in (401, 403):
             hint = ". Name the environment variable that holds its key in `server: {key: NAME}`"
-        told = text.replace(self.key, "***") if self.key else text
-        return f"{url} refuses with {status}: {' '.join(told.split())[:200]}{hint}"
+        told = " ".join(self._masked(text).split())[:200]
+        return f"{url} refuses with {status}: {told}{hint}"
+
+    def _masked(self, text: str) -> str:
+        return text.replace(self.key, "***") if self.key else text
 
     def _each(self, work: Callable[[T], U], rows: Sequence[T]) -> list[U]:
         with ThreadPoolExecutor(self.patience.at_once) as pool:

@@ -60,7 +60,8 @@ class PairedRows:
         self.stretches = _stretches(dataset, own, theirs, wanted)
         found = self.stretches
         found.insist(least, dataset.name)
-        self._rows = _cut(found.own_ends, found.their_ends, rooms)[:limit]
+        least_tokens = [2 - len(side.begin) for side in self._sides]
+        self._rows = _cut(found.own_ends, found.their_ends, rooms, least_tokens)[:limit]
         if not self._rows:
             raise fail(f"data {dataset.name}: it holds no text that both tokenizers can be given")
 
@@ -177,8 +178,13 @@ def _between(own: Spelling, theirs: Spelling) -> Stretches | None:
     return Stretches(one * ends[0], one * ends[1], one, one, np.ones(1, dtype=bool))
 
 
-def _cut(own: np.ndarray, theirs: np.ndarray, rooms: Sequence[int]) -> list[tuple[int, int]]:
-    """Runs of stretches, from the first to after the last, that fit both rooms."""
+def _cut(
+    own: np.ndarray, theirs: np.ndarray, rooms: Sequence[int], least: Sequence[int]
+) -> list[tuple[int, int]]:
+    """Runs of stretches, from the first to after the last, that fit both rooms.
+
+    least: how many tokens of either side a run must have for one of them to be predicted.
+    """
     rows: list[tuple[int, int]] = []
     first = 0
     begun = (0, 0)
@@ -193,7 +199,12 @@ def _cut(own: np.ndarray, theirs: np.ndarray, rooms: Sequence[int]) -> list[tupl
             first, begun = number + 1, stop  # too long for any row
     if first < len(own):
         rows.append((first, len(own)))
-    return [row for row in rows if all(_count(ends, row) for ends in (own, theirs))]
+    wanted = [max(1, number) for number in least]
+    return [
+        row
+        for row in rows
+        if all(_count(e, row) >= n for e, n in zip((own, theirs), wanted, strict=True))
+    ]
 
 
 def _count(ends: np.ndarray, row: tuple[int, int]) -> int:

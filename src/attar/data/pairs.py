@@ -94,8 +94,9 @@ class Pairs:
         return [self._made(numbers[part], keys[part]) for part in parts]
 
     def check(self, vocabulary: int) -> None:
-        """Raise ModelError where a text holds an id outside a model's vocabulary."""
+        """Raise ModelError where a text holds, or a mask may draw, an id outside a vocabulary."""
         check_ids(torch.from_numpy(self._ids), vocabulary)
+        check_ids([self._masker.vocabulary - 1], vocabulary)
 
     def _cut(self, name: str) -> Iterator[tuple[int, int, int]]:
         """Stretches that fill a row, or the rest of a document; of pairs, two pieces or more.

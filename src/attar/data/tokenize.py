@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -195,12 +195,19 @@ def text_of(example: Example, tokenizer: Any, name: str) -> str:
             f"{example.where}: data {name} holds chat messages, but the tokenizer has no chat "
             "template. Give the texts in a text column, or a chat model"
         )
+    return templated(example.messages, tokenizer, example.where)
+
+
+def templated(
+    messages: Sequence[Mapping[str, Any]], tokenizer: Any, where: str, **settings: Any
+) -> str:
+    """A chat in the model's own template; raises DataError where that refuses it."""
     from jinja2 import TemplateError
 
     try:
-        return tokenizer.apply_chat_template(list(example.messages), tokenize=False)
+        return tokenizer.apply_chat_template(list(messages), tokenize=False, **settings)
     except (TemplateError, ValueError, TypeError, KeyError) as error:
         raise fail(
-            f"{example.where}: the tokenizer's chat template refuses these messages: {error}. "
+            f"{where}: the tokenizer's chat template refuses these messages: {error}. "
             "Mend them, or give the texts in a text column"
         ) from error

@@ -28,14 +28,22 @@ class Turns:
         self._streams, self._seed = streams, seed
         self._counts = torch.tensor([stream.per_epoch for stream in streams])
         self.per_epoch = int(self._counts.sum())
+        self._order: tuple[int, torch.Tensor] | None = None
 
     def batch(self, step: int, rank: int = 0, world: int = 1) -> TurnBatch:
         """The batch that a rank works on in a step."""
         epoch, place = divmod(step * world + rank, self.per_epoch)
-        generator = torch.Generator().manual_seed(seed_of(self._seed, "turns", epoch))
-        order = torch.randperm(self.per_epoch, generator=generator)
-        sources = torch.arange(len(self._streams)).repeat_interleave(self._counts)[order]
+        sources = self._sources(epoch)
         source = int(sources[place])
         before = int((sources[:place] == source).sum())
         found = self._streams[source].batch(epoch * int(self._counts[source]) + before)
         return TurnBatch(found.input_ids, found.attention_mask, found.labels, source=source)
+
+    def _sources(self, epoch: int) -> torch.Tensor:
+        """Whose turn it is, all through an epoch."""
+        if self._order is None or self._order[0] != epoch:
+            generator = torch.Generator().manual_seed(seed_of(self._seed, "turns", epoch))
+            order = torch.randperm(self.per_epoch, generator=generator)
+            sources = torch.arange(len(self._streams)).repeat_interleave(self._counts)
+            self._order = epoch, sources[order]
+        return self._order[1]

@@ -35,6 +35,10 @@ class Translator:
     tokenizer: Any
     told: Mapping[str, int]
 
+    def room(self, length: int) -> int:
+        """`length`, or where it is less the tokens that there are positions for."""
+        return min(length, getattr(self.module.config, "max_position_embeddings", None) or length)
+
     def translate(
         self, texts: Sequence[str], length: int, precision: str, how: Mapping[str, Any]
     ) -> list[str]:

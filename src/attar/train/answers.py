@@ -8,8 +8,7 @@ from typing import Any
 
 import torch
 
-from attar.core.keys import seed_of
-from attar.data.batches import IGNORED, Batch
+from attar.data.batches import IGNORED, Batch, Shuffled
 from attar.data.example import Example
 from attar.data.tokenize import check_ids
 from attar.models.padding import filler
@@ -28,32 +27,37 @@ class Answered:
 Row = tuple[list[int], list[int]]  # a prompt and what comes after it, in tokens
 
 
-class Answers:
-    """Shuffled batches without end, each made from its number alone, as `Stream` gives them."""
+class Answers(Shuffled):
+    """Shuffled batches of prompts and what is to come after them."""
 
     def __init__(self, rows: Sequence[Row], tokenizer: Any, batch: int, seed: int) -> None:
-        self._rows = rows
-        self._pad, self._batch, self._seed = filler(tokenizer), batch, seed
-        self.per_epoch = -(-len(self._rows) // batch)
-
-    def batch(self, step: int, rank: int = 0, world: int = 1) -> Batch:
-        """The batch that a rank works on in a step."""
-        start = (step * world + rank) * self._batch
-        return padded([self._row(at) for at in range(start, start + self._batch)], self._pad)
+        self._own = _Padded(rows, filler(tokenizer))
+        super().__init__(self._own, batch, seed)
 
     def in_order(self) -> list[Batch]:
         """All rows once, to judge on."""
-        starts = range(0, len(self._rows), self._batch)
-        return [padded(self._rows[at : at + self._batch], self._pad) for at in starts]
+        numbers = list(range(self.rows))
+        starts = range(0, self.rows, self._batch)
+        return [self._own.batch(numbers[at : at + self._batch], []) for at in starts]
 
     def check(self, vocabulary: int) -> None:
         """Raise ModelError where a row holds an id outside a model's vocabulary."""
-        check_ids([[*before, *after] for before, after in self._rows], vocabulary)
+        check_ids([[*before, *after] for before, after in self._own.rows], vocabulary)
 
-    def _row(self, at: int) -> Row:
-        epoch, place = divmod(at, len(self._rows))
-        generator = torch.Generator().manual_seed(seed_of(self._seed, "order", epoch))
-        return self._rows[int(torch.randperm(len(self._rows), generator=generator)[place])]
+
+@dataclass
+class _Padded:
+    """Rows, and how they become a batch."""
+
+    rows: Sequence[Row]
+    pad: int
+    lengths: torch.Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batch(self, numbers: list[int], seeds: list[int]) -> Batch:
+        return padded([self.rows[number] for number in numbers], self.pad)
 
 
 def padded(rows: Sequence[Row], pad: int) -> Batch:

@@ -18,6 +18,8 @@ from attar.models.padding import filler
 from attar.models.places import room_for
 from attar.train.writing import nothing
 
+_ROWS = 256  # positions whose logits over the vocabulary exist at a time
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -75,7 +77,8 @@ class Asked:
         tokenizer = self.model.tokenizer
         start = nothing(self.model)
         ids = [tokenizer(text, add_special_tokens=False).input_ids for text in texts]
-        ids = [row[: self.room - len(start)] or start for row in ids]
+        room = room_for(self.model, self.length + len(start)) - len(start)
+        ids = [row[:room] or start for row in ids]
         totals = self.likelihoods([(start, row) for row in ids])
         return [-total / len(row) for total, row in zip(totals, ids, strict=True)]
 
@@ -92,8 +95,15 @@ class Asked:
             wanted = torch.tensor([token for _, after in part for token in after])
             rows, steps = (torch.tensor(each) for each in zip(*places, strict=True))
             with inference(self.ctx.device, self.ctx.precision):
-                logits = self.model.head(self.model.hidden(batch)[rows, steps])
-            known = logits.float().log_softmax(-1).cpu().gather(1, wanted[:, None])[:, 0]
+                states = self.model.hidden(batch)[rows, steps]
+                known = torch.cat(
+                    [
+                        self.model.head(one).float().log_softmax(-1).cpu().gather(1, token)
+                        for one, token in zip(
+                            states.split(_ROWS), wanted[:, None].split(_ROWS), strict=True
+                        )
+                    ]
+                )[:, 0]
             sums = torch.zeros(len(part)).index_add_(0, rows, known)
             found += sums.tolist()
         return found

@@ -272,6 +272,7 @@ def memory_advice(schedule: Training) -> Iterator[None]:
         half, twice = max(1, schedule.batch // 2), schedule.accumulate * 2
         raise OutOfMemory(
             f"training with batch {schedule.batch} and length {schedule.length} does not fit the "
-            f"memory. Write batch: {half} and accumulate: {twice}, or recompute: yes, which train "
-            "the same, or shorten `length`"
+            "memory. Write recompute: yes, which trains the same in more time; or "
+            f"batch: {half} and accumulate: {twice}, the same where rows of a batch are not "
+            "compared with each other; or shorten `length`"
         ) from error

@@ -37,6 +37,11 @@ class Signal(BaseModel):
         """Whether it compares attention's own maps, which must then be computed."""
         return False
 
+    @property
+    def within_batch(self) -> bool:
+        """Whether there must be other texts in a batch for something to be compared."""
+        return False
+
     def weight_at(self, progress: float) -> float:
         """The weight at a share of the training done, from 0 to 1."""
         return moved(self.weight, self.weight_end, progress)

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from attar.core.context import Context
 from attar.data.example import Example
-from attar.data.tokenize import beginning
+from attar.data.tokenize import beginning, templated
 from attar.errors import DataError, Problem
 from attar.measure.samples import continued, dense, ends_of
 from attar.models.model import Model
@@ -95,7 +95,7 @@ def prompt_of(example: Example, tokenizer: Any) -> list[int]:
     if not getattr(tokenizer, "chat_template", None):
         text = f"{example.where}: chat messages need a model with a chat template"
         raise DataError([Problem(text)])
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    text = templated(messages, tokenizer, example.where, add_generation_prompt=True)
     return tokenizer(text, add_special_tokens=False).input_ids
 
 

@@ -12,7 +12,7 @@ from attar.core.scope import ModuleFact
 from attar.core.step import ModelRef
 from attar.data.example import Dataset
 from attar.errors import AttarError
-from attar.models.translator import Languages, open_translator, translator_problem
+from attar.models.translator import Languages, Translator, open_translator, translator_problem
 from attar.techniques.data._variants import VariantsStep, by_pieces
 from attar.train.writing import Choice, seeded
 
@@ -56,7 +56,12 @@ class BackTranslation(Choice, VariantsStep, kind="data/back-translation"):
 
     def make(self, ctx: Context) -> Dataset:
         """The rows and their variants."""
-        ways = [self._way(0, self.there, ctx), self._way(1, self.back, ctx)]
+        models = [
+            open_translator(ModelSource(path=path), ctx.device, self._codes(number))
+            for number, path in enumerate((self.there, self.back))
+        ]
+        length = min(model.room(self.length) for model in models)
+        ways = [self._way(number, model, length, ctx) for number, model in enumerate(models)]
         rounds = self.variants if self.temperature else 1
 
         def vary(texts: Sequence[str], seed: int) -> list[list[str]]:
@@ -64,16 +69,15 @@ class BackTranslation(Choice, VariantsStep, kind="data/back-translation"):
                 found = [self._again(texts, ways) for _ in range(rounds)]
             return [list(row) for row in zip(*found, strict=True)]
 
-        return self.grown(ctx, by_pieces(vary, self.length))
+        return self.grown(ctx, by_pieces(vary, length))
 
-    def _way(self, number: int, path: str, ctx: Context) -> Way:
+    def _way(self, number: int, model: Translator, length: int, ctx: Context) -> Way:
         """One direction: what it makes of texts."""
-        model = open_translator(ModelSource(path=path), ctx.device, self._codes(number))
         prefix = self.prefixes[number] if self.prefixes else ""
 
         def translated(texts: Sequence[str]) -> list[str]:
             told = [prefix + text for text in texts]
-            return model.translate(told, self.length, ctx.precision, self.choice())
+            return model.translate(told, length, ctx.precision, self.choice())
 
         return translated
 

@@ -15,10 +15,12 @@ from attar.core.step import DataRef, DataStep, ModelRef, Task
 from attar.data.example import Dataset, Example, classes
 from attar.data.tokenize import beginning
 from attar.errors import UserError
-from attar.models.model import Model
+from attar.models.places import room_for
 from attar.train.asking import Asked
 from attar.train.parts import in_parts
 from attar.train.writing import prompt_of
+
+_ENOUGH = 10  # rows for each class that tell what a teacher leans to, whatever it is asked
 
 
 class Label(DataStep, kind="data/label"):
@@ -29,6 +31,8 @@ class Label(DataStep, kind="data/label"):
     2309.17249), so every class has about its even share of the rows.
     Labels that rows have are not read, but the report tells how many of them are the teacher's too.
     """
+
+    version = 2
 
     data: DataRef = Field("train", description="the dataset to label; it needs no labels")
     teacher: ModelRef = Field(
@@ -77,9 +81,15 @@ class Label(DataStep, kind="data/label"):
             return judge([example.text for example in part]).double().tolist()
 
         given = torch.tensor(in_parts(source.examples, self.batch, work, ctx, "labeling")).double()
-        if self.ask is not None:
+        if self.ask is not None and len(given) >= _ENOUGH * len(self.classes):
             given /= given.mean(0)
             given /= given.sum(1, keepdim=True)
+        elif self.ask is not None:
+            ctx.warn(
+                f"{len(given)} rows are too few to tell which answers the teacher leans to "
+                f"whatever it is asked ({_ENOUGH} for each class are enough), so its answers are "
+                "taken as they are. Give more rows, or look at the labels"
+            )
         likeliest = given.argmax(-1).tolist()
         found: list[Example] = []
         for example, shares, best in zip(source.examples, given.tolist(), likeliest, strict=True):
@@ -121,15 +131,22 @@ class Label(DataStep, kind="data/label"):
         ]
         if not all(words):
             raise UserError(f"the teacher's tokenizer has no tokens for {', '.join(self.classes)}")
-        prompts = [self._prompt(text, asked.model, chat) for text in texts]
+        prompts = [self._prompt(text, asked, chat) for text in texts]
+        tokens = max(map(len, prompts)) + max(map(len, words))
+        room = room_for(asked.model, tokens)
+        if room < tokens:
+            raise UserError(
+                f"question, text and answer make {tokens} tokens, and the teacher has {room} "
+                "positions. Lower `length`, or ask in fewer words"
+            )
         pairs = [(prompt, word) for prompt in prompts for word in words]
         known = torch.tensor(asked.likelihoods(pairs), dtype=torch.float64)
         return known.view(len(texts), len(words)).softmax(-1)
 
-    def _prompt(self, text: str, teacher: Model, chat: bool) -> list[int]:
+    def _prompt(self, text: str, asked: Asked, chat: bool) -> list[int]:
         """What a teacher is asked about a text, which is cut to `length` tokens."""
-        tokenizer = teacher.tokenizer
-        ids = tokenizer(text, add_special_tokens=False).input_ids[: self.length]
+        tokenizer = asked.model.tokenizer
+        ids = tokenizer(text, add_special_tokens=False).input_ids[: asked.room]
         question = str(self.ask).replace("{text}", tokenizer.decode(ids))
         if chat:
             message = {"role": "user", "content": question}

@@ -43,6 +43,11 @@ class EmbeddingSignal(Signal):
             raise ValueError("one of cosine, similarities and contrastive must have weight")
         return self
 
+    @property
+    def within_batch(self) -> bool:
+        """Whether something is told by the other texts of a batch, or nothing but by them."""
+        return not self.cosine or self.contrastive > 0
+
     def compared(self, student: Sight, teacher: Sight, mask: Tensor) -> Compared:
         """A projection to the teacher's width, where widths differ."""
         own, theirs = student.made.last[mask], teacher.made.last[mask]

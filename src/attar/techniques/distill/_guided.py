@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from attar.core.context import Context
 from attar.core.scope import ModuleFact
@@ -60,9 +61,22 @@ class Beside(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    if TYPE_CHECKING:
+        batch: int  # the step's own
+
     also: Also = Field(
         Also(), description="other signals, each with its weight: hidden, attention, embedding"
     )
+
+    @model_validator(mode="after")
+    def _has_others(self) -> Self:
+        signals = [*self.also.signals().values(), *([self] if isinstance(self, Signal) else [])]
+        if self.batch == 1 and any(signal.within_batch for signal in signals):
+            raise ValueError(
+                "with batch: 1 a text's vector has no others to be compared with. Write a larger "
+                "batch, or weight for `cosine` alone"
+            )
+        return self
 
     def guides(
         self, model: Model, teachers: Sequence[tuple[str, Model, Batch]]

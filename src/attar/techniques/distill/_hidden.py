@@ -9,6 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from attar.errors import UserError
 from attar.ops.alike import alignment, in_order, missed, turned
 from attar.ops.gram import damped
 from attar.train.signals import Compared, Sight, Signal
@@ -61,13 +62,21 @@ class _Hidden(Compared):
 
 
 def followed(layers: Layers, student: Sight, teacher: Sight, mask: Tensor) -> list[tuple[int, int]]:
-    """Each block of the student, and the teacher's block that it follows."""
+    """Each block of the student, and the teacher's block that it follows.
+
+    Raises UserError where the student has more blocks than each could follow one of its own.
+    """
     own, theirs = student.made.states[1:], teacher.made.states[1:]
     few, many = len(own), len(theirs)
+    if few > many and layers != "uniform":
+        raise UserError(
+            f"the student has {few} blocks and the teacher {many}, so `layers: {layers}` leaves "
+            "some without one to follow. Take `layers: uniform`"
+        )
     places = [max(0, round((index + 1) * many / few) - 1) for index in range(few)]
-    if layers == "last" and few <= many:
+    if layers == "last":
         places = list(range(many - few, many))
-    if layers == "searched" and few <= many:
+    if layers == "searched":
         scores = [[alignment(one[mask], other[mask]) for other in theirs] for one in own]
         places = in_order(torch.tensor(scores))
     return list(enumerate(places))

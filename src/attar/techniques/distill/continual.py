@@ -28,6 +28,7 @@ class Continual(Answers, GuidedUpdating, Step, kind="distill/continual"):
     `measures.also` measures every stage on every task's held-out data.
     """
 
+    version = 2
     needs = frozenset({FLOAT})
     shares = True
     promises = frozenset({"changed"})

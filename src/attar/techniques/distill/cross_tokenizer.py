@@ -39,6 +39,7 @@ class CrossTokenizer(Weighed, Updating, Step, kind="distill/cross-tokenizer"):
     model are not at the places of the other's. Only vectors of whole texts would compare.
     """
 
+    version = 2
     needs = frozenset({FLOAT})
     shares = True
     promises = frozenset({"changed"})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import islice
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -12,6 +13,8 @@ from pydantic import Field, model_validator
 from attar.core.context import Context
 from attar.core.step import Step, Unkeyed, is_address
 from attar.core.traits import FLOAT
+from attar.data.example import Dataset
+from attar.data.tokenize import text_of
 from attar.errors import UserError
 from attar.models.model import Model
 from attar.ops.chunked import Mix
@@ -23,6 +26,8 @@ from attar.train.fit import Batches
 from attar.train.losses import Objective
 from attar.train.served import ByAddress
 from attar.train.signals import Signal
+
+_COMPARED = 64  # rows by which a server's tokenizer is compared with the student's, the first
 
 
 class Logits(ByAddress, Answers, GuidedTraining, Step, kind="distill/logits"):
@@ -115,7 +120,9 @@ class Logits(ByAddress, Answers, GuidedTraining, Step, kind="distill/logits"):
             with super().objective(model, ctx, signals, mix, stream) as objective:
                 yield objective
             return
-        text = ctx.data(self.data).examples[0].text
+        data: Dataset = ctx.data(self.data)
+        first = islice(data.examples, _COMPARED)
+        text = "\n".join(text_of(row, model.tokenizer, data.name) for row in first)
         asked = asked_of(self.teacher, self.cache, self.server, model, self.length, ctx, text)
         with cached(self.cache, self.cache_limit, model, ctx, self.teacher, asked) as teacher:
             yield Objective(model, teacher, mix)
