@@ -2,11 +2,13 @@
 
     python benchmarks/solvers.py --peer PYTHON
 
-PYTHON is the interpreter of an environment that holds llm-compressor. Of the three linears of
-SmolLM2-135M's block 5 that have inputs of their own, with those on 16 x 512 tokens of a novel: the
-share of weights that both leave the same (codes of GPTQ, zeros of SparseGPT and Wanda), and the
+PYTHON is the interpreter of an environment that holds llm-compressor and hqq. Of the three linears
+of SmolLM2-135M's block 5 that have inputs of their own, on 16 x 512 tokens of a novel: the share of
+weights that both leave the same (codes of GPTQ, zeros of SparseGPT and Wanda), and the
 error of the outputs, tr(E G ET) / tr(W G WT). GPTQ and SparseGPT are run as their papers have them
-(`sweeps` and `refits` 0), where both should agree, and as Attar's steps run them.
+(`sweeps` and `refits` 0), where both should agree, and as Attar's steps run them. Of SmoothQuant,
+`same` is the share of scales within 1e-4 of the peer's. HQQ has scales of its own in either, so
+what is told is what it minimizes, the sum of |W - W'|^0.7 over that of |W|^0.7.
 """
 
 from __future__ import annotations
@@ -47,47 +49,60 @@ def main() -> None:
     RESULT.write_text(json.dumps({"environment": environment(), "rows": rows}, indent=1) + "\n")
 
 
-def given(folder: Path) -> dict[str, tuple[Any, Any]]:
-    """Weights and grams by linear, and files of them and of scales for the peer."""
+def given(folder: Path) -> dict[str, tuple[Any, Any, Any]]:
+    """Weights, grams and peaks by linear, and files of them and of scales for the peer."""
     import torch
     from _subjects import DECODER
     from safetensors.torch import save_file
 
     from attar.core.grid import Grid
     from attar.models.model import weight_of
+    from attar.ops.activations import Peaks
     from attar.ops.gram import Gram
     from attar.ops.rounding import fit_scales
 
     DECODER.prepare()
     model = DECODER.load()
     names = ("self_attn.q_proj", "self_attn.o_proj", "mlp.down_proj")
-    block, grams = model.blocks[BLOCK], dict[str, Gram]()
+    block, grams, peaks = model.blocks[BLOCK], dict[str, Gram](), dict[str, Peaks]()
     linears = {name: block.get_submodule(name) for name in names}
     for name, linear in linears.items():
-        grams[name] = Gram(linear.in_features)
-        linear.register_forward_pre_hook(lambda _, inputs, name=name: grams[name].add(inputs[0]))
+        grams[name], peaks[name] = Gram(linear.in_features), Peaks(linear.in_features)
+        for seen in (grams[name], peaks[name]):
+            linear.register_forward_pre_hook(lambda _, inputs, seen=seen: seen.add(inputs[0]))
     with torch.inference_mode():
         for ids in DECODER.ids("novel")[:SEQUENCES].split(4):
             model.base(input_ids=ids)
     problems = {
-        name: (weight_of(linear).detach().float().clone(), grams[name].mean.clone())
+        name: (
+            weight_of(linear).detach().float().clone(),
+            grams[name].mean.clone(),
+            peaks[name].found,
+        )
         for name, linear in linears.items()
     }
-    for name, (weight, gram) in problems.items():
+    for name, (weight, gram, most) in problems.items():
         scales = {
             grid: fit_scales(weight, Grid.parse(grid), gram.diagonal()).scales for grid in GRIDS
         }
-        save_file({"weight": weight, "gram": gram, **scales}, folder / f"{name}.safetensors")
+        save_file(
+            {"weight": weight, "gram": gram, "peaks": most, **scales},
+            folder / f"{name}.safetensors",
+        )
     return problems
 
 
 def theirs(folder: Path) -> None:
-    """What llm-compressor's functions make of the files."""
+    """What llm-compressor's functions, and hqq's, make of the files."""
+    from types import SimpleNamespace
+
     import torch
     from compressed_tensors.quantization import QuantizationArgs
+    from hqq.core.quantize import Quantizer
     from llmcompressor.modifiers.gptq.gptq_quantize import quantize_weight
     from llmcompressor.modifiers.pruning.sparsegpt.sgpt_sparsify import sparsify_weight
     from llmcompressor.modifiers.pruning.wanda.wanda_sparsify import sparsify_weight as wanda
+    from llmcompressor.modifiers.transform.smoothquant.base import SmoothQuantModifier
     from safetensors.torch import load_file, save_file
 
     for path in list(folder.glob("*.safetensors")):
@@ -109,20 +124,30 @@ def theirs(folder: Path) -> None:
             )
             energy = {linear: gram.diagonal().clone()}
             found[f"wanda {pattern}"] = wanda(linear, energy, share, zeros_of, run)
+        modifier = SimpleNamespace(algorithm="smoothquant", smoothing_strength=0.5)
+        ranges = 2 * tensors["peaks"]  # it takes what lies between least and largest
+        scales_of = SmoothQuantModifier._calculate_smoothing_scales
+        found["smoothquant"] = scales_of(modifier, [linear], ranges)
+        for bits in GRIDS.values():
+            plain = {"nbits": bits, "group_size": 64, "axis": 1, "device": "cpu", "bitpack": False}
+            codes, meta = Quantizer.quantize(weight, **plain)
+            floats = {**meta, "compute_dtype": torch.float32}
+            found[f"hqq {bits}"] = Quantizer.dequantize(codes, floats).reshape(weight.shape)
         save_file({k: v.contiguous() for k, v in found.items()}, path.with_suffix(".found"))
 
 
-def compared(folder: Path, linear: str, problem: tuple[Any, Any]) -> list[dict[str, Any]]:
+def compared(folder: Path, linear: str, problem: tuple[Any, Any, Any]) -> list[dict[str, Any]]:
     """Ours beside theirs, of one linear."""
     from safetensors.torch import load_file
 
     from attar.core.grid import Grid
-    from attar.ops import gptq
+    from attar.ops import gptq, hqq
+    from attar.ops.activations import smoothing
     from attar.ops.gram import lost_share
     from attar.ops.rounding import dequantize
     from attar.ops.sparse import Pattern, sparsegpt, wanda_scores
 
-    weight, gram = problem
+    weight, gram, peaks = problem
     peer, rows = load_file(folder / f"{linear}.found"), list[dict[str, Any]]()
 
     def tell(solver: str, setting: str, key: str, plain: Any, best: Any) -> None:
@@ -152,6 +177,23 @@ def compared(folder: Path, linear: str, problem: tuple[Any, Any]) -> list[dict[s
         tell("sparsegpt", name, f"sparsegpt {name}", *made)
         kept = weight * pattern.by_row(wanda_scores(weight, gram.diagonal()))
         tell("wanda", name, f"wanda {name}", kept, kept)
+    scales = smoothing(peaks, weight, 0.5)
+    same = ((scales / peer["smoothquant"] - 1).abs() < 1e-4).float().mean()
+    rows.append({"linear": linear, "solver": "smoothquant", "setting": "0.5", "same": float(same)})
+    for bits in GRIDS.values():
+        grid = Grid.parse(f"int{bits}-g64-min")
+        made = {"error": dequantize(hqq.solve(weight, grid), grid), "peer": peer[f"hqq {bits}"]}
+        lost = {k: float((weight - w).abs().pow(0.7).sum()) for k, w in made.items()}
+        whole = float(weight.abs().pow(0.7).sum())
+        rows.append(
+            {
+                "linear": linear,
+                "solver": "hqq",
+                "setting": grid.name,
+                "error_of_the_peer": lost["peer"] / whole,
+                "error": lost["error"] / whole,
+            }
+        )
     return rows
 
 
