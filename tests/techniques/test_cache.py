@@ -203,7 +203,7 @@ def test_a_server_of_other_tokens_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_servers_tokens_are_compared_on_more_than_a_short_first_row(tmp_path: Path) -> None:
-    rows = [Example("w1"), Example("w2 w3 w4")]
+    rows = [Example("w1"), *(Example(text) for text in tiny_models.texts(12, 24))]
     with serving() as server:
         first = tiny_models.tokenizer()("w1", add_special_tokens=False).input_ids
         server.reply = lambda path, asked: (200, {"tokens": first})
