@@ -13,7 +13,7 @@ from _subjects import DECODER, ENCODER, Subject
 
 HEALED = ", healed"
 CALIBRATED = ("whitened", "fisher")
-LEARNED = ("autoround, 200 steps", "auto-round, 200 iterations")
+LEARNED = ("autoround", "auto-round, 200 iterations")
 HEAL = {  # within 20 minutes; the encoder has no head whose answers could be matched
     DECODER: ("heal/auto", {"tokens": 120_000}),
     ENCODER: ("heal/blockwise", {"sequences": 512}),
@@ -43,13 +43,10 @@ def rounding(bits: int, subject: Subject) -> dict[str, Method]:
         "awq": own(("quantize/awq", {"grid": grid})),
         "autoround": own(autoround),
         f"gptq{HEALED}": own(("quantize/gptq", {"grid": grid}), HEAL[subject]),
+        f"autoround{HEALED}": own(autoround, HEAL[subject]),
     }
-    if subject is DECODER:  # 200 steps of which take more than the 20 minutes of healing
-        found[f"autoround{HEALED}"] = own(autoround, HEAL[subject])
-    else:
-        longer = (autoround[0], {**autoround[1], "steps": 200})
-        found["autoround, 200 steps"] = own(longer)
-        found[f"autoround, 200 steps{HEALED}"] = own(longer, HEAL[subject])
+    if subject is ENCODER:  # of which 200 are the default
+        found["autoround, 50 steps"] = own((autoround[0], {**autoround[1], "steps": 50}))
     peers = {
         "gptq": partial(_peers.gptq_modifier, grid),
         "awq": partial(_peers.awq_modifier, grid, subject.block),

@@ -21,7 +21,7 @@ from tokenizers import (
 from attar.data.aligned import align
 from attar.data.batches import IGNORED, Shuffled
 from attar.data.example import Dataset, Example
-from attar.data.paired import PairedBatch, PairedRows
+from attar.data.paired import PairedBatch, PairedRows, _cut
 from attar.data.spelling import Spelling, shared
 from attar.errors import UserError
 
@@ -171,15 +171,13 @@ def _paired(rows: PairedRows) -> list[PairedBatch]:
     return [batch for batch in rows.batches(2) if isinstance(batch, PairedBatch)]
 
 
-def test_a_row_of_which_nothing_is_predicted_is_left_out() -> None:
-    own, theirs = byte_level(300, end=None), byte_level(500, end=None)
-    texts = ("the cat sat on the mat", "a")  # of one token in either
-    data = Dataset("d", [Example(text, None) for text in texts], "d")
-    alone = PairedRows(data, spelling(own), spelling(theirs, "teacher"), (8, 8))
-    for number in range(len(alone)):
-        batch = alone.batch([number], [])
-        assert int((batch.labels[:, 1:] != -100).sum()) > 0
-    assert all(b.own_spans.numel() or b.labels.shape[1] > 1 for b in alone.batches(1))
+@pytest.mark.parametrize(("least", "rows"), [(1, [(0, 1), (1, 2)]), (2, [(0, 1)])])
+def test_a_row_of_which_nothing_is_predicted_is_left_out(
+    least: int, rows: list[tuple[int, int]]
+) -> None:
+    """Of two stretches, the second is one token: without a token that begins texts, too few."""
+    ends = np.array([8, 9])
+    assert _cut(ends, ends, (8, 8), (least, least)) == rows
 
 
 def test_batches_go_by_their_number() -> None:

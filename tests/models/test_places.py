@@ -83,7 +83,7 @@ def test_texts_that_are_too_long_for_the_teacher_are_refused(
     student = tiny_models.tiny("gpt2", max_position_embeddings=128)
     teacher = tiny_models.tiny("gpt2", max_position_embeddings=64)
     ctx = Context("causal-lm", lambda _: dataset(), lambda _: teacher)
-    with pytest.raises(UserError, match=r"72 tokens do not fit the teacher.* Set length: 64"):
+    with pytest.raises(UserError, match=r"up to 72 tokens do not fit the teacher.* Set length: 64"):
         find(kind).model_validate({"length": 72, **settings}).apply(student, ctx)
 
 

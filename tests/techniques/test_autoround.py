@@ -8,12 +8,16 @@ from typing import Any
 import pytest
 import torch
 
+from attar.calibrate import matching
 from attar.calibrate.view import BlockView
 from attar.core.context import Context
 from attar.core.registry import find
+from attar.core.step import Task
+from attar.data.example import Dataset, Example
 from attar.ops.gram import damped
+from attar.techniques.quantize import autoround
 from conformance.test_every_kind import context
-from tiny_models import tiny
+from tiny_models import texts, tiny
 
 DATA: dict[str, Any] = {"sequences": 16, "length": 16, "batch": 2}
 
@@ -46,3 +50,25 @@ def test_blocks_that_are_no_nearer_for_it_are_left_as_gptq_has_them(
     assert ctx.curves["block error/before"] == ctx.curves["block error/after"]
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in found)
+
+
+@pytest.mark.parametrize(
+    ("kind", "task", "wanted"),
+    [("llama", "causal-lm", 50), ("bert", "embedding", 200), ("bert", "classification", 200)],
+)
+def test_encoders_take_more_steps(
+    kind: str, task: Task, wanted: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+
+    def match(view: BlockView, rates: Any, steps: int, *rest: Any) -> Any:
+        seen.append(steps)
+        return matching.match(view, rates, 1, *rest)
+
+    monkeypatch.setattr(autoround, "match", match)
+    model = tiny(kind, task)
+    data = Dataset("train", [Example(text, None) for text in texts(4, 20)], "", ())
+    settings = {"grid": "int8-channel", "sequences": 4, "length": 16, "batch": 2}
+    ctx = Context(task, lambda _: data, lambda _: model)
+    find("quantize/autoround").model_validate(settings).apply(model, ctx)
+    assert set(seen) == {wanted}

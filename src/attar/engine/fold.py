@@ -167,7 +167,10 @@ def _unmet(
             way = "Move {name} before it" if ours else "Take another model, or leave the step out"
             if trait == MASKED and grid is not None:  # pruning wants floats, so it stays before
                 whole = grid.model_copy(update={"offset": "zero"})
-                way = f"The grid {grid.name} adds a minimum to all; take {whole.name}, which has 0"
+                way = (
+                    f"The grid {grid.name} adds a minimum to all; take {whole.name}, which has 0 "
+                    "(of quantize/rtn, gptq and others)"
+                )
             yield (
                 f"weights that are not {trait}, but {who} left "
                 f"{left[0]} {'/'.join(sorted(traits[left[0]]))}. {way}"

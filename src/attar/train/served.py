@@ -67,7 +67,7 @@ def without_beams(how: Choice) -> None:
 def connect(address: str, server: Server, ctx: Context) -> Endpoint:
     """The server at an address, with the key that the user's environment holds for it."""
     key = None if server.key is None else ctx.secret(server.key)
-    if server.key is not None and not key:
+    if server.key is not None and not (key or "").strip():
         raise UserError(no_key(server.key))
     return Endpoint(address, key, Patience(server.timeout, server.tries, server.at_once))
 

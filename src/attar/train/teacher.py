@@ -129,6 +129,6 @@ def _check_places(teacher: Model, student: Model, length: int) -> None:
     room = room_for(teacher, given)
     if room < given:
         raise UserError(
-            f"texts of {given} tokens do not fit the teacher, which has {room} positions. Set "
-            f"length: {room}, or less"
+            f"texts of up to {given} tokens do not fit the teacher, which has {room} positions. "
+            f"Set length: {room}, or less"
         )

@@ -28,7 +28,8 @@ class Label(DataStep, kind="data/label"):
 
     A language model is given `ask`, and the class is the likeliest of `classes` as its answer. How
     likely it finds each over all rows is divided out (Zhou et al. 2023, Batch Calibration, arXiv
-    2309.17249), so every class has about its even share of the rows.
+    2309.17249), so every class has about its even share of the rows; below ten rows a class, which
+    do not tell, answers are taken as they are.
     Labels that rows have are not read, but the report tells how many of them are the teacher's too.
     """
 
@@ -150,5 +151,5 @@ class Label(DataStep, kind="data/label"):
         question = str(self.ask).replace("{text}", tokenizer.decode(ids))
         if chat:
             message = {"role": "user", "content": question}
-            return prompt_of(Example(question, messages=(message,)), tokenizer)
+            return prompt_of(Example(question, messages=(message,), where="`ask`"), tokenizer)
         return beginning(tokenizer) + tokenizer(question, add_special_tokens=False).input_ids
