@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from attar.core.context import Context
 from attar.core.registry import find
-from attar.core.scope import Scope
+from attar.core.scope import Scope, outside_blocks
 from attar.core.traits import FLOAT, MASKED
 from attar.data.example import Dataset, Example
 from attar.errors import UserError
@@ -24,6 +24,7 @@ from attar.models.source import Files
 from attar.models.traits import traits_of
 from tiny_models import assert_ordinary, texts, tiny
 
+WALKED = ("prune/wanda", "prune/sparsegpt")
 KINDS = ("prune/magnitude", "prune/wanda", "prune/sparsegpt")
 DATA = {"sequences": 4, "length": 16, "batch": 2}
 
@@ -74,6 +75,11 @@ def test_a_scope_without_linears_is_refused(kind: str) -> None:
     facts = tiny("llama").facts()
     (problem,) = find(kind).model_validate({"scope": "norm"}).check(facts)
     assert "its scope names no linear" in problem
+    head = find(kind).model_validate({"scope": "head"})
+    assert list(head.check(facts)) == []
+    assert head.walked == (kind in WALKED)  # which the plan refuses, and the walk
+    (outside,) = outside_blocks(facts, head.scope.select(facts))
+    assert "lm_head lies outside the blocks" in outside
 
 
 @pytest.mark.parametrize("kind", ["prune/magnitude", "prune/gradual", "prune/movement"])

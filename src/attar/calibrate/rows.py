@@ -52,9 +52,9 @@ def calibration(step: Calibrated, model: Model, ctx: Context) -> list[Batch]:
             f"{step.sequences} were asked for: calibrated on these {there}. "
             "Give more text, or ask for shorter sequences"
         )
-    labels = [row.label for row in dataset.examples]
+    labels = [row.label for row in dataset.examples] if model.task == "classification" else []
     first, every = ({*some} - {None} for some in (labels[:there], labels))
-    if model.task == "classification" and len(first) == 1 < len(every):
+    if len(first) == 1 < len(every):
         ctx.warnings.append(
             f"data {step.data} begins with {there} rows of one class ({first.pop()}), and nothing "
             "else was measured on. Shuffle its rows, or ask for more sequences"

@@ -38,10 +38,7 @@ def divergences(
     """
     found: dict[str, list[float]] = {label: [] for label in changes}
     with ctx.progress.bar("sensitivity", len(parts) * len(changes)) as bar:
-        original = [answers(model, batch, ctx) for batch in batches]
-        for own in original:
-            insist_finite({"the answers": own})
-        total = sum(len(own) for own in original)
+        original, total = all_answers(model, batches, ctx)
         states = [_states(model, batch, ctx) for batch in batches]
         for part in parts:
             for label, change in changes.items():
@@ -53,6 +50,14 @@ def divergences(
                 found[label].append(sum(lost) / total)
                 bar.advance(1, f"block {part.block}, {part.name}, {label}")
     return found
+
+
+def all_answers(model: Model, batches: Sequence[Batch], ctx: Context) -> tuple[list[Tensor], int]:
+    """The answers of each batch, and how many there are; raises UserError where one is NaN."""
+    found = [answers(model, batch, ctx) for batch in batches]
+    for own in found:
+        insist_finite({"the answers": own})
+    return found, sum(len(own) for own in found)
 
 
 def answers(model: Model, batch: Batch, ctx: Context) -> Tensor:

@@ -254,8 +254,7 @@ class Endpoint:
         hint = ""
         if status in (401, 403):
             hint = ". Name the environment variable that holds its key in `server: {key: NAME}`"
-        told = " ".join(self._masked(text).split())[:200]
-        return f"{url} refuses with {status}: {told}{hint}"
+        return f"{url} refuses with {status}: {' '.join(self._masked(text).split())[:200]}{hint}"
 
     def _masked(self, text: str) -> str:
         return text.replace(self.key, "***") if self.key else text

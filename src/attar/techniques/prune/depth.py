@@ -12,7 +12,7 @@ from torch import Tensor
 
 from attar.calibrate.refusals import insist_finite
 from attar.calibrate.rows import Calibrated, calibration
-from attar.calibrate.sensitivity import answers, moved
+from attar.calibrate.sensitivity import all_answers, answers, moved
 from attar.core.context import Context
 from attar.core.scope import ModuleFact, Scope
 from attar.core.step import TASKS, DataRef, Step, Task, What
@@ -201,10 +201,7 @@ def _least_divergence(
     gone: list[int] = []
     trials = len(free) + sum(min(2 * count, len(free)) - turn for turn in range(1, count))
     with ctx.progress.bar("block influence", trials * len(batches)) as bar:
-        original = [answers(model, batch, ctx) for batch in batches]
-        for own in original:
-            insist_finite({"the answers": own})
-        total = sum(len(own) for own in original)
+        original, total = all_answers(model, batches, ctx)
         while len(gone) < count:
             scores = dict.fromkeys(free, 0.0)
             for batch, own in zip(batches, original, strict=True):
