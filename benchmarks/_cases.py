@@ -48,6 +48,7 @@ def rounding(bits: int, subject: Subject) -> dict[str, Method]:
     if subject is ENCODER:  # of which 200 are the default
         found["autoround, 50 steps"] = own((autoround[0], {**autoround[1], "steps": 50}))
     peers = {
+        "rtn": partial(_peers.rounding_modifier, grid),
         "gptq": partial(_peers.gptq_modifier, grid),
         "awq": partial(_peers.awq_modifier, grid, subject.block),
     }

@@ -5,7 +5,7 @@ import torch
 
 from attar.data import Dataset, Example
 from attar.data.batches import IGNORED, Batch, Stream, held_out
-from attar.errors import ModelError
+from attar.errors import DataError, ModelError
 
 
 def text_of(lengths: list[int], labels: bool = True) -> Dataset:
@@ -153,10 +153,32 @@ def test_padding_with_the_end_token(tokenizer) -> None:
     assert (batch.input_ids[0, 3:] == tokenizer.eos_token_id).all()
 
 
+def test_no_row_at_all(tokenizer) -> None:
+    with pytest.raises(DataError, match="data train: it holds no row"):
+        held_out(text_of([]), tokenizer, "classification", 16, 2, None, labels=["0", "1"])
+
+
 def test_unlabeled_rows(tokenizer) -> None:
     data = text_of([3, 4], labels=False)
     (batch,) = held_out(data, tokenizer, "classification", 16, 2, None, labels=["0", "1"])
     assert batch.labels.tolist() == [IGNORED, IGNORED]
+
+
+def test_probabilities_of_classes_come_with_the_rows(tokenizer) -> None:
+    given = ({"1": 0.75, "0": 0.25}, None, None, {"0": 1.0})
+    labels = (None, "1", None, "0")
+    rows = [
+        Example(f"w{n} w5", label, probabilities=shares)
+        for n, (label, shares) in enumerate(zip(labels, given, strict=True))
+    ]
+    (batch,) = held_out(
+        Dataset("train", rows, ""), tokenizer, "classification", 16, 4, None, labels=["0", "1"]
+    )
+    assert batch.shares is not None
+    assert batch.shares.tolist() == [[0.25, 0.75], [0, 1], [0, 0], [1, 0]]
+    strange = Dataset("train", [Example("w1", where="a.tsv:3", probabilities={"2": 1.0})], "")
+    with pytest.raises(DataError, match=r'a\.tsv:3: .*"2", which the model was not made for'):
+        held_out(strange, tokenizer, "classification", 16, 4, None, labels=["0", "1"])
 
 
 def test_like_lengths_come_together(tokenizer) -> None:

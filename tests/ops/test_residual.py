@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 import torch
 from torch import Tensor
@@ -46,6 +48,25 @@ def test_a_weight_of_low_rank_leaves_nothing_to_lose() -> None:
     alone = dequantize(solve(weight, gram, COARSE), COARSE)
     found = whole(parted(weight, gram, 4, THIN, COARSE, rounds=8))
     assert lost_share(weight, found, gram) < lost_share(weight, alone, gram) / 4
+
+
+def test_between_the_best_of_all_codes_and_codes_alone() -> None:
+    """Rank 1 beside 6 codes of 2 bits: all 4,096 are tried, and what each leaves is cut exactly."""
+    grid = Grid.parse("int2-g32")
+    codes = torch.tensor(list(product(range(-2, 2), repeat=6)), dtype=torch.float64).view(-1, 2, 3)
+    sums = torch.zeros(3, dtype=torch.float64)
+    for seed in range(8):
+        weight, gram = drawn(2, 3, seed), gram_of(3)
+        root = torch.linalg.cholesky(gram.double())
+        found = parted(weight, gram, 1, THIN, grid, rounds=4)
+        scale, alone = found.rest.scales.double(), solve(weight, gram, grid).scales.double()
+        best = torch.linalg.svdvals((weight - codes * scale) @ root)[:, 1].square().min()
+        none = ((weight - codes * alone) @ root).square().sum((1, 2)).min()
+        both = dequantize(found.up, THIN) @ dequantize(found.down, THIN)
+        error = ((weight - both - dequantize(found.rest, grid)).double() @ root).square().sum()
+        assert best <= error <= none
+        sums += torch.stack([best, error, none])
+    assert sums[1] - sums[0] < (sums[2] - sums[0]) / 10
 
 
 def test_lost_share_is_tokens_squared_errors_in_float64() -> None:

@@ -13,16 +13,19 @@ import data_steps
 import tiny_models
 from attar.core.context import Context
 from attar.core.recipe import ModelSource
+from attar.data.batches import held_out
 from attar.data.example import Dataset, Example
 from attar.errors import UserError
 from attar.models.model import Model
 from attar.models.translator import open_translator, translator_problem
+from attar.techniques.adapt.full import Full
 from attar.techniques.data._variants import VariantsStep, by_pieces
 from attar.techniques.data.generate import Generate
 from attar.techniques.data.label import Label
 from attar.techniques.data.mlm import Mlm, _Filling
 from attar.techniques.data.synonyms import SynonymsStep
 from attar.train.asking import Asked
+from attar.train.losses import Objective
 
 
 def rows(*texts: str, label: str | None = None) -> Dataset:
@@ -405,6 +408,30 @@ def test_labels_are_the_classifiers_with_confidence() -> None:
     agreed = sum(teacher.labels[int(p.argmax())] == "good" for _, p in wanted) / 20
     assert ctx.notes["agrees with labels"] == pytest.approx(agreed)
     assert 0 < ctx.notes["kept"] < 1
+
+
+def test_a_student_of_other_tokens_learns_the_probabilities_of_each_class() -> None:
+    """The loss is KL(given || student) over the rows that came with something, in float64."""
+    student = tiny_models.tiny("bert", "classification")
+    names = student.labels
+    drawn = torch.rand(24, len(names), generator=torch.Generator().manual_seed(0)).softmax(-1)
+    rows = [
+        Example(text, None, probabilities=dict(zip(names, shares, strict=True)))
+        for text, shares in zip(tiny_models.texts(24, 12), drawn.tolist(), strict=True)
+    ]
+    rows += [Example("w1 w2", names[1]), Example("w3 w4")]
+    data = Dataset("train", rows, "", names)
+    (batch,) = held_out(data, student.tokenizer, "classification", 16, 26, None, names)
+    loss = Objective(student)(batch, 0.0)
+    given = torch.cat([drawn.double(), torch.eye(len(names)).double()[1:2]])
+    with torch.no_grad():
+        known = student.logits(batch)[:-1].double().log_softmax(-1)
+    wanted = (torch.xlogy(given, given) - given * known).sum(1).mean()
+    assert loss.count == 25
+    assert float(loss.value.detach()) == pytest.approx(float(wanted), rel=1e-5)
+    ctx = Context("classification", lambda _: data, lambda *_: student)
+    Full(steps=40, batch=8, length=16, learning_rate=3e-3, held_out=None).apply(student, ctx)
+    assert float(Objective(student)(batch, 0.0).value.detach()) < float(wanted) / 2
 
 
 def test_rows_beside_keep_their_labels() -> None:

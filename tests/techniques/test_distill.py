@@ -234,7 +234,14 @@ def other_size(model: Model) -> None:
 def test_another_vocabulary_is_refused(change: Callable[[Model], None]) -> None:
     teacher, student = tiny_models.tiny("llama", seed=1), tiny_models.tiny("llama")
     change(teacher)
-    with pytest.raises(UserError, match="different vocabularies"):
+    with pytest.raises(UserError, match=r"different vocabularies.*cross-tokenizer"):
+        Logits(**SHORT).apply(student, context(teacher))
+
+
+def test_a_classifier_of_another_vocabulary_is_to_label() -> None:
+    teacher, student = (tiny_models.tiny("bert", "classification", seed=seed) for seed in (1, 0))
+    other_words(teacher)
+    with pytest.raises(UserError, match=r"different vocabularies.*data/label with `probabilities"):
         Logits(**SHORT).apply(student, context(teacher))
 
 

@@ -23,6 +23,8 @@ class Batch:
     in the second, and `follows`, [batch], is 0 where the second goes on from the first, else 1.
     `media` are images, [batch, channels, height, width], or sounds, [batch, frames, mel bins];
     where they are all that the model takes in, each row has one token, which it never sees.
+    `shares`, [batch, classes], are probabilities that were given with the rows: 1 for the label of
+    a row that has that alone, 0 throughout for one that has neither.
     """
 
     input_ids: torch.Tensor
@@ -31,6 +33,7 @@ class Batch:
     segments: torch.Tensor | None = None
     follows: torch.Tensor | None = None
     media: torch.Tensor | None = None
+    shares: torch.Tensor | None = None
 
     @property
     def size(self) -> int:
@@ -55,5 +58,19 @@ def padded(rows: Sequence[Encoded], length: int, pad: int) -> Batch:
     for number, row in enumerate(rows):
         ids[number, : len(row.ids)] = torch.tensor(row.ids)
         attended[number, : len(row.ids)] = 1
-    labels = [IGNORED if row.label is None else row.label for row in rows]
-    return Batch(ids, attended, torch.tensor(labels))
+    labels = torch.tensor([IGNORED if row.label is None else row.label for row in rows])
+    return Batch(ids, attended, labels, shares=_shares(rows, labels))
+
+
+def _shares(rows: Sequence[Encoded], labels: torch.Tensor) -> torch.Tensor | None:
+    """Probabilities of the classes, [batch, classes]; None where no row came with any."""
+    classes = max(len(row.shares or ()) for row in rows)
+    if not classes:
+        return None
+    found = torch.zeros(len(rows), classes)
+    for share, row, label in zip(found, rows, labels.tolist(), strict=True):
+        if row.shares is not None:
+            share.copy_(torch.tensor(row.shares))
+        elif label != IGNORED:
+            share[label] = 1.0
+    return found

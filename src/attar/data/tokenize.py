@@ -21,10 +21,11 @@ _ROWS = 1024
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """The ids of one text and its class, None where it has none."""
+    """The ids of one text, its class and a probability of each class, None where it has none."""
 
     ids: list[int]
     label: int | None
+    shares: tuple[float, ...] | None = None
 
 
 def sequences(
@@ -76,8 +77,12 @@ def encode(
         texts = [text_of(example, tokenizer, dataset.name) for example in some]
         rows = _ids(tokenizer, texts, add_special_tokens=True, truncation=True, max_length=length)
         for example, ids in zip(some, rows, strict=True):
-            label = None if numbers is None else class_number(example, numbers, dataset.name)
-            encoded.append(Encoded(ids or [filler(tokenizer)], label))
+            ids = ids or [filler(tokenizer)]
+            if numbers is None:
+                encoded.append(Encoded(ids, None))
+                continue
+            label = class_number(example, numbers, dataset.name)
+            encoded.append(Encoded(ids, label, _shares(example, numbers, dataset.name)))
     return encoded
 
 
@@ -106,13 +111,25 @@ def _largest(ids: Any) -> int:
 
 def class_number(example: Example, numbers: dict[str, int], name: str) -> int | None:
     """The number of a row's class, None where it has none; DataError for one not among them."""
-    if example.label is None:
+    return None if example.label is None else _number(example.label, example, numbers, name)
+
+
+def _shares(example: Example, numbers: dict[str, int], name: str) -> tuple[float, ...] | None:
+    """The probability of each class by its number, 0 where none is told; None without any."""
+    if not example.probabilities:
         return None
-    if example.label not in numbers:
-        there = ", ".join(f'"{label}"' for label in list(numbers)[:20])
-        text = f'{example.where}: data {name} has the label "{example.label}"'
+    found = [0.0] * len(numbers)
+    for label, share in example.probabilities.items():
+        found[_number(label, example, numbers, name)] = share
+    return tuple(found)
+
+
+def _number(label: str, example: Example, numbers: dict[str, int], name: str) -> int:
+    if label not in numbers:
+        there = ", ".join(f'"{each}"' for each in list(numbers)[:20])
+        text = f'{example.where}: data {name} has the label "{label}"'
         raise fail(f"{text}, which the model was not made for; it has {there}")
-    return numbers[example.label]
+    return numbers[label]
 
 
 def _token_runs(dataset: Dataset, tokenizer: Any) -> Iterator[list[int]]:

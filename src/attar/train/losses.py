@@ -34,6 +34,9 @@ class Loss:
 Teacher = Callable[[Batch], Told]  # what is said of the judged positions of a batch
 
 
+_GIVEN = Mix("forward", weight=1.0, task_weight=0.0)  # of probabilities that rows came with
+
+
 def plain(progress: float) -> Mix:
     """The task's own loss alone, at any time."""
     return Mix()
@@ -53,7 +56,9 @@ class Objective:
     """The loss of a model on a batch at a share of the training done, from 0 to 1.
 
     With a teacher, the mix of its divergence and the task's own loss; a row without a label
-    adds the divergence alone. The logits of a language model never exist all at once.
+    adds the divergence alone. Without one, what a batch's rows came with: probabilities of the
+    classes, which are a teacher's (`data/label`), or labels. The logits of a language model never
+    exist all at once.
     """
 
     def __init__(
@@ -67,7 +72,18 @@ class Objective:
 
     def __call__(self, batch: Batch, progress: float) -> Loss:
         """The loss of a batch."""
+        if self.teacher is None and batch.shares is not None:
+            return self._against_shares(batch, batch.shares)
         return self.against(self.told(batch), batch, self.mix(progress))
+
+    def _against_shares(self, batch: Batch, shares: Tensor) -> Loss:
+        """KL(given || model) over the rows that came with probabilities, or with a label."""
+        known = shares.sum(1) > 0
+        labels, own = batch.labels[known], states(self.model, batch)[known]
+        given = Side(_same, shares[known].log())
+        losses = chunked(side(self.model, own), given, labels, _GIVEN)
+        parts = {"divergence": (float(losses.divergence), len(labels))}
+        return Loss(losses.total, len(labels), parts)
 
     def told(self, batch: Batch) -> Told | None:
         """What the teacher says of a batch, where there is one."""

@@ -12,12 +12,11 @@ from attar.models.media import input_shape, settings_of
 from attar.models.model import Model
 from attar.models.places import length_for, room_for
 
-_OTHER_WAYS = (
-    "Take a teacher of the student's own family, or make the student from the teacher "
-    "(prune/depth, prune/width)",
-    "Learn by distill/cross-tokenizer, which compares them by spans of text; or take a teacher of "
-    "the student's own family, or make the student from the teacher (prune/depth, prune/width)",
-)
+_ACROSS = {
+    "causal-lm": "; or learn by distill/cross-tokenizer, which compares them by spans of text",
+    "classification": "; or let the teacher give each text the probability of every class "
+    "(data/label with `probabilities: yes`), and train on these (adapt/full)",
+}
 
 
 def ready(teacher: Model, student: Model, length: int, ctx: Context) -> Model:
@@ -96,7 +95,9 @@ def _check_vocabulary(teacher: Model, student: Model) -> None:
     if differ:
         raise UserError(
             f"teacher and student have different vocabularies ({differ}), so their predictions "
-            f"cannot be compared position by position. {_OTHER_WAYS[student.task == 'causal-lm']}"
+            "cannot be compared position by position. Take a teacher of the student's own family, "
+            "or make the student from the teacher (prune/depth, prune/width)"
+            f"{_ACROSS.get(student.task, '')}"
         )
 
 

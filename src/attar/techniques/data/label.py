@@ -33,7 +33,7 @@ class Label(DataStep, kind="data/label"):
     Labels that rows have are not read, but the report tells how many of them are the teacher's too.
     """
 
-    version = 2
+    version = 3
 
     data: DataRef = Field("train", description="the dataset to label; it needs no labels")
     teacher: ModelRef = Field(
@@ -43,7 +43,9 @@ class Label(DataStep, kind="data/label"):
         0.0, ge=0, le=1, description="rows are kept whose class has at least this probability"
     )
     probabilities: bool = Field(
-        False, description="whether each row keeps the probability of every class"
+        False,
+        description="whether each row keeps the probability of every class, to which adapt/full "
+        "then trains: soft labels, also of a teacher with other tokens than the student",
     )
     beside: DataRef | None = Field(
         None, description="a dataset whose rows come first, with the labels that they have"

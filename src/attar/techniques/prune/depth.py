@@ -36,10 +36,11 @@ class Depth(Calibrated, Step, kind="prune/depth"):
     are removed is known beforehand, which ones is measured: by `divergence`, blocks go one by
     one, each time the one without which the answers move least from the original's (KL in nats,
     at one position in four; of an encoder's vectors 1 - cosine); by `influence` (ShortGPT, arXiv
-    2403.03853), those that turn the hidden states least, all at once: one pass over the data
-    where the other takes about half as many as there are blocks. Or by `taylor`, those without
-    which the task's own loss would lose least to first order (Molchanov et al. 2017, arXiv
-    1611.06440, of what a block adds): one pass with gradients, and labels for a classifier.
+    2403.03853), those whose hidden states are most similar before and after, all at once: one
+    pass over the data where the other takes about half as many as there are blocks (how active
+    a block is tells little: what it puts out is mostly what it was given). Or by `taylor`, those
+    without which the task's own loss would lose least to first order (Molchanov et al. 2017,
+    arXiv 1611.06440, of what a block adds): one pass with gradients, and labels for a classifier.
     """
 
     version = 2

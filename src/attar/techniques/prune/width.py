@@ -34,7 +34,9 @@ class Width(Calibrated, Step, kind="prune/width"):
 
     By how active they are on calibration data (Minitron, arXiv 2407.14679), or by what the loss
     would lose without them (Molchanov et al. 2017, arXiv 1611.06440). A head of keys and values
-    goes with all the query heads that share it, or some of each group's go.
+    goes with all the query heads that share it, or some of each group's go. By similarity, heads
+    and neurons go in `prune/heads` and `prune/neurons`; a hidden channel passes through every
+    norm, so no other one can stand for it in all blocks at once.
     """
 
     version = 2
