@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -171,3 +172,15 @@ def test_a_tokenizer_is_read_where_no_config_is(tmp_path) -> None:
     assert not (tmp_path / "config.json").exists()
     found = load_tokenizer(Files(tmp_path))
     assert found.get_vocab() == model.tokenizer.get_vocab()
+
+
+def test_several_threads_load_at_once(tmp_path: Path) -> None:
+    """transformers swaps what is the process's as it loads: none may find another's there."""
+    for name, family in (("a", "llama"), ("b", "bert"), ("c", "gpt2")):
+        save(tiny(family), tmp_path / name)
+    names = ["a", "b", "c"] * 4
+    with ThreadPoolExecutor(4) as threads:
+        loaded = list(threads.map(lambda name: _again(tmp_path / name), names))
+    for name, model in zip(names, loaded, strict=True):
+        assert torch.equal(logits(model), logits(_again(tmp_path / name)))
+    assert torch.get_default_dtype() == torch.float32

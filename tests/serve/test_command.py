@@ -124,6 +124,17 @@ def test_words_become_settings(
     assert settings.host == "127.0.0.1"
 
 
+def test_a_path_may_have_an_equals_sign_in_it(
+    given: list[Settings], folders: dict[str, Path], tmp_path: Path
+):
+    place = tmp_path / "x=1" / "model"
+    place.parent.mkdir()
+    place.symlink_to(folders["writer"])
+    for word, name in ((str(place), "model"), (f"mine={place}", "mine")):
+        assert main(["serve", word, "--home", str(tmp_path)]) == 0
+        assert (given[-1].models[0].name, given[-1].models[0].path) == (name, str(place))
+
+
 def test_runs_and_keys_are_found(given: list[Settings], folders: dict[str, Path], tmp_path: Path):
     store = tmp_path / "store" / "abcdef123456"
     store.parent.mkdir()

@@ -11,6 +11,7 @@ from typing import Any, cast
 import numpy as np
 import openai
 import pytest
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 import attar
 from attar.export.export import Wanted
@@ -178,13 +179,23 @@ def test_seeds_draw_the_same_again(client: openai.OpenAI) -> None:
     assert [chatted(client, seed).message.content for seed in seeds] == alone
 
 
+def named(token: int) -> str:
+    """A token's text, or bytes that are no character."""
+    text = byte_level().decode([token])
+    if "\ufffd" not in text:
+        return text
+    letters = {letter: byte for byte, letter in bytes_to_unicode().items()}
+    parts = [letters[letter] for letter in byte_level().convert_ids_to_tokens(token)]
+    return "bytes:" + "".join(f"\\x{part:02x}" for part in parts)
+
+
 def test_a_seed_draws_what_the_engine_draws_alone(served: Served) -> None:
     ids = byte_level()(PROMPTS[2]).input_ids
     with served.alone() as opened:
         tokens = list(opened.generate(ids, 8, Sampling(1.3, seed=5), stop=[1], top=3))
         exact = opened.logprobs([*ids, *(token.id for token in tokens)])[len(ids) - 1 :]
     told = drawn(served.client, 5, logprobs=3).logprobs
-    assert told.tokens == [byte_level().decode([token.id]) for token in tokens]
+    assert told.tokens == [named(token.id) for token in tokens]
     assert told.token_logprobs == pytest.approx([t.logprob for t in tokens], abs=0.02)
     best = [max(top.values()) for top in told.top_logprobs]
     assert best == pytest.approx([token.top[0][1] for token in tokens], abs=0.02)
@@ -229,7 +240,7 @@ def test_log_probabilities_are_the_artifacts(served: Served) -> None:
     found = drawn(served.client, None, PROMPTS[3], temperature=0, logprobs=3)
     told = found.logprobs
     assert found.text == byte_level().decode(written, skip_special_tokens=True)
-    assert told.tokens == [byte_level().decode([id_]) for id_ in written]
+    assert told.tokens == [named(id_) for id_ in written]
     assert [max(top.values()) for top in told.top_logprobs] == told.token_logprobs
     ours = TorchDecoder(load(Files(served.artifact))).logprobs([*ids, *written])[len(ids) - 1 :]
     gaps = [ours[at, id_] - told.token_logprobs[at] for at, id_ in enumerate(written)]
@@ -242,6 +253,18 @@ def test_stop_words_end_what_is_drawn(client: openai.OpenAI) -> None:
     cut = drawn(client, 1, stop=[stop, "never"])
     assert (cut.text, cut.finish_reason) == (whole.partition(stop)[0], "stop")
     assert streamed(client, 1, stop=stop) == cut.text
+
+
+def test_llama_cpp_draws_nothing_behind_the_end_that_its_file_tells_of(tmp_path: Path) -> None:
+    """Hubs' files end a turn with a token of which a tokenizer's own files are not at hand."""
+    folder, ended = a_gguf_file(tmp_path), 0
+    with cast("Decoder", find("llama-cpp").serve(folder, 1, 1, 256)) as opened:
+        for seed in range(12):
+            drawn = opened.generate([9, 10, 11], 60, Sampling(3.0, seed=seed))
+            found = [token.id for token in drawn]
+            assert 1 not in found[:-1]
+            ended += found[-1] == 1
+    assert ended, "no answer came to its end"
 
 
 def test_llama_cpp_writes_up_to_its_limit_within_a_character(tmp_path: Path) -> None:

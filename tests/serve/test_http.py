@@ -7,9 +7,11 @@ import logging
 import socket
 import threading
 import time
+from contextlib import suppress
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from fastapi.responses import JSONResponse
 from pydantic import ValidationError
@@ -17,8 +19,12 @@ from pydantic import ValidationError
 from attar.errors import UserError
 from attar.serve import encoding, run
 from attar.serve.auth import check_host, read_keys
+from attar.serve.gathering import Bounds, Gatherer
+from attar.serve.log import _Lines
+from attar.serve.opening import Loaded
 from attar.serve.schemas import Chat, Classification, Completion, Embedding
-from serve.fakes import Echo, Running, opener, running, settings
+from attar.serve.settings import Settings, Source
+from serve.fakes import Echo, Running, lengths, opener, running, settings, tokenizer
 
 STRANGE = {f"k{number}": 1 for number in range(1000)}
 CHAT = {"messages": [{"role": "user", "content": "hello"}]}
@@ -51,7 +57,10 @@ def post(server: Running, path: str, **more: Any) -> httpx.Response:
         (b'{"messages": [{"role": "user", "content": "x"}], "\\ud800": 1}', "unicode"),
         (b'{"messages": [{"role": "user", "content": "\\ud800"}]}', "unicode"),
         (b'{"messages": [{"role": "user", "content": "x"}], "seed": 1e400}', "seed"),
-        (b'{"messages": [{"role": "user", "content": "x"}], "tools": []}', "no parameter 'tools'"),
+        (b'{"messages": [{"role": "user", "content": "x"}], "tools": [{}]}', "tools: "),
+        (b'{"messages": [{"role": "user", "content": "x"}], "tool": []}', "no parameter 'tool'"),
+        (b'{"messages": [{"role": "user", "content": "x"}], "max_tokens": "5"}', "valid integer"),
+        (b'{"messages": [{"role": "user", "content": "x"}], "stream_options": {}}', "stream: true"),
         (b'{"messages": [{"role": "user", "content": "x"}], "stop": [""]}', "none of them empty"),
         (b'{"messages": [{"role": "user", "content": "x"}], "top_logprobs": 2}', "logprobs: true"),
         (b'{"a":' * 50_000, ""),
@@ -240,6 +249,7 @@ def test_keys_are_read_line_by_line():
 def test_others_are_let_in_with_keys_only():
     check_host("127.0.0.1", (), False)
     check_host("::1", (), False)
+    check_host("LOCALHOST", (), False)
     check_host("0.0.0.0", ("some-key-1",), False)
     check_host("0.0.0.0", (), True)
     for host in ("0.0.0.0", "", "127.elsewhere.example"):
@@ -312,6 +322,120 @@ def test_a_model_that_fails_is_our_fault_and_the_next_request_is_answered(
         assert fine.json()["choices"][0]["text"] == "fine"
 
 
+class Nowhere(Echo):
+    """Logits that are no numbers for prompts with an x in them."""
+
+    def extend(self, given: Any) -> Any:
+        found = super().extend(given)
+        for row, prompt in self.prompts.items():
+            if row in found and tokenizer()("x")["input_ids"][0] in prompt:
+                found[row][3] = np.nan
+        return found
+
+
+def test_numbers_that_are_none_are_no_answer():
+    def nowhere(ids: Any, mask: Any) -> Any:
+        return np.where(mask.sum(1, keepdims=True) == 3, np.nan, lengths(ids, mask))
+
+    made = opener(Nowhere)
+
+    def open_(source: Source, given: Settings) -> Loaded:
+        loaded = made(source, given)
+        if source.name == "vectors":
+            loaded.load = Gatherer(nowhere, Bounds(4, 100, 0.05), 0)
+        return loaded
+
+    with running(settings("echo", "vectors"), open_) as server:
+        for more in ({"temperature": 0}, {"temperature": 1}, {"logprobs": 2}):
+            bad = {"prompt": "an x", **more}
+            assert error(post(server, "/v1/completions", json=bad), 500)["code"] == "model_error"
+        several = {"prompt": ["an x", "fine"], "temperature": 0}
+        assert error(post(server, "/v1/completions", json=several), 500)["code"] == "model_error"
+        fine = post(server, "/v1/completions", json={"prompt": "fine", "temperature": 0})
+        assert fine.json()["choices"][0]["text"] == "fine"
+        for form in ("float", "base64"):
+            asked = {"input": "abc", "model": "vectors", "encoding_format": form}
+            assert error(post(server, "/v1/embeddings", json=asked), 500)["code"] == "model_error"
+            assert post(server, "/v1/embeddings", json={**asked, "input": "ab"}).status_code == 200
+
+
+def test_a_stream_that_fails_is_in_the_log_and_in_the_counts(caplog: pytest.LogCaptureFixture):
+    with running(settings(), opener(lambda: Echo(fails_on="poison"))) as server:
+        with caplog.at_level(logging.INFO, "attar.serve"):
+            post(server, "/v1/completions", json={"prompt": "a poison", "stream": True})
+            line = _request_line(caplog)
+        assert json.loads(line)["error"] == "the model failed on this prompt"
+        assert "traceback" not in line
+        assert _sample(server, "attar_broken_total") == 1
+        assert _sample(server, "attar_canceled_total") == 0
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_goes_away_is_counted_once(stream: bool):
+    echo = Echo(0.05)
+    with running(settings(limits={"context": 400}), opener(lambda: echo)) as server:
+        asked = {"prompt": ["x" * 90, "y" * 90], "max_tokens": 90, "stream": stream}
+        asks = httpx.stream("POST", f"{server.url}/v1/completions", json=asked, timeout=0.5)
+        with suppress(httpx.ReadTimeout), asks as answer:
+            next(answer.iter_lines())
+        end = time.monotonic() + 60
+        while not _sample(server, "attar_canceled_total") and time.monotonic() < end:
+            time.sleep(0.01)
+        assert server.idle()
+        assert _sample(server, "attar_canceled_total") == 1
+
+
+def test_a_template_that_is_broken_is_told_in_the_log(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    asked = {"messages": [{"role": "user", "content": "x"}]}
+    with running(settings()) as server:
+        own = "{{ raise_exception('after you') }}"
+        for template, said, logged in (
+            (own, "refuses these messages: after you", False),
+            ("{{ nothing_of_this_name() }}", "fails on these messages", True),
+        ):
+            caplog.clear()
+            monkeypatch.setattr(tokenizer(), "chat_template", template)
+            with caplog.at_level(logging.ERROR, "attar.serve"):
+                told = error(post(server, "/v1/chat/completions", json=asked), 400)
+            assert said in told["message"]
+            assert ("nothing_of_this_name" in caplog.text) == logged
+
+
+def test_parts_of_a_character_are_told_by_their_bytes(echo: Running):
+    asked = {"prompt": "\u4e2d", "max_tokens": 3, "temperature": 0, "logprobs": 2}
+    told = post(echo, "/v1/completions", json=asked).json()["choices"][0]["logprobs"]
+    assert told["tokens"] == [r"bytes:\xe4", r"bytes:\xb8", r"bytes:\xad"]
+    assert all(len(top) == 2 for top in told["top_logprobs"])
+    chat = {"messages": [{"role": "user", "content": "\u4e2d"}], "max_tokens": 12}
+    more = {"temperature": 0, "logprobs": True, "top_logprobs": 1}
+    found = post(echo, "/v1/chat/completions", json=chat | more).json()["choices"][0]
+    tokens = found["logprobs"]["content"]
+    known = b"".join(bytes(token["bytes"]) for token in tokens)
+    assert known.decode() == found["message"]["content"]
+    assert [token["bytes"] for token in tokens][6:9] == [[0xE4], [0xB8], [0xAD]]
+
+
+def test_an_answer_may_be_sent_back_as_it_came(echo: Running):
+    nothing = dict.fromkeys(("refusal", "annotations", "audio", "function_call", "tool_calls"))
+    turns = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "b", **nothing},
+        {"role": "user", "content": "c", "name": "me"},
+    ]
+    asked = {"messages": turns, "top_p": 0, "tools": [], "tool_choice": "none", "max_tokens": 2}
+    assert post(echo, "/v1/chat/completions", json=asked).status_code == 200
+
+
+def test_a_stream_that_tells_counts_tells_none_before_its_end(echo: Running):
+    asked = {"prompt": "four", "stream": True, "stream_options": {"include_usage": True}}
+    lines = post(echo, "/v1/completions", json=asked).text.split("\n\n")
+    chunks = [json.loads(line.removeprefix("data: ")) for line in lines[:-2]]
+    assert [chunk["usage"] for chunk in chunks[:-1]] == [None] * (len(chunks) - 1)
+    assert chunks[-1]["usage"]["prompt_tokens"] == 4
+
+
 def test_draining_lets_nothing_new_in():
     echo = Echo(0.01)
     with running(settings(limits={"context": 400}), opener(lambda: echo)) as server:
@@ -347,9 +471,17 @@ def _sample(server: Running, name: str) -> float:
     return next((float(value) for key, _, value in lines if key == name), 0.0)
 
 
-def test_the_log_tells_facts_and_no_words(echo: Running, caplog: pytest.LogCaptureFixture):
-    from attar.serve.log import _Lines
+def _request_line(caplog: pytest.LogCaptureFixture) -> str:
+    """The line of a request, which is written once the answer is sent."""
+    records: list[logging.LogRecord] = []
+    end = time.monotonic() + 60
+    while not records and time.monotonic() < end:
+        time.sleep(0.01)
+        records = [each for each in caplog.records if each.getMessage() == "request"]
+    return _Lines().format(records[-1])
 
+
+def test_the_log_tells_facts_and_no_words(echo: Running, caplog: pytest.LogCaptureFixture):
     with caplog.at_level(logging.INFO, "attar.serve"):
         post(
             echo,
@@ -357,12 +489,7 @@ def test_the_log_tells_facts_and_no_words(echo: Running, caplog: pytest.LogCaptu
             json={"messages": [{"role": "user", "content": "my secret"}], "model": "echo"},
             headers={"Authorization": "Bearer hidden-key"},
         )
-        records: list[logging.LogRecord] = []
-        end = time.monotonic() + 60
-        while not records and time.monotonic() < end:  # written once the answer is sent
-            time.sleep(0.01)
-            records = [each for each in caplog.records if each.getMessage() == "request"]
-    line = _Lines().format(records[-1])
+        line = _request_line(caplog)
     facts = json.loads(line)
     assert facts["status"] == 200
     assert facts["path"] == "/v1/chat/completions"

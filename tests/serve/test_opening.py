@@ -20,7 +20,7 @@ from attar.runtimes.runtime import Decoder, Encoder, Engine, StoredCodes
 from attar.serve import locating, opening
 from attar.serve.batching import Batched
 from attar.serve.delegating import Delegated
-from attar.serve.locating import locate
+from attar.serve.locating import locate, task_at
 from attar.serve.opening import Loaded, open_model
 from attar.serve.settings import Limits, Settings, Source
 from serve.fakes import EchoDecoder
@@ -147,6 +147,15 @@ def test_everything_else_is_pytorchs(folders: dict[str, Path]):
     assert model.context == 64
     assert model.size > 0
     model.close()
+
+
+def test_what_a_model_is_for_is_known_before_it_is_loaded(folders: dict[str, Path], tmp_path: Path):
+    tasks = {"writer": "causal-lm", "kinds": "classification", "vectors": "embedding"}
+    for name, task in tasks.items():
+        assert task_at(Source(name=name, path=str(folders[name]))) == task
+    given = Source(name="kinds", path=str(folders["kinds"]), task="embedding")
+    assert task_at(given) == "embedding"
+    assert task_at(Source(name="none", path=str(tmp_path / "none"))) is None
 
 
 def test_an_encoder_without_a_head_gives_embeddings(folders: dict[str, Path], tmp_path: Path):

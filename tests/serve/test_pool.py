@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import threading
 import time
 from typing import Any
 
@@ -132,8 +133,13 @@ def test_many_who_ask_at_once_load_it_once_and_one_who_leaves_stops_nothing():
 
 
 @pytest.mark.parametrize("error", [ModelError("it is damaged"), RuntimeError("bad header")])
-def test_a_model_that_does_not_load_is_tried_again(error: Exception):
+def test_a_model_that_does_not_load_is_tried_again(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+):
+    """But not at once: others would be unloaded for it at every request."""
     make, tries = opener(), []
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
 
     def broken(source: Source, given: Settings) -> Any:
         tries.append(source.name)
@@ -143,13 +149,41 @@ def test_a_model_that_does_not_load_is_tried_again(error: Exception):
 
     async def story() -> None:
         models = pool("a", open_=broken)
-        with pytest.raises(ApiError) as refused:
-            await touch(models, "a")
-        assert (refused.value.status, refused.value.code) == (503, "model_failed")
+        for _ in range(3):
+            with pytest.raises(ApiError) as refused:
+                await touch(models, "a")
+            assert (refused.value.status, refused.value.code) == (503, "model_failed")
+            assert len(tries) == 1
+            clock[0] += 14.0
         assert await touch(models, "a") == "a"
         await models.close()
 
     asyncio.run(story())
+
+
+def test_the_end_waits_for_no_loading():
+    """And what was loaded in vain is let go of."""
+    goes_on, loads, make = threading.Event(), threading.Event(), opener()
+    made: list[Any] = []
+
+    def slow(source: Source, given: Settings) -> Any:
+        loads.set()
+        goes_on.wait(60)
+        made.append(make(source, given))
+        return made[0]
+
+    async def story() -> None:
+        models = pool("a", open_=slow)
+        asked = asyncio.create_task(touch(models, "a"))
+        await asyncio.to_thread(loads.wait, 60)
+        await models.close()
+        assert not made
+        goes_on.set()
+        while not (made and made[0].load._closed):
+            await asyncio.sleep(0.01)
+        await asyncio.gather(asked, return_exceptions=True)
+
+    asyncio.run(asyncio.wait_for(story(), 60))
 
 
 def test_a_name_that_is_not_there():

@@ -37,6 +37,11 @@ def test_an_answer_ends_a_character_that_its_prompt_began():
     assert [unfolding.push(token) for token in rest] == ["", "中", "b"]
 
 
+def test_a_prompt_may_end_in_the_character_that_stands_for_broken_ones():
+    unfolding = Unfolding(tokenizer(), tokenizer()("ab\ufffd")["input_ids"])
+    assert [unfolding.push(token) for token in tokenizer()("cd")["input_ids"]] == ["c", "d"]
+
+
 def test_a_broken_character_comes_at_the_end():
     unfolding = Unfolding(tokenizer())
     first, *_ = tokenizer()("中")["input_ids"]
@@ -102,6 +107,9 @@ def test_text_ends_before_the_first_stop_word(pieces: list[str], words: list[str
         assert found == "".join(pieces)[: len(found)]
         assert not any(word in found for word in words)
         assert len(found) <= cut
+        # a piece that comes whole may end in another word sooner than its letters one by one do
+        if all(len(piece) < 2 for piece in pieces):
+            assert len(found) == cut
 
 
 @pytest.mark.parametrize("cut", range(1, 8))

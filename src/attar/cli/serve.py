@@ -189,7 +189,9 @@ def _source(text: str, home: str, engine: str | None, task: str | None) -> Sourc
     from attar.engine.store import Store
     from attar.serve.settings import Source
 
-    name, equals, place = text.rpartition("=")
+    name, equals, place = text.partition("=")
+    if not equals or Path(text).expanduser().exists():
+        name, equals, place = "", "", text
     path = Path(place).expanduser()
     if not path.exists():
         store = Store(Path(home))

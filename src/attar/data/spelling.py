@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, cast
 
 import numpy as np
@@ -80,6 +80,17 @@ class Spelling:
         return set(self.tokenizer.all_special_ids)
 
 
+def bytes_of(token: str) -> bytes | None:
+    """The bytes that a token is written for where tokens are of bytes; None where it tells none."""
+    byte = _BYTE.fullmatch(token)
+    if byte:
+        return bytes([int(byte[1], 16)])
+    table = _byte_letters()
+    if not token or any(letter not in table for letter in token):
+        return None
+    return bytes(table[letter] for letter in token)
+
+
 def shared(own: Spelling, theirs: Spelling) -> list[tuple[int, int]]:
     """Ids of the tokens that say the same in both, pair by pair, and of the end of a text."""
     mine, yours = own.special, theirs.special
@@ -123,6 +134,7 @@ def _plain(token: str) -> bytes:
     return token.replace(_METASPACE, " ").encode("utf-8", "surrogatepass")
 
 
+@cache
 def _byte_letters() -> dict[str, int]:
     """The letters that byte-level tokenizers write bytes as: printable ones as they are."""
     plain = [*range(33, 127), *range(161, 173), *range(174, 256)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import threading
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -45,6 +46,7 @@ _BY_MEDIA = {
     "input_values": transformers.AutoModelForAudioClassification,
 }
 CLASSIFIERS = ("ForSequenceClassification", "ForImageClassification", "ForAudioClassification")
+_ONE_AT_A_TIME = threading.RLock()  # what transformers swaps while it loads is the process's
 _SUFFIXES = {
     "ForCausalLM": "causal-lm",
     "LMHeadModel": "causal-lm",
@@ -261,10 +263,19 @@ def _first(error: Exception) -> str:
 
 @contextmanager
 def quiet(files: Files | None = None) -> Iterator[None]:
-    """Keep transformers' own bars and remarks off the terminal while it reads these files."""
+    """Keep transformers' own bars and remarks off the terminal while it reads these files.
+
+    Other threads that would read wait meanwhile: it puts its own dtype and methods in the place
+    of the process's as it loads, and two at once would leave those of the other there.
+    """
     from transformers import modeling_gguf_pytorch_utils as gguf_reader
     from transformers.utils import logging as hf_logging
 
+    with _ONE_AT_A_TIME:
+        yield from _quiet(files, gguf_reader, hf_logging)
+
+
+def _quiet(files: Files | None, gguf_reader: Any, hf_logging: Any) -> Iterator[None]:
     before = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled(), gguf_reader.tqdm
     hf_logging.set_verbosity(logging.CRITICAL)
     hf_logging.disable_progress_bar()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from attar.errors import AttarError
 from attar.runtimes.runtime import Floats, Ids, Sampling, Token
 
 _FEW = 256  # tokens that mostly hold the share that `top_p` asks for
@@ -13,8 +14,10 @@ def pick(logits: Floats, sampling: Sampling, random: np.random.Generator, top: i
     """Choose a token by its logits [vocabulary].
 
     With `top` None no log-probability is computed, and the token's is NaN; otherwise that many
-    of the likeliest tokens come with it.
+    of the likeliest tokens come with it. Raises AttarError where a logit is NaN, or all are.
     """
+    if not np.isfinite(logits.max()):
+        raise AttarError("the model gives NaN or infinite logits")
     chosen = _draw(logits, sampling, random) if sampling.temperature > 0 else int(logits.argmax())
     if top is None:
         return Token(chosen, float("nan"))

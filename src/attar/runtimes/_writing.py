@@ -12,6 +12,7 @@ from attar.runtimes.runtime import GREEDY, Decoder, Floats, Sampling, Token
 
 Following = Callable[[Sequence[int]], Floats]
 _CHUNK = 512  # tokens of a text that are computed at once
+_PIECE = 256  # of a prompt
 
 
 class LogitsDecoder(Decoder):
@@ -77,6 +78,9 @@ def _written(
 ) -> Iterator[Token]:
     given, random = prompt, np.random.default_rng(sampling.seed)
     while True:
+        while len(given) > _PIECE:  # an engine computes the logits of all that it is given at once
+            following(given[:_PIECE])
+            given = given[_PIECE:]
         token = pick(following(given), sampling, random, top)
         yield token
         given = [token.id]

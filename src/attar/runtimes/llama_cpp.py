@@ -165,7 +165,7 @@ class LlamaCppDecoder(LlamaServer, Decoder):
             if not held_back:
                 return
             for _ in range(count):  # pyright: ignore[reportPossiblyUnbound]
-                following = self._next(ids, sampling, top, **where)
+                following, _ = self._next(ids, sampling, top, **where)
                 ids.append(following.id)
                 yield following
             if token is None:  # pyright: ignore[reportPossiblyUnbound]
@@ -176,19 +176,25 @@ class LlamaCppDecoder(LlamaServer, Decoder):
     ) -> Iterator[Token]:
         """Each drawn by a seed of its own: a stream that was broken off could not go on."""
         for _ in range(limit):
-            token = self._next(ids, sampling, top, **where)
+            token, ends = self._next(ids, sampling, top, **where)
             where["cache_prompt"] = True
             ids.append(token.id)
             yield token
+            if ends:
+                return
 
-    def _next(self, ids: list[int], sampling: Sampling, top: int, **more: Any) -> Token:
+    def _next(
+        self, ids: list[int], sampling: Sampling, top: int, **more: Any
+    ) -> tuple[Token, bool]:
+        """The token that comes next, and whether the file says that it ends a text."""
         answer = self._ask(ids, top, **_drawing(sampling, len(ids)), **more)
         (id_,) = answer["__verbose"]["tokens"]
+        ends = answer["choices"][0]["finish_reason"] == "stop"
         told = _told(answer)
         if told is not None:
-            return told
+            return told, ends
         logprob, others = self._forced(ids, id_, top, **{**more, "cache_prompt": True})
-        return Token(id_, logprob, others)
+        return Token(id_, logprob, others), ends
 
     def _stream(
         self, ids: list[int], limit: int, top: int, **more: Any

@@ -29,6 +29,7 @@ _ERRORS = {
     404: "no such model",
     408: "the body came too slowly",
     413: "the body is too large",
+    415: "the body is said to be no JSON",
     429: "too many wait",
     503: "not ready, full, or about to end",
     504: "not done in time",
@@ -151,7 +152,7 @@ def _models(service: Service) -> APIRouter:
             "owned_by": "attar",
             "original": source.original,
             "loaded": loaded is not None,
-            "task": loaded.task if loaded else source.task,
+            "task": service.pool.task_of(name),
             "engine": loaded.engine if loaded else source.engine,
             "max_model_len": loaded.context if loaded else None,
         }

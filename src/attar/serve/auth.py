@@ -68,7 +68,7 @@ def _name(address: str) -> str:
 def _is_local(name: str) -> bool:
     with suppress(ValueError):
         return ip_address(name).is_loopback
-    return name == "localhost"
+    return name.lower() == "localhost"
 
 
 def read_keys(lines: Iterable[str]) -> tuple[str, ...]:

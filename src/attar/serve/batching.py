@@ -195,8 +195,7 @@ class Batched(Writer):
         try:
             logits = self._batch.extend({row.name: row.given})
         except Exception as error:  # whatever a model raises
-            self._leave(row)
-            row.job.tell(End("error", error))
+            self._end(row, End("error", error))
         else:
             self._go_on(row, logits[row.name])
 
@@ -206,14 +205,21 @@ class Batched(Writer):
             self._tell(row, logits)
 
     def _tell(self, row: _Row, logits: Floats) -> None:
-        token = pick(logits, row.job.sampling, row.random, row.job.top)
+        try:
+            token = pick(logits, row.job.sampling, row.random, row.job.top)
+        except AttarError as error:  # of logits that are no numbers
+            self._end(row, End("error", error))
+            return
         row.written += 1
         row.left = [token.id]
         row.job.tell(token)
         reason = row.job.ends(token, row.written)
         if reason is not None:
-            self._leave(row)
-            row.job.tell(End(reason))
+            self._end(row, End(reason))
+
+    def _end(self, row: _Row, end: End) -> None:
+        self._leave(row)
+        row.job.tell(end)
 
     def _leave(self, row: _Row) -> None:
         self._rows.remove(row)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -20,7 +21,6 @@ from attar.serve.opening import Loaded
 from attar.serve.prompts import chat_ids
 from attar.serve.schemas import Chat
 from attar.serve.service import Events, Service, new_id, now, unless_gone
-from attar.serve.text import UNFINISHED
 from attar.serve.writing import Answer, Piece, Written
 
 
@@ -63,7 +63,7 @@ async def _whole(service: Service, request: Request, asked: Chat, head: dict[str
                 {
                     "index": 0,
                     "message": {"role": "assistant", "content": whole.text, "refusal": None},
-                    "logprobs": _logprobs(model, asked, whole.tokens),
+                    "logprobs": await asyncio.to_thread(_logprobs, model, asked, whole.tokens),
                     "finish_reason": whole.reason,
                 }
             ],
@@ -111,9 +111,7 @@ def _logprob(model: Loaded, written: Written) -> dict[str, Any]:
 
 
 def _named(model: Loaded, token: int, logprob: float) -> dict[str, Any]:
-    text = token_text(model, token)
-    whole = UNFINISHED not in text  # of a part of a character its text does not tell the bytes
-    told = list(text.encode("utf-8")) if whole else None
+    text, told = token_text(model, token)
     return {"token": text, "logprob": finite(logprob), "bytes": told}
 
 

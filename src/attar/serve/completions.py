@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from typing import Any
@@ -62,9 +63,12 @@ async def _whole(
         wholes = await collect_all(answers, service, model.name)
         prompt = sum(len(answer.ask.prompt) for answer in answers)
         written = sum(answer.count for answer in answers)
+        told = await asyncio.to_thread(  # texts of thousands of tokens would hold up all others
+            lambda: [_logprobs(model, asked, whole.tokens) for whole in wholes]
+        )
         choices = [
-            _choice(index, whole.text, _logprobs(model, asked, whole.tokens), whole.reason)
-            for index, whole in enumerate(wholes)
+            _choice(index, whole.text, logprobs, whole.reason)
+            for index, (whole, logprobs) in enumerate(zip(wholes, told, strict=True))
         ]
         usage = service.usage(request, model.name, prompt, written)
         return {**head, "model": model.name, "choices": choices, "usage": usage}
@@ -101,7 +105,7 @@ def _logprobs(model: Loaded, asked: Completion, tokens: Sequence[Written]) -> di
     if asked.logprobs is None:
         return None
     return {
-        "tokens": [token_text(model, each.token.id) for each in tokens],
+        "tokens": [token_text(model, each.token.id)[0] for each in tokens],
         "token_logprobs": [finite(each.token.logprob) for each in tokens],
         "top_logprobs": [_likeliest(model, each) for each in tokens],
         "text_offset": [each.offset for each in tokens],
@@ -112,5 +116,5 @@ def _likeliest(model: Loaded, written: Written) -> dict[str, float]:
     """The likeliest tokens by their texts; of several that have one text, the likeliest."""
     found: dict[str, float] = {}
     for token, logprob in written.token.top:
-        found.setdefault(token_text(model, token), finite(logprob))
+        found.setdefault(token_text(model, token)[0], finite(logprob))
     return found

@@ -18,6 +18,7 @@ from attar.serve.prompts import Input, prompt_ids
 from attar.serve.schemas import Classification, Embedding
 from attar.serve.service import Service, new_id, now, unless_gone
 from attar.serve.settings import Limits
+from attar.serve.writing import failed
 
 
 def routes(service: Service) -> APIRouter:
@@ -97,8 +98,8 @@ async def _wait(futures: Any, limits: Limits) -> list[Floats]:
         raise ApiError(
             504, f"the texts were not done within {limits.seconds:g} s", "timeout"
         ) from None
-    except Stopped as error:
-        raise busy(str(error), "unavailable") from None
+    except Exception as error:  # whatever a model raises
+        raise failed(error, "text") from error
     finally:
         for future in futures:
             future.cancel()

@@ -97,7 +97,7 @@ async def _http(request: Request, error: Any) -> Response:
     return response
 
 
-async def _invalid(_: Request, error: Any) -> Response:
+async def _invalid(request: Request, error: Any) -> Response:
     """The first thing that is wrong, and where; 400, as OpenAI answers, where FastAPI says 422."""
     first = error.errors()[0]
     field = ".".join(_places(first, error.body)) or None
@@ -111,6 +111,10 @@ async def _invalid(_: Request, error: Any) -> Response:
     elif first["type"] == "missing":
         message = "a body is required: a JSON object"
     elif first["type"] == "model_attributes_type":
+        kind = request.headers.get("content-type", "application/json").partition(";")[0].lower()
+        if not kind.strip().endswith("json"):
+            said = f"the body is said to be {kind}: send a JSON object as application/json"
+            return ApiError(415, said, "unsupported_media_type").response()
         message = "the body is no valid dictionary: send a JSON object as application/json"
     return ApiError(400, message, "invalid_value", field).response()
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from attar.errors import AttarError
 from attar.runtimes._lengths import groups
 from attar.runtimes.runtime import Floats, Ids
 from attar.serve.batching import QueueFull, Stopped
@@ -121,7 +122,7 @@ class Gatherer:
                 return
             rows = [error]
         for text, row in zip(texts, rows, strict=True):
-            _settle(text.answer, row)
+            _settle(text.answer, _sound(row))
 
     def _run_together(self, texts: list[_Text]) -> Floats:
         longest = max(len(text.ids) for text in texts)
@@ -140,6 +141,13 @@ def _with_first(waits: Sequence[_Text], most: int) -> list[_Text]:
     """The first text and those that it runs with when all are parted with the least work."""
     parts = groups([len(text.ids) for text in waits], most, _PADDED)
     return next(([waits[place] for place in part] for part in parts if 0 in part), [])
+
+
+def _sound(row: Any) -> Any:
+    """The row, or what is wrong with it."""
+    if isinstance(row, Exception) or np.isfinite(row).all():
+        return row
+    return AttarError("the model gives NaN or infinite numbers for this text")
 
 
 def _settle(answer: Future[Floats], value: Any) -> None:

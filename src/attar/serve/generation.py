@@ -13,6 +13,7 @@ from typing import Any
 
 from fastapi import Request
 
+from attar.data.spelling import bytes_of
 from attar.serve.errors import ApiError
 from attar.serve.log import log
 from attar.serve.opening import Loaded
@@ -20,6 +21,7 @@ from attar.serve.prompts import too_long
 from attar.serve.schemas import Generation
 from attar.serve.service import Service
 from attar.serve.settings import Limits
+from attar.serve.text import UNFINISHED
 from attar.serve.writing import Answer, Ask, Piece, Written, sampling
 
 DONE = "data: [DONE]\n\n"
@@ -106,23 +108,14 @@ async def collect_all(answers: Sequence[Answer], service: Service, name: str) ->
 
 
 async def _timed(answer: Answer, service: Service, name: str) -> AsyncGenerator[Piece]:
-    """The pieces; the time until the first token is counted, and so is a client's going away."""
-    start, ended = time.perf_counter(), False
-    try:
-        async with aclosing(answer.pieces()) as pieces:
-            first = True
-            async for piece in pieces:
-                if first:
-                    service.metrics.first.labels(name).observe(time.perf_counter() - start)
-                    first = False
-                ended = piece.reason is not None
-                yield piece
-    except ApiError:
-        ended = True
-        raise
-    finally:
-        if not ended:
-            service.metrics.canceled.labels(name).inc()
+    """The pieces; the time until the first token is counted."""
+    start, first = time.perf_counter(), True
+    async with aclosing(answer.pieces()) as pieces:
+        async for piece in pieces:
+            if first:
+                service.metrics.first.labels(name).observe(time.perf_counter() - start)
+                first = False
+            yield piece
 
 
 @dataclass
@@ -143,22 +136,27 @@ class Stream:
     ) -> AsyncGenerator[str]:
         """Server-sent events: a chunk a piece, then the token counts, then the end."""
         counts: dict[str, int] | None = None
+        metrics, more = self.service.metrics, {"usage": None} if self.usage else {}
+        canceled = True  # unless it comes to its end here
         try:
             for first in opening:
-                yield _event(first)
+                yield _event({**first, **more})
             async with aclosing(self._together()) as pieces:
                 async for index, piece in pieces:
-                    yield _event(chunk(index, piece))
-            counts = self._usage()
+                    yield _event({**chunk(index, piece), **more})
+            counts, canceled = self._usage(), False
             if self.usage:
                 yield _event({**head(), "choices": [], "usage": counts})
             yield DONE
         except ApiError as error:
+            canceled = False
+            metrics.broken.inc()
             self.service.note(self.request, error=error.message)
             if error.__cause__ is not None:
                 log("failed", logging.ERROR, error.__cause__, path=self.request.url.path)
             yield f"data: {error.text()}\n\n"
         finally:
+            metrics.canceled.inc(canceled)
             if counts is None:
                 self._usage()
 
@@ -198,6 +196,15 @@ def _event(plain: dict[str, Any]) -> str:
     return f"data: {json.dumps(plain, ensure_ascii=False, separators=(',', ':'))}\n\n"
 
 
-def token_text(model: Loaded, token: int) -> str:
-    """A token's own text; special ones are shown."""
-    return model.tokenizer.decode([token], skip_special_tokens=False)
+def token_text(model: Loaded, token: int) -> tuple[str, list[int] | None]:
+    r"""A token's own text, and its bytes; special ones are shown.
+
+    Of a part of a character the text is `bytes:\xe4`, as OpenAI has it.
+    """
+    text = model.tokenizer.decode([token], skip_special_tokens=False)
+    if UNFINISHED not in text:
+        return text, list(text.encode("utf-8"))
+    known = bytes_of(model.tokenizer.convert_ids_to_tokens(token))
+    if known is None:
+        return text, None
+    return "bytes:" + "".join(f"\\x{byte:02x}" for byte in known), list(known)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from attar.core.recipe import ModelSource
 from attar.errors import AttarError, UserError
 from attar.runtimes import engine_of, find
+from attar.runtimes._gguf import encodes, gguf_of
 from attar.runtimes.runtime import Engine
 from attar.serve.memory import TORCH, Footprint, footprint
 from attar.serve.settings import Settings, Source
@@ -117,6 +118,24 @@ def placed(source: Source, settings: Settings) -> Place:
         if total <= settings.memory and not fewer:
             return _quick(place)
     return place
+
+
+def task_at(source: Source) -> str | None:
+    """What a model is for: causal-lm, classification or embedding; None where nothing says."""
+    from attar.models.load import config_of, task_of
+    from attar.models.source import Files
+
+    if source.task is not None:
+        return source.task
+    with suppress(AttarError):  # what is wrong with it is told when it is wanted
+        place = locate(source)
+        gguf = gguf_of(place.path)
+        if gguf is not None and place.engine != TORCH:
+            return "embedding" if encodes(gguf) else "causal-lm"
+        files = place.files or Files(place.folder)
+        task = task_of(config_of(files), files)
+        return task if task in ("causal-lm", "classification") else "embedding"
+    return None
 
 
 def _quick(place: Place) -> Place:

@@ -38,7 +38,7 @@ def set_up() -> None:
 
 
 def log(
-    event: str, level: int = logging.INFO, error: BaseException | None = None, **facts: Any
+    event: str, level: int = logging.INFO, error: BaseException | None = None, /, **facts: Any
 ) -> None:
     """One record, with facts as keys of its own."""
     LOGGER.log(level, event, exc_info=error, extra={"facts": facts})

@@ -27,7 +27,8 @@ class Metrics:
         self.requests = self._counter("requests", "Requests by path and status.", "path", "status")
         self.tokens = self._counter("tokens", "Tokens read and written.", "model", "kind")
         self.texts = self._counter("texts", "Texts classified or embedded.", "model")
-        self.canceled = self._counter("canceled", "Answers whose client went away.", "model")
+        self.canceled = self._counter("canceled", "Requests whose client went away.")
+        self.broken = self._counter("broken", "Streams that ended in an error.")
         self.seconds = self._times("request_seconds", "Time of a request.", "path")
         self.first = self._times("first_token_seconds", "Time to the first token.", "model")
 

@@ -9,12 +9,12 @@ import signal
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 from attar.errors import UserError
 from attar.serve.errors import ApiError, busy
-from attar.serve.locating import expected
+from attar.serve.locating import expected, task_at
 from attar.serve.log import log, since
 from attar.serve.opening import Loaded, open_model
 from attar.serve.settings import Settings, Source
@@ -23,14 +23,19 @@ Open = Callable[[Source, Settings], Loaded]
 Size = Callable[[Source], int]
 
 
+_REST = 30.0  # seconds
+
+
 @dataclass(eq=False)
 class _Entry:
     source: Source
     size: int  # bytes: expected, and once it was loaded real
+    task: str | None = None  # as far as its files tell before it is loaded
     loaded: Loaded | None = None
     loading: asyncio.Task[Loaded] | None = None
     users: int = 0  # those who wait for it, too
     used: float = 0.0
+    rests: float = 0.0  # until when it is not tried again, for it did not load
     held: int = 0  # bytes taken from the budget: from before it loads until after it is unloaded
 
 
@@ -52,7 +57,8 @@ class Pool:
         self._entries: dict[str, _Entry] = {}
         check_names(settings.models)
         for source in settings.models:
-            entry = _Entry(source, measured(source))
+            task = task_at(source) if size is None else source.task
+            entry = _Entry(source, measured(source), task)
             if self._budget is not None and entry.size > self._budget:
                 raise UserError(
                     f"{source.name} takes about {entry.size:,} bytes, more than the "
@@ -71,6 +77,11 @@ class Pool:
     def loaded(self) -> dict[str, Loaded]:
         """The models in memory."""
         return {name: e.loaded for name, e in self._entries.items() if e.loaded is not None}
+
+    def task_of(self, name: str) -> str | None:
+        """What a model is for; None where that is not known before it is loaded."""
+        entry = self._entry(name)
+        return entry.loaded.task if entry.loaded else entry.task
 
     async def start(self) -> None:
         """Load the first model, and others as far as they fit. Raises what loading raises."""
@@ -99,12 +110,14 @@ class Pool:
             yield loaded
 
     async def _in_time(self, entry: _Entry) -> Loaded:
+        if time.monotonic() < entry.rests:  # others were unloaded for it, for nothing
+            raise busy(f"{entry.source.name} does not load", "model_failed")
         try:
-            async with asyncio.timeout(self._settings.limits.queue_seconds):
+            async with asyncio.timeout(self._settings.limits.queue_seconds) as clock:
                 return await self._load_once(entry)
-        except TimeoutError:
-            raise busy(f"{entry.source.name} is not loaded yet", "model_loading") from None
         except Exception as error:  # whatever an engine raises
+            if clock.expired():
+                raise busy(f"{entry.source.name} is not loaded yet", "model_loading") from None
             raise busy(f"{entry.source.name} does not load", "model_failed") from error
 
     @asynccontextmanager
@@ -146,6 +159,7 @@ class Pool:
             loaded = await self._opened(entry)
         except Exception as error:
             log("model failed", logging.ERROR, error, model=entry.source.name)
+            entry.rests = time.monotonic() + _REST
             raise
         finally:
             entry.loading = None
@@ -166,7 +180,7 @@ class Pool:
     async def _opened(self, entry: _Entry) -> Loaded:
         entry.held = entry.size
         try:
-            return await asyncio.to_thread(self._open, entry.source, self._settings)
+            return await _aside(lambda: self._open(entry.source, self._settings))
         except BaseException:
             entry.held = 0
             await self._tell()
@@ -215,6 +229,33 @@ class Pool:
             return
         await asyncio.to_thread(loaded.close)
         log("model unloaded", model=entry.source.name)
+
+
+async def _aside(work: Callable[[], Loaded]) -> Loaded:
+    """Load in a thread that nothing waits for at the end; what nobody wants any more is closed."""
+    loop = asyncio.get_running_loop()
+    found: asyncio.Future[Loaded] = loop.create_future()
+
+    def settle(loaded: Loaded | None, error: BaseException | None) -> None:
+        if found.cancelled():
+            if loaded is not None:
+                loaded.close()
+        elif loaded is None:
+            found.set_exception(error or RuntimeError("nothing was loaded"))
+        else:
+            found.set_result(loaded)
+
+    def run() -> None:
+        loaded, failed = None, None
+        try:
+            loaded = work()
+        except BaseException as error:  # handed on to whoever waits
+            failed = error
+        with suppress(RuntimeError):  # the loop is closed: the server has ended
+            loop.call_soon_threadsafe(settle, loaded, failed)
+
+    threading.Thread(target=run, name="attar-loader", daemon=True).start()
+    return await found
 
 
 def _take_signals_back() -> None:

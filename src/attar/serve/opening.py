@@ -82,8 +82,11 @@ def open_model(source: Source, settings: Settings) -> Loaded:
         limits = limits.model_copy(update={"batch": batch})
         settings = settings.model_copy(update={"limits": limits})
     loaded = _open(source, place, settings)
-    # the first call drops a truncation that its file asks for; two threads at once may not do that
-    loaded.tokenizer("a", verbose=False)
+    try:  # the first call drops a truncation that its file asks for, which two at once may not do
+        loaded.tokenizer("a", verbose=False)
+    except BaseException:
+        loaded.close()
+        raise
     return loaded
 
 

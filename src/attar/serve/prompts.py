@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
+from jinja2 import TemplateError
+
 from attar.serve.errors import ApiError
 from attar.serve.opening import Loaded
 from attar.serve.schemas import Message
@@ -33,11 +35,12 @@ def _chat_ids(model: Loaded, turns: list[dict[str, str]]) -> list[int]:
         text: Any = model.tokenizer.apply_chat_template(
             turns, tokenize=False, add_generation_prompt=True
         )
-    except Exception as error:  # a template raises what it likes about roles and their order
+    except Exception as error:  # a template's own `raise_exception` raises just a TemplateError
+        refused = type(error) is TemplateError
         reason = str(error).partition("\n")[0][:200]
-        raise ApiError(
-            400, f"the model's chat template refuses these messages: {reason}", None, "messages"
-        ) from None
+        said = f"the model's chat template {'refuses' if refused else 'fails on'} these messages"
+        cause = None if refused else error  # which the log then shows
+        raise ApiError(400, f"{said}: {reason}", None, "messages") from cause
     return _ids(model, text, special=False)
 
 

@@ -47,9 +47,9 @@ def open_torch(source: Source, place: Place, settings: Settings) -> Loaded:
     }
     start = _threads(settings)
     if task == "causal-lm":
-        batched = Batched(Rows(model), limits.batch, limits.queue, start)
         ends = ends_of(model.tokenizer, model.module.generation_config, model.config)
         common["cache"] = text_bytes(place, source, settings) * caches(TORCH, limits.batch)
+        batched = Batched(Rows(model), limits.batch, limits.queue, start)
         return Loaded(task=task, tokenizer=model.tokenizer, load=batched, ends=ends, **common)
     task = "classification" if task == "classification" else "embedding"
     load_ = gatherer(_forward(model, task, start), settings, model.tokenizer)

@@ -54,7 +54,7 @@ def serve(settings: Settings, prepare: Prepare = lambda sources: sources) -> Non
     names = [source.name for source in settings.models]
     log(
         "listening",
-        url=f"http://{host}:{port}",
+        url=f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}",
         models=names,
         memory=settings.memory,
         counted=COUNTED,

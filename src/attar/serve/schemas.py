@@ -5,7 +5,7 @@ A parameter that Attar cannot heed is refused, never dropped silently.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import (
     AfterValidator,
@@ -74,7 +74,7 @@ def _whole_or_parts(given: Any) -> str | None:
 class _Known(BaseModel):
     """Refuses fields that it does not know; a hundred thousand of them as the first alone."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     @model_validator(mode="before")
     @classmethod
@@ -104,7 +104,7 @@ class Generation(Request):
     """Fields of a request for text."""
 
     temperature: FiniteFloat | None = Field(None, ge=0, le=2, description="0 takes the likeliest")
-    top_p: FiniteFloat | None = Field(None, gt=0, le=1, description="share of the likeliest")
+    top_p: FiniteFloat | None = Field(None, ge=0, le=1, description="share of the likeliest")
     top_k: int | None = Field(None, ge=0, le=2**31, description="how many of the likeliest; 0: all")
     seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1, description="draws the same again")
     stop: Words | Annotated[list[Words], Field(fail_fast=True)] | None = Field(
@@ -135,6 +135,12 @@ class Generation(Request):
             raise ValueError("give up to 4 words, none of them empty")
         return stop
 
+    @model_validator(mode="after")
+    def _streams(self) -> Self:
+        if self.stream_options is not None and not self.stream:
+            raise ValueError("stream_options goes with stream: true")
+        return self
+
     def stops(self) -> tuple[str, ...]:
         """The stop words."""
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
@@ -161,8 +167,18 @@ class Message(_Known):
         ),
         Field(json_schema_extra=_any_of),
     ]
-    name: str | None = None
+    name: str | None = Field(None, description="taken, and changes nothing")
     refusal: None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _given(cls, given: Any) -> Any:
+        """Clients send an answer back as they got it, with fields that say nothing."""
+        if not isinstance(given, dict):
+            return given
+        fields: dict[Any, Any] = cast("dict[Any, Any]", given)
+        own = cls.model_fields
+        return {name: value for name, value in fields.items() if name in own or value is not None}
 
     def plain(self) -> dict[str, str]:
         """As chat templates know it."""
@@ -186,6 +202,9 @@ class Chat(Generation):
     logprobs: bool | None = Field(None, description="log-probabilities of the tokens written")
     top_logprobs: int | None = Field(None, ge=0, le=20, description="of so many others too")
     response_format: Format | None = Field(None, description="text is the only one")
+    tools: list[Any] | None = Field(None, max_length=0, description="not offered: empty")
+    tool_choice: Literal["none", "auto"] | None = Field(None, description="changes nothing")
+    parallel_tool_calls: bool | None = Field(None, description="taken, and changes nothing")
 
 
 class Completion(Generation):

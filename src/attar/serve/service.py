@@ -62,7 +62,7 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, T], service: S
     try:
         await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
-            service.metrics.canceled.labels("any").inc()
+            service.metrics.canceled.inc()
             raise ApiError(499, "the client went away")
         return task.result()
     finally:

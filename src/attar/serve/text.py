@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-UNFINISHED = "�"  # what a tokenizer makes of bytes that are not a whole character yet
+from attar.data.spelling import bytes_of
+
+UNFINISHED = "\ufffd"  # what a tokenizer makes of bytes that are not a whole character yet
+_LONGEST = 4  # bytes of a character
 
 
 class Unfolding:
@@ -18,8 +21,13 @@ class Unfolding:
         self._tokenizer = tokenizer
         self._ids = list(before)
         self._begin, self._read = 0, len(self._ids)  # decoded again, and told already
-        while self._text(self._ids[: self._read]).endswith(UNFINISHED):
+        while self._text(self._ids[: self._read]).endswith(UNFINISHED) and not self._is_one():
             self._read -= 1  # the answer ends a character that the prompt began
+
+    def _is_one(self) -> bool:
+        """Whether what was read ends in that very character."""
+        last = self._tokenizer.convert_ids_to_tokens(self._ids[: self._read][-_LONGEST:])
+        return b"".join(bytes_of(each or "") or b"" for each in last).endswith(UNFINISHED.encode())
 
     def push(self, token: int) -> str:
         """The text that a token adds; empty while a character is not whole."""

@@ -135,7 +135,7 @@ class Answer:
                 raise self._late(patience) from None
             patience = limits.seconds
             if isinstance(news, End) and news.error is not None:
-                raise _failed(news.error)
+                raise failed(news.error)
             yield news
 
     def _late(self, patience: float) -> ApiError:
@@ -146,14 +146,15 @@ class Answer:
         )
 
 
-def _failed(error: Exception) -> ApiError:
+def failed(error: Exception, on: str = "prompt") -> ApiError:
+    """What a client is told where the model's work ended in an error."""
     if isinstance(error, Stopped):
         return busy(str(error), "unavailable")
     if isinstance(error, MemoryError):
         return busy("memory ran out", "out_of_memory")
-    failed = ApiError(500, "the model failed on this prompt", "model_error")
-    failed.__cause__ = error  # the log shows it, the client does not see it
-    return failed
+    told = ApiError(500, f"the model failed on this {on}", "model_error")
+    told.__cause__ = error  # the log shows it, the client does not see it
+    return told
 
 
 def sampling(temperature: float, top_p: float, top_k: int | None, seed: int | None) -> Sampling:
