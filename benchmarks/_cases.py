@@ -57,7 +57,7 @@ def rounding(bits: int, subject: Subject) -> dict[str, Method]:
     for iterations in (60, 90, 200) if subject is DECODER else (200, 1500):
         name = f"auto-round, {iterations} iterations"
         found[name] = peer("auto-round", _peers.auto_round(bits, 64, iterations))
-    if subject is DECODER:
+    if subject is DECODER:  # GPTQModel (7.7) knows no BERT
         found["gptq of gptqmodel"] = peer("gptqmodel", _peers.gptqmodel(bits, 64))
     if subject is DECODER and bits < 4:
         found["qat"] = own(("quantize/qat", {"grid": grid, **TAUGHT}))

@@ -131,6 +131,13 @@ def test_the_bounds_of_the_guard_are_its_defaults():
     }
 
 
+@pytest.mark.parametrize("page", ["deploy/compose.yaml", "docs/serve.md"])
+def test_the_model_of_compose_is_named_from_the_root(page: str):
+    """Compose takes relative folders to lie beside its own file."""
+    named = re.findall(r"\bMODEL=(\S+) .*docker compose", (ROOT / page).read_text("utf-8"))
+    assert named == ["$PWD/model"]
+
+
 @pytest.mark.parametrize("page", LINKED, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path):
     links = re.findall(r"\]\(([^)\s]+)\)", page.read_text("utf-8"))

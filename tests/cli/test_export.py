@@ -8,11 +8,12 @@ import pytest
 
 from attar.cli.demo import ship
 from attar.core.report import Figure, Report, StageReport
+from attar.errors import AttarError
 from attar.export.target import TARGETS
 from attar.models import save
 from cli.calling import Attar
 from export.decoders import decoder
-from tiny_models import press
+from tiny_models import press, tiny
 
 pytest.importorskip("compressed_tensors")
 
@@ -120,3 +121,29 @@ def test_what_is_refused_says_what_is_held(attar: Attar, tmp_path: Path) -> None
     assert "nf4-g64" in done.err
     assert "fp8-e4m3" in done.err
     assert not (tmp_path / "out").exists()
+
+
+def test_classes_that_are_the_same_are_counted(attar: Attar, tmp_path: Path) -> None:
+    save(tiny("bert", "classification"), tmp_path / "calm")
+    done = attar("export", tmp_path / "calm", "hf", "--no-speed", "--home", tmp_path / "home")
+    assert done.code == 0, done.err
+    words = [line.split() for line in done.out.splitlines() if line.strip()]
+    assert words[0] == ["p50", "p95", "first", "off", "same"]
+    assert words[1][-3:] == ["memory", "by", "%"]
+    [row] = [row for row in words if row[:2] == ["hf", "torch"]]
+    assert row[-1] == "100.0"
+
+
+def test_timing_that_fails_is_no_success(
+    attar: Attar, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object, **__: object) -> None:
+        raise AttarError("it was killed")
+
+    save(press(decoder(), "int4-g32", "int8-g32"), tmp_path / "pressed")
+    home = ("--home", tmp_path / "home")
+    assert attar("export", tmp_path / "pressed", "hf", "--no-speed", *home).code == 0
+    monkeypatch.setattr("attar.export.export.time_engine", killed)
+    done = attar("bench", tmp_path / "pressed", *home)
+    assert (done.code, done.out) == (1, "")
+    assert "hf in torch was left out: it was killed" in done.err

@@ -11,8 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from attar.errors import ExportError
+from attar.export._gguf_vocabulary import vocabulary_problem
 from attar.export.gguf import FILE, Gguf
 from attar.export.prepare import refuse, refuse_codes
 from attar.export.target import stored
@@ -140,6 +143,44 @@ def test_other_families_and_tokenizers_are_refused() -> None:
             refuse(model, Gguf(), allow_rounding=False)
     with pytest.raises(ExportError, match="WordLevel"):
         refuse(tiny("llama", mlp_bias=False), Gguf(), allow_rounding=False)
+
+
+def _lower(plain: Any) -> None:
+    plain.normalizer = normalizers.Lowercase()
+
+
+def _compatible(plain: Any) -> None:
+    plain.normalizer = normalizers.NFKC()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        _lower,
+        _compatible,
+        lambda plain: setattr(plain, "pre_tokenizer", pre_tokenizers.Metaspace()),
+        lambda plain: setattr(plain, "pre_tokenizer", pre_tokenizers.Whitespace()),
+        lambda plain: setattr(plain, "pre_tokenizer", pre_tokenizers.ByteLevel(use_regex=False)),
+    ],
+)
+def test_tokenizers_that_only_look_like_gpt2s_are_refused(change: Callable[[Any], None]) -> None:
+    model = decoder()
+    model.tokenizer.backend_tokenizer.normalizer = normalizers.NFC()
+    refuse(model, Gguf(), allow_rounding=False)
+    change(model.tokenizer.backend_tokenizer)
+    with pytest.raises(ExportError, match="none of bytes or changes texts"):
+        refuse(model, Gguf(), allow_rounding=False)
+
+
+def test_tokenizers_that_fall_back_on_bytes_change_no_letters() -> None:
+    model, made = decoder(), Tokenizer(models.BPE(byte_fallback=True))
+    model.tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=made)
+    plain = model.tokenizer.backend_tokenizer
+    marks = [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    plain.normalizer = normalizers.Sequence(marks)
+    assert list(vocabulary_problem(model)) == []
+    plain.normalizer = normalizers.Sequence([normalizers.NFKC(), *marks])
+    assert ["changes letters" in problem for problem in vocabulary_problem(model)] == [True]
 
 
 @pytest.mark.parametrize("kind", ["llama", "mistral", "qwen2", "qwen3"])

@@ -10,7 +10,7 @@ import pytest
 import torch
 import transformers
 
-from attar.calibrate.install import install_linear
+from attar.calibrate.install import install_linear, quantize_embeddings
 from attar.core.grid import Grid
 from attar.core.scope import Scope
 from attar.errors import ExportError
@@ -167,3 +167,10 @@ def test_what_transformers_does_not_know_is_refused(tmp_path: Path) -> None:
 def test_conv1d_holds_no_codes() -> None:
     with pytest.raises(ExportError, match="Conv1D"):
         refuse(press(tiny("gpt2")), Hf(), allow_rounding=False)
+
+
+def test_tables_alone_on_a_grid_are_plain(tmp_path: Path) -> None:
+    model = tiny("llama", tie_word_embeddings=False)
+    quantize_embeddings(model, Grid.parse("int8-channel"))
+    check(model, tmp_path, 0.0)
+    assert "quantization_config" not in json.loads((tmp_path / "config.json").read_text())

@@ -136,7 +136,13 @@ def test_timed_again_in_all_of_them(model: Path, tmp_path: Path, speeds: Speeds)
     del speeds["genai"]
     found = again(model, tmp_path)
     assert found.skipped == {"onnx in genai": "genai was killed"}
-    assert rates(done.folder) == speeds  # and no figure of another time
+    assert rates(done.folder) == {**speeds, "genai": 45.0}  # of this machine, so they compare
+    assert "- tokens_per_second in genai: 45 tokens/s" in (done.folder / "README.md").read_text()
+    record = json.loads((done.folder / RECORD).read_text())
+    record["environment"]["processor"] = "another"
+    (done.folder / RECORD).write_text(json.dumps(record))
+    again(model, tmp_path)
+    assert rates(done.folder) == speeds  # and no figure of another machine
     assert "tokens_per_second in genai" not in (done.folder / "README.md").read_text()
     assert (
         in_engines(done.folder, read_record(done.folder))[1].outputs
@@ -209,3 +215,53 @@ def test_the_card_of_a_run_keeps_what_the_run_tells(tmp_path: Path, speeds: Spee
     time_again(str(done.folder), tmp_path / "another")
     assert (done.folder / "README.md").read_text() == text
     assert rates(done.folder)["genai"] == 150.0
+
+
+def test_what_cannot_be_timed_is_published_without(
+    model: Path, tmp_path: Path, speeds: Speeds
+) -> None:
+    del speeds["onnxruntime"]  # which reads it back
+    done = attar.export(model, "onnx", home=tmp_path)
+    assert rates(done.folder) == {"genai": 90.0}
+    assert done.record["warnings"] == ["onnxruntime was not timed: onnxruntime was killed"]
+    assert done.outputs["kl"] < 0.05
+    speeds["onnxruntime"] = 60.0
+    again(model, tmp_path)
+    assert rates(done.folder) == speeds
+    assert read_record(done.folder)["warnings"] == []
+
+
+def test_an_engine_that_breaks_does_not_stop_the_others(
+    model: Path, tmp_path: Path, speeds: Speeds, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_: object) -> str:
+        raise RuntimeError("no such library")
+
+    attar.export(model, "onnx", home=tmp_path)
+    monkeypatch.setattr(OnnxRuntime, "version", broken)
+    found = again(model, tmp_path)
+    assert found.skipped == {"onnx in onnxruntime": "RuntimeError: no such library"}
+    assert [one.engine for one in found.exports] == ["genai"]
+
+
+def test_an_export_that_goes_there_meanwhile_keeps_its_own_figures(
+    model: Path, tmp_path: Path, speeds: Speeds, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def busy(*_: object) -> dict[str, Any]:
+        done.record["bytes"] += 1
+        (done.folder / RECORD).write_text(json.dumps(done.record))
+        return {}
+
+    def locked(*given: Any) -> None:
+        assert (done.folder.parent / ".onnx.attar-lock").is_file()
+        written.append(given)
+
+    done, written = attar.export(model, "onnx", home=tmp_path), list[Any]()
+    monkeypatch.setattr("attar.export.everything.write_record", locked)
+    again(model, tmp_path)
+    assert len(written) == 1
+    monkeypatch.setattr("attar.export.everything.timed", busy)
+    found = again(model, tmp_path)
+    assert len(written) == 1
+    assert "exported anew while it was timed" in found.skipped["onnx"]
+    assert found.exports == []

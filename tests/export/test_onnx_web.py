@@ -147,3 +147,23 @@ def test_in_a_browser(browser: Any, serve: Any, tmp_path: Path) -> None:
     wanted = model.tokenizer.decode(ids[prompt:], skip_special_tokens=True)
     assert page.text_content("#answer")[:8] == wanted[:8]
     assert f"{len(ids) - prompt} tokens" in page.inner_text("#facts")
+
+
+def test_a_template_that_takes_no_question_is_told(tmp_path: Path) -> None:
+    model = chatty()
+    model.tokenizer.chat_template = "{{ raise_exception('no system message') }}"
+    folder = exported(model, tmp_path)
+    page = json.loads((folder / "page.json").read_text())
+    assert (page["before"], page["after"]) == ("", "")
+    [warning] = json.loads((folder / "attar-export.json").read_text())["warnings"]
+    assert warning.startswith("the chat template takes no question (no system message)")
+
+
+@pytest.mark.parametrize(("pad", "last"), [(2, 2), (None, 319)])
+def test_no_end_is_made_up(pad: int | None, last: int, tmp_path: Path) -> None:
+    model = decoder(pad_token_id=pad, eos_token_id=None)
+    model.tokenizer.eos_token = None
+    find("onnx-web").write(model, tmp_path)
+    assert json.loads((tmp_path / "page.json").read_text())["ends"] == []
+    genai = json.loads((tmp_path / "genai_config.json").read_text())["model"]
+    assert (genai["eos_token_id"], genai["pad_token_id"]) == ([last], last)  # it wants one

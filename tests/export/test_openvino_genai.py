@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tokenizers import pre_tokenizers
 
 import attar
 from attar.export.export import Wanted
@@ -14,8 +15,10 @@ from attar.models import save
 from attar.runtimes import find, openvino
 from attar.runtimes.runtime import Decoder
 from export.decoders import TEXT, byte_level, decoder
+from export.encoders import pieces
 from tiny_models import press
 
+openvino_tokenizers = pytest.importorskip("openvino_tokenizers")
 genai = pytest.importorskip("openvino_genai", reason="pip install 'attar[openvino]'")
 EXACT = {  # rounding on the way moves a token of a random model
     "INFERENCE_PRECISION_HINT": "f32",
@@ -80,3 +83,36 @@ def test_it_reads_texts_and_chats_as_the_tokenizer_does(tmp_path: Path) -> None:
     assert tokenizer.apply_chat_template(chat, True) == byte_level().apply_chat_template(
         chat, tokenize=False, add_generation_prompt=True
     )
+
+
+def test_a_tokenizer_that_is_not_converted_is_left_out_and_told(tmp_path: Path) -> None:
+    model, said = decoder(), list[str]()
+    model.tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.UnicodeScripts()
+    save(model, tmp_path / "scripts")
+    wanted = Wanted(speed=False)
+    done = attar.export(
+        tmp_path / "scripts", "openvino", home=tmp_path, wanted=wanted, say=said.append
+    )
+    [warning] = done.record["warnings"]
+    assert warning.startswith("openvino_tokenizers cannot convert the tokenizer (")
+    assert f"warning: {warning}" in said
+    assert not (done.folder / openvino.TOKENIZER).exists()
+    assert done.outputs["kl"] < 0.05
+    assert "texts_tokenized_alike" not in done.outputs
+
+
+def test_a_graph_that_reads_texts_otherwise_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = Wanted(speed=False)
+    save(decoder(), tmp_path / "model")
+    right = attar.export(tmp_path / "model", "openvino", home=tmp_path, wanted=wanted)
+    assert right.outputs["texts_tokenized_alike"] == 1.0
+    true = openvino_tokenizers.convert_tokenizer
+    monkeypatch.setattr(
+        openvino_tokenizers, "convert_tokenizer", lambda _, **how: true(pieces(), **how)
+    )
+    wrong = attar.export(tmp_path / "model", "openvino", home=tmp_path, wanted=wanted)
+    assert wrong.outputs["texts_tokenized_alike"] == 0.0
+    [warning] = wrong.record["warnings"]
+    assert "cuts 100% of the texts otherwise" in warning

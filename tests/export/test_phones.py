@@ -14,7 +14,7 @@ from attar.core.scope import Scope
 from attar.errors import ExportError
 from attar.export import target
 from attar.export.prepare import refuse, refuse_codes, round_again
-from attar.layers import LowRank, QuantizedLinear, TiedHead, swap
+from attar.layers import LowRank, QuantizedEmbedding, QuantizedLinear, TiedHead, swap
 from attar.models.model import Model, weight_of
 from attar.models.uneven import keep_groups, keep_neurons
 from attar.ops.rounding import dequantize, fit_scales, quantize
@@ -196,3 +196,15 @@ def test_scales_are_positive_where_that_is_asked_for() -> None:
         for fitted in (either, above)
     ]
     assert errors[0] < errors[1] < 1.3 * errors[0]
+
+
+def test_more_than_one_file_holds_is_refused_before_weights_are_there() -> None:
+    litert = target.find("litert")
+    with torch.device("meta"):
+        large = tiny("llama", hidden_size=4096, head_dim=16, vocab_size=150_000)
+        [problem] = litert.problems(large)
+        assert "2.5 GB there, floats in 32 bits, and one file holds 2.1" in problem
+        table = QuantizedEmbedding(150_000, 4096, Grid.parse("int8-channel"), torch.float32, 1.0)
+        swap(large.module, "model.embed_tokens", table)
+        swap(large.module, "lm_head", TiedHead(table, "model.embed_tokens", None))
+        assert litert.problems(large) == []

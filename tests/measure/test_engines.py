@@ -143,5 +143,17 @@ def test_an_encoder_in_a_fresh_process(tmp_path: Path) -> None:
 
 
 def test_what_goes_wrong_there_is_told_here(tmp_path: Path) -> None:
-    with pytest.raises(AttarError, match="no engine is called 'warp'"):
-        time_engine(tmp_path, "warp", ROWS)
+    with pytest.raises(AttarError, match=r"no engine is called 'warp'.*\. Wait a while$"):
+        time_engine(tmp_path, "warp", ROWS, advice="Wait a while")
+
+
+@pytest.mark.parametrize(("most", "told"), [(1, {"first_token"}), (0, set())])
+def test_a_decoder_that_ends_at_once_has_no_speed(
+    most: int, told: set[str], clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Ends(Writes):
+        def generate(self, prompt: Any, limit: int, *_: Any, **__: Any) -> Iterator[Token]:
+            return super().generate(prompt, min(limit, most))
+
+    found = timed(Ends(clock), monkeypatch, ROWS[:1])
+    assert found.keys() == {*told, "load", "peak_memory"}

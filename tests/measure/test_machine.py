@@ -7,7 +7,7 @@ import psutil
 import pytest
 
 from attar.measure import machine
-from attar.measure.size import total_size, weights_size
+from attar.measure.size import engine_size, total_size, weights_size
 
 
 def test_the_environment_is_plain_data() -> None:
@@ -84,3 +84,13 @@ def test_sizes(tmp_path: Path) -> None:
     assert weights_size(tmp_path) == 5
     assert total_size(tmp_path) == 7
     assert weights_size(tmp_path / "a.safetensors") == total_size(tmp_path / "a.safetensors") == 5
+
+
+@pytest.mark.parametrize(
+    "name", ["model.gguf", "model.onnx", "openvino_model.bin", "model.tflite", "model.pte"]
+)
+def test_what_an_engine_needs_is_counted(tmp_path: Path, name: str) -> None:
+    for other in ("tokenizer.json", "openvino_tokenizer.bin", "README.md", "program.json"):
+        (tmp_path / other).write_bytes(b"12")
+    (tmp_path / name).write_bytes(b"12345")
+    assert engine_size(tmp_path) == 5

@@ -6,7 +6,7 @@ import pytest
 from sklearn.metrics import f1_score
 
 from attar.measure.items import Items
-from attar.measure.statistics import compare, figures
+from attar.measure.statistics import Comparison, compare, figures
 
 
 def _text(nats: list[float], tokens: int = 10, **more: object) -> Items:
@@ -57,8 +57,9 @@ def test_without_labels_only_the_reference_speaks() -> None:
 
 
 def test_other_tokens_are_said_not_to_compare() -> None:
-    note = figures(_text([1.0, 2.0]), _text([1.0, 2.0], tokens=7), "causal-lm")["perplexity"].note
-    assert "do not compare" in note
+    own, other = _text([1.0, 2.0]), _text([1.0, 2.0], tokens=7)
+    assert "do not compare" in figures(own, other, "causal-lm")["perplexity"].note
+    assert compare(own, other) == Comparison()
 
 
 def test_perplexity_ratio_is_paired() -> None:

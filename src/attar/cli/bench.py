@@ -19,13 +19,19 @@ def bench(
     ] = None,
     home: Home = HOME,
 ) -> None:
-    """Time an artifact's exports, or one export's folder, in every engine of this machine."""
+    """Time an artifact's exports, or one export's folder, in every engine of this machine.
+
+    Exits with 1 where nothing was timed.
+    """
     from attar.export.everything import time_again
 
     say = partial(typer.secho, err=True, dim=True)
     done = time_again(ref, Path(home), threads, say)
-    show_exports(done.exports)
+    if done.exports:
+        show_exports(done.exports)
     for target, reason in done.skipped.items():
         typer.secho(f"{target} was left out: {reason}", err=True)
     if done.fastest is not None:
         typer.echo(told_fastest(done.fastest))
+    if not done.exports:
+        raise typer.Exit(1)

@@ -30,5 +30,6 @@ def card(
     if out is None:
         typer.echo(text, nl=False)
         return
-    with readable(f"the card {out} cannot be written", out.absolute().parent):
+    instead = "name another file with --out"
+    with readable(f"the card {out} cannot be written", out.absolute().parent, instead):
         write_text(out, text)

@@ -62,7 +62,7 @@ def ship(report: Report, home: str) -> None:
     fastest = found.fastest
     if fastest is None:
         typer.echo(
-            "No engine that runs these is installed: pip install 'attar[llama-cpp]'", err=True
+            "No engine was timed. If none is installed: pip install 'attar[llama-cpp]'", err=True
         )
         return
     before = report.stages[0].figures.get("tokens_per_second")

@@ -96,7 +96,11 @@ def told_fastest(one: Exported) -> str:
 
 
 def show_exports(exports: list[Exported]) -> None:
-    """A row for each export in each engine: bytes, speed, memory, how near its answers are."""
+    """A row for each export in each engine: bytes, speed, memory, how near its answers are.
+
+    The last column is the perplexity, or of how many texts (of a masked language model tokens) the
+    engine's class is the artifact's.
+    """
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -104,8 +108,9 @@ def show_exports(exports: list[Exported]) -> None:
     rate = "texts/s" if any("texts_per_second" in one.speed for one in exports) else "tokens/s"
     near = "KL\nnats" if any("kl" in one.outputs for one in exports) else "off\nby"
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
+    agree = "ppl" if any("perplexity_engine" in one.outputs for one in exports) else "same\n%"
     latencies = ("p50\nms", "p95\nms", "first\nms")
-    for title in ("target", "engine", "bytes", rate, *latencies, "memory", near, "ppl"):
+    for title in ("target", "engine", "bytes", rate, *latencies, "memory", near, agree):
         table.add_column(title)
     for one in exports:
         table.add_row(*_cells(one))
@@ -120,6 +125,7 @@ def _cells(one: Exported) -> list[str]:
         return "–" if value is None else significant(value, digits)
 
     speed = {name: figure.value for name, figure in one.speed.items()}
+    same = one.outputs.get("agreement")
     return [
         one.target,
         one.engine,
@@ -128,5 +134,5 @@ def _cells(one: Exported) -> list[str]:
         *(told(speed.get(name)) for name in ("latency_p50", "latency_p95", "first_token")),
         bytes_text(speed["peak_memory"]) if "peak_memory" in speed else "–",
         told(one.outputs.get("kl", one.outputs.get("largest_difference"))),
-        told(one.outputs.get("perplexity_engine"), 4),
+        told(one.outputs.get("perplexity_engine", None if same is None else 100 * same), 4),
     ]

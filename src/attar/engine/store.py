@@ -22,6 +22,7 @@ from attar.errors import StoreError, UserError
 FORMAT = 1
 STEP_FILE = "step.json"
 REPORT_FILE = "report.json"
+ELSEWHERE = "name another folder with --home"
 
 
 class Store:
@@ -155,8 +156,11 @@ class Store:
 
 
 @contextmanager
-def readable(what: str, place: Path) -> Generator[None]:
-    """Turn a failure of the disk that `place` is on into one clear line."""
+def readable(what: str, place: Path, instead: str = ELSEWHERE) -> Generator[None]:
+    """Turn a failure of the disk that `place` is on into one clear line.
+
+    `instead` is what else a user can do who may not write there.
+    """
     try:
         yield
     except OSError as error:
@@ -165,7 +169,7 @@ def readable(what: str, place: Path) -> Generator[None]:
         if short or error.errno in (errno.ENOSPC, errno.EDQUOT):
             advice = _full(place)
         elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            advice = f"{error.strerror}. Mend that, or name another folder with --home"
+            advice = f"{error.strerror}. Mend that, or {instead}"
         else:
             advice = str(error)
         raise StoreError(f"{what}: {advice}") from error

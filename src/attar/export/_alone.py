@@ -9,19 +9,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from attar.engine.store import readable
+from attar.engine.store import ELSEWHERE, readable
 
 
 @contextmanager
-def alone(lock: Path, say: Callable[[str], None]) -> Generator[None]:
+def alone(lock: Path, say: Callable[[str], None], instead: str = ELSEWHERE) -> Generator[None]:
     """Let one at a time in; the system lets go of the lock of one that dies.
 
     The file goes when whoever is in leaves; a killed one leaves it to the next.
     """
     while True:
-        with readable(f"{lock.parent} cannot be written", lock.parent):
+        with readable(f"{lock.parent} cannot be written", lock.parent, instead):
             lock.parent.mkdir(parents=True, exist_ok=True)
-            file = lock.open("w")
+            file = lock.open("a")
         with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

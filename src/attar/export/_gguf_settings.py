@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from attar.export.target import quantized
@@ -68,7 +69,7 @@ def add_settings(writer: Any, model: Model) -> None:
 
     config, sizes = model.config, model.sizes
     writer.add_type("model")
-    writer.add_name(getattr(config, "name_or_path", "") or config.model_type)
+    writer.add_name(Path(getattr(config, "name_or_path", "")).name or config.model_type)
     writer.add_file_type(_file_type(model))
     writer.add_quantization_version(2)
     writer.add_context_length(context_length(config))

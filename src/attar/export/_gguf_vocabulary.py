@@ -11,9 +11,9 @@ from typing import Any
 from attar.models import Model
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
-# How a text is cut before merging, told by what becomes of a probe: runs of digits, and whether
-# contractions are cut off in capitals too.
-_PROBE = "I'LL 1234567"
+# How a text is cut before merging, told by what becomes of a probe: bytes, runs of digits, whether
+# contractions are cut off in capitals too. Its last word is another where letters are made alike.
+_PROBE = "I'LL 1234567 Éﬁ"
 _INNER = "##"  # begins a piece that goes on with a word, in WordPiece
 _SPACE = "\u2581"  # begins one that opens a word, in GGUF
 _KINDS = {"causal-lm": "BPE", "embedding": "WordPiece"}
@@ -22,10 +22,10 @@ _WORDS_CUT = ["e", "don", "'", "t", "ﬁt", "中", "文", "-", "x"]
 _SPECIAL = {"bos": "bos", "eos": "eos", "unk": "unk", "pad": "pad"}  # GGUF's names: transformers'
 _PIECES_SPECIAL = {**_SPECIAL, "bos": "cls", "eos": "sep", "sep": "sep", "mask": "mask"}
 _CUTS = {
-    ("7", False): "gpt-2",
-    ("1111111", False): "smollm",
-    ("1111111", True): "qwen2",
-    ("331", True): "llama-bpe",
+    "I ' LL Ġ1234567 ĠÃīï¬ģ": "gpt-2",
+    "I ' LL Ġ 1 2 3 4 5 6 7 ĠÃīï¬ģ": "smollm",
+    "I 'LL Ġ 1 2 3 4 5 6 7 ĠÃīï¬ģ": "qwen2",
+    "I 'LL Ġ 123 456 7 ĠÃīï¬ģ": "llama-bpe",
 }
 
 
@@ -56,10 +56,12 @@ def vocabulary_problem(model: Model) -> Iterator[str]:
         yield f"its tokenizer is a {kind}, and one for {model.task} is written if it is a {wanted}"
     elif kind == "WordPiece":
         yield from _pieces_problem(model, backend, plain)
+    elif plain["model"]["byte_fallback"] and _rewrites(backend):
+        yield "its tokenizer changes letters before it cuts texts, and llama.cpp does not"
     elif not plain["model"]["byte_fallback"] and _cut(backend) is None:
         yield (
-            "its tokenizer cuts texts in a way that has no name here; those that have one: "
-            + ", ".join(_CUTS.values())
+            "its tokenizer cuts texts in a way that has no name here, is none of bytes or changes "
+            f"texts before; those that have one: {', '.join(_CUTS.values())}. Export to hf or onnx"
         )
 
 
@@ -167,10 +169,21 @@ def _tokens(plain: dict[str, Any], tokenizer: Any, rows: int) -> tuple[list[str]
     return tokens, kinds
 
 
+def _rewrites(backend: Any) -> bool:
+    """Whether more becomes of a word than the mark of a space before it."""
+    normalizer, word = backend.normalizer, _PROBE.split()[-1]
+    return normalizer is not None and normalizer.normalize_str(word).strip(_SPACE) != word
+
+
 def _cut(backend: Any) -> str | None:
-    """llama.cpp's name for how a text is cut before merging; None where it has none here."""
-    if backend.pre_tokenizer is None:
+    """llama.cpp's name for how a text is cut before merging; None where it has none here.
+
+    None too where texts are changed before that, or bytes are no tokens: nothing of it is read.
+    """
+    normalizer, cut = backend.normalizer, backend.pre_tokenizer
+    if cut is None:
         return None
-    parts = [part for part, _ in backend.pre_tokenizer.pre_tokenize_str(_PROBE)]
-    digits = "".join(str(n) for part in parts if (n := sum(c.isdigit() for c in part)))
-    return _CUTS.get((digits, "'LL" in parts))
+    text = normalizer.normalize_str(_PROBE) if normalizer else _PROBE
+    parts = " ".join(part for part, _ in cut.pre_tokenize_str(text))
+    known = {*parts} - {" "} <= backend.get_vocab().keys()
+    return _CUTS.get(parts) if known else None

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from attar.core.recipe import ModelSource
 from attar.core.report import Figure, StageReport
-from attar.errors import AttarError
 from attar.export.artifact import Artifact
-from attar.export.licence import licence_of
-from attar.models.source import Files, resolve
+from attar.export.licence import hub_lines, licence_of
+from attar.models.source import PACKAGE, at_hand, of_hub
 
 CARD = "README.md"
+_PLACE = re.compile(r'"[/~][^"]*/([^"/]+)/?"')  # of a teacher, say, on this machine
 _PIPELINES = {
     "causal-lm": "text-generation",
     "masked-lm": "fill-mask",
@@ -22,7 +24,6 @@ _PIPELINES = {
     "embedding": "feature-extraction",
     "contrastive": "zero-shot-image-classification",
 }
-_WORD = re.compile(r"[\w.+-]+")
 _QUALITY = ("perplexity", "kl", "agreement", "accuracy", "macro_f1")
 _SPEED = (
     "tokens_per_second",
@@ -47,14 +48,35 @@ _AUTO = {
 }
 
 
+@dataclass(frozen=True)
+class Base:
+    """What a model was made of, as a card tells it: by no path of this machine.
+
+    `licence` is None where its files tell of none, or are not at hand to look into (`here`).
+    """
+
+    name: str
+    licence: str | None
+    here: bool = True
+    hub: bool = False
+
+    @property
+    def told(self) -> str:
+        """Its name and its licence, in words."""
+        if self.licence:
+            return f"`{self.name}`, whose licence is {self.licence}."
+        if self.here:
+            return f"`{self.name}`. No licence was found in its files."
+        return f"`{self.name}`. Its licence was not looked up: its files are not on this machine."
+
+
 def card(artifact: Artifact, records: Sequence[Mapping[str, Any]] = ()) -> str:
     """The card as Markdown with a YAML header; `records` are those of its exports."""
-    base, licence = base_of(artifact)
+    base = base_of(artifact)
     parts = [
-        _header(artifact, base, licence, records),
+        _header(artifact, base, records),
         f"# {artifact.name}\n",
-        f"Pressed by Attar from `{base}`"
-        + (f", whose licence is {licence}." if licence else ". No licence was found in its files."),
+        f"Pressed by Attar from {base.told}",
         _stages(artifact.stages),
         _numbers(artifact.stages),
         *(_export(record) for record in records),
@@ -62,38 +84,26 @@ def card(artifact: Artifact, records: Sequence[Mapping[str, Any]] = ()) -> str:
     return "\n".join(part for part in parts if part).rstrip() + "\n"
 
 
-def base_of(artifact: Artifact) -> tuple[str, str | None]:
+def base_of(artifact: Artifact) -> Base:
     """Where the model came from, and the licence of that."""
     if artifact.report is None:
-        path, files = str(artifact.files.gguf or artifact.files.folder), artifact.files
-        return path, licence_of(path, files)
-    path = str(artifact.report.recipe["model"]["path"])
-    return path, licence_of(path, _files(path))
+        return Base(artifact.name, licence_of(artifact.name, artifact.files))
+    source = ModelSource.model_validate(artifact.report.recipe["model"])
+    path, hub, files = source.path, of_hub(source.path), at_hand(source)
+    licence = licence_of(path, files)
+    name = path if hub or path.startswith(PACKAGE) else Path(path).absolute().name
+    return Base(name, licence, files is not None, hub)
 
 
-def _files(path: str) -> Files | None:
-    from pathlib import Path
-
-    if not path.startswith("package:") and not Path(path).expanduser().exists():
-        return None  # of a hub, which is not asked again for this
-    try:
-        return resolve(ModelSource(path=path))
-    except AttarError:
-        return None
-
-
-def _header(
-    artifact: Artifact, base: str, licence: str | None, records: Sequence[Mapping[str, Any]]
-) -> str:
+def _header(artifact: Artifact, base: Base, records: Sequence[Mapping[str, Any]]) -> str:
     task = artifact.report.task if artifact.report else None
     task = task or next((record["task"] for record in records), None)
-    lines = ["---"]
-    if licence:
-        lines.append(f"license: {licence if _WORD.fullmatch(licence) else json.dumps(licence)}")
+    lines = ["---", *(hub_lines(base.licence) if base.licence else ())]
     rounded = any(stage.kind.startswith("quantize/") for stage in artifact.stages)
     rounded = rounded or any(record["grids"] for record in records)
     relation = "quantized" if rounded else "finetune"
-    lines += [f"base_model: {json.dumps(base)}", f"base_model_relation: {relation}"]
+    if base.hub:  # which refuses a card with any other name there
+        lines += [f"base_model: {base.name}", f"base_model_relation: {relation}"]
     if task in _PIPELINES:
         lines.append(f"pipeline_tag: {_PIPELINES[task]}")
     kinds = {stage.kind.partition("/")[0] for stage in artifact.stages if "/" in stage.kind}
@@ -111,7 +121,8 @@ def _stages(stages: Sequence[StageReport]) -> str:
 
 
 def _plain(settings: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {json.dumps(value)}" for name, value in settings.items())
+    told = ", ".join(f"{name} {json.dumps(value)}" for name, value in settings.items())
+    return _PLACE.sub(r'"\1"', told)
 
 
 def _numbers(stages: Sequence[StageReport]) -> str:

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from attar.engine.store import Store
 from attar.errors import AttarError, UserError
+from attar.export._alone import alone
+from attar.export._draft import lock_of
+from attar.export._reference import Reference
 from attar.export.artifact import Artifact, find_artifact
 from attar.export.export import (
+    NOT_TIMED,
     USUAL,
     Say,
     Wanted,
-    default_folder,
     export_beside,
     exports_of,
     timed,
+    usual_folder,
 )
 from attar.export.record import Exported, in_engines, named_folder, read_record, write_record
 from attar.export.target import TARGETS, find
-from attar.export.verify import Reference
 from attar.measure.machine import environment
 from attar.runtimes import find as find_engine
 
@@ -65,14 +70,12 @@ def export_all(
     artifact = find_artifact(str(ref), Path(home))
     reference = Reference(artifact)
     for target in TARGETS.names():
-        folder = Path(out) / target if out else default_folder(Path(home), artifact.name, target)
+        folder = Path(out) / target if out else usual_folder(Path(home), artifact, target)
         try:
             done = export_beside(reference, find(target), folder, wanted, say)
             exports += in_engines(done.folder, done.record)
-        except AttarError as error:
-            skipped[target] = str(error)
         except Exception as error:  # whatever a writer or an engine raises
-            skipped[target] = f"{type(error).__name__}: {error}"
+            skipped[target] = _told(error)
     if not exports:
         reasons = "; ".join(f"{target}: {text}" for target, text in skipped.items())
         raise UserError(f"no target holds {ref}. {reasons}")
@@ -82,8 +85,9 @@ def export_all(
 def time_again(ref: str, home: Path, threads: int | None = None, say: Say = lambda _: None) -> All:
     """An export's folder, or an artifact's exports under `home`, timed anew in every engine here.
 
-    Their records and cards tell the new figures, and no older ones; the card of an export whose
-    artifact is not on this machine is left as it is.
+    Their records and cards tell the new figures, and of an engine that fails now the older ones,
+    if they are of this machine; the card of an export whose artifact is not on this machine is left
+    as it is.
     """
     exports: list[Exported] = []
     skipped: dict[str, str] = {}
@@ -92,23 +96,33 @@ def time_again(ref: str, home: Path, threads: int | None = None, say: Say = lamb
         target = find(record["target"])
         if not target.timed:
             continue
-        speeds: dict[str, Any] = {}
+        found: dict[str, dict[str, Any]] = {}
         names = [engine.name for engine in target.engines(folder)] or [target.engine]
         for one in (Exported(folder, record, name) for name in names):
             say(f"timing {one.target} in {one.engine}, in a fresh process")
             try:
-                speeds[one.engine] = timed(one, threads)
-                exports.append(one)
-            except AttarError as error:
-                skipped[f"{one.target} in {one.engine}"] = str(error)
-        if speeds:
-            _keep(artifact, folder, record, speeds)
+                speed = timed(one, threads)
+                found[one.engine] = {"version": find_engine(one.engine).version(), "speed": speed}
+            except Exception as error:  # whatever an engine raises
+                skipped[f"{one.target} in {one.engine}"] = _told(error)
+        if not found:
+            continue
+        with _undisturbed(folder, say):
+            if read_record(folder) != record:
+                skipped[target.name] = "it was exported anew while it was timed. Time it again"
+                continue
+            _keep(artifact, folder, record, found)
+        exports += [Exported(folder, record, name) for name in found]
     if not exports and not skipped:
         raise UserError(
             f"{ref} is or has no export under {home} that is timed. `attar export REF --all` makes "
             "them"
         )
     return All(exports, skipped)
+
+
+def _told(error: Exception) -> str:
+    return str(error) if isinstance(error, AttarError) else f"{type(error).__name__}: {error}"
 
 
 def _named(ref: str, home: Path) -> tuple[Artifact | None, dict[Path, dict[str, Any]]]:
@@ -132,15 +146,25 @@ def _named(ref: str, home: Path) -> tuple[Artifact | None, dict[Path, dict[str, 
     return None, {folder: record}
 
 
+def _undisturbed(folder: Path, say: Say) -> AbstractContextManager[None]:
+    """No export goes there meanwhile; none can where nothing may be written beside it."""
+    folder = folder.resolve()
+    return alone(lock_of(folder), say) if os.access(folder.parent, os.W_OK) else nullcontext()
+
+
 def _keep(
-    artifact: Artifact | None, folder: Path, record: dict[str, Any], speeds: dict[str, Any]
+    artifact: Artifact | None, folder: Path, record: dict[str, Any], found: dict[str, Any]
 ) -> None:
-    """Write the figures of now in the place of those of another time and machine."""
-    for found in record["engines"].values():
-        found.pop("speed", None)
-    for engine, speed in speeds.items():
-        found = record["engines"].setdefault(engine, {})
-        found |= {"version": find_engine(engine).version(), "speed": speed}
+    """Write the figures of now in the place of those of another time, and of another machine."""
+    here = environment()
+    if record["environment"] != here:
+        for each in record["engines"].values():
+            each.pop("speed", None)
+    for engine, figures in found.items():
+        record["engines"].setdefault(engine, {}).update(figures)
     record.pop("not_run", None)
-    record["environment"] = environment()
+    if "warnings" in record:
+        done = tuple(f"{engine}{NOT_TIMED}" for engine in found)
+        record["warnings"] = [text for text in record["warnings"] if not text.startswith(done)]
+    record["environment"] = here
     write_record(artifact, folder, record)

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+import hashlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from glob import escape
 from pathlib import Path
 from typing import Any
 
-from attar.engine.store import flush, readable
-from attar.errors import UserError
-from attar.export._alone import alone
+from attar.errors import AttarError, UserError
+from attar.export._draft import draft_of, without_drafts
+from attar.export._reference import Reference
 from attar.export.artifact import Artifact, find_artifact
 from attar.export.prepare import merge_factors, refuse, refuse_codes, round_again
-from attar.export.record import FORMAT, RECORD, Exported, read_record, write_record
+from attar.export.record import FORMAT, RECORD, Exported, made_of, read_record, write_record
 from attar.export.target import TARGETS, Target, find, quantized
-from attar.export.verify import Reference, compare_codes, compare_outputs, far, missing
-from attar.measure.engines import time_engine
+from attar.export.verify import compare_codes, compare_outputs, far, missing
+from attar.measure.engines import AGAIN, time_engine
 from attar.measure.machine import environment
 from attar.measure.probe import random_ids
-from attar.measure.size import total_size, weights_size
+from attar.measure.size import engine_size
 from attar.models import Model, load
 from attar.models.adapters import adapted_in
 from attar.models.load import config_of, load_tokenizer, skeleton, task_of
@@ -30,6 +27,8 @@ from attar.runtimes import find as find_engine
 
 PROMPT, TEXT, TEXTS = 64, 128, 8
 _FORMER_PROMPT = [list(range(10, 42))]  # for an export that was not timed when it was made
+NOT_TIMED = " was not timed: "  # after the engine's name, in a warning
+_LATER = "`attar bench` times it later, --no-speed leaves it out"
 Say = Callable[[str], None]
 
 
@@ -68,7 +67,7 @@ def export(
     known; nothing is published unless the engine reads back the very codes.
     """
     chosen, artifact = find(target), find_artifact(str(ref), Path(home))
-    folder = Path(out) if out else default_folder(Path(home), artifact.name, target)
+    folder = Path(out) if out else usual_folder(Path(home), artifact, target)
     return export_beside(Reference(artifact), chosen, folder, wanted, say)
 
 
@@ -77,7 +76,7 @@ def export_beside(
 ) -> Exported:
     """Export an artifact that may be exported to other targets too: they share what it answers."""
     check(reference.artifact, target, wanted)
-    check_place(folder)
+    check_place(folder, reference.artifact, target)
     folder = folder.expanduser().absolute()
     return _write(reference, load(reference.artifact.files), target, folder, wanted, say)
 
@@ -105,7 +104,7 @@ def _write(
     engine = find_engine(target.engine)
     with draft_of(folder, say) as draft:
         say(f"writing {target.name}")
-        target.write(model, draft)
+        absent = target.write(model, draft)
         if not (draft / "tokenizer_config.json").exists():
             model.tokenizer.save_pretrained(draft)
         say(f"reading it back with {target.engine}")
@@ -115,13 +114,15 @@ def _write(
             "rounded": rounded,
             "merged": merged,
             "as_floats": floats,
-            "bytes": weights_size(draft) or total_size(draft),
+            "bytes": engine_size(draft),
             "verified": {"codes": compare_codes(model, engine, draft, floats)},
             "engines": {},
         }
-        absent = missing(engine)
-        if absent is not None:
-            record["not_run"] = str(absent)
+        for warning in absent or ():
+            _warn(record, warning, say)
+        uninstalled = missing(engine)
+        if uninstalled is not None:
+            record["not_run"] = str(uninstalled)
         wanted = replace(wanted, speed=wanted.speed and target.timed)
         if wanted.speed:
             record["prompt"] = _prompt(model)
@@ -144,19 +145,24 @@ def _run(model: Model, reference: Reference, one: Exported, wanted: Wanted, say:
     engine = find_engine(one.engine)
     found: dict[str, Any] = {"version": engine.version()}
     if wanted.verify:
-        say(f"comparing its answers in {engine.name} with PyTorch's")
+        held = reference.held(model)
+        say(f"comparing its answers in {engine.name} with PyTorch's on {held.told}")
         outputs = compare_outputs(model, engine, one.folder, reference)
-        found["outputs"] = {**outputs, "text": reference.rows(model)[1]}
+        found["outputs"] = {**outputs, "text": held.text}
         warning = far(outputs, engine.name)
         if warning:
             _warn(one.record, warning, say)
     one.record["engines"][engine.name] = found
     if wanted.speed:
         say(f"timing it in {engine.name}, in a fresh process")
-        found["speed"] = timed(one, wanted.threads)
+        try:
+            found["speed"] = timed(one, wanted.threads, _LATER)
+        except AttarError as error:  # what was written and verified is good without
+            _warn(one.record, f"{engine.name}{NOT_TIMED}{error}", say)
 
 
 def _warn(record: dict[str, Any], warning: str, say: Say) -> None:
+    warning = without_drafts(warning)
     record.setdefault("warnings", []).append(warning)
     say(f"warning: {warning}")
 
@@ -169,10 +175,10 @@ def _prompt(model: Model) -> list[list[int]]:
     return random_ids(model, 1 if decodes else TEXTS, max(1, min(length, limit // 2))).tolist()
 
 
-def timed(one: Exported, threads: int | None) -> dict[str, Any]:
+def timed(one: Exported, threads: int | None, advice: str = AGAIN) -> dict[str, Any]:
     """The figures of an export in one engine, with the prompt that its record holds."""
     rows = one.record.get("prompt", _FORMER_PROMPT)
-    found = time_engine(one.folder, one.engine, rows, threads, tokens=len(rows[0]))
+    found = time_engine(one.folder, one.engine, rows, threads, len(rows[0]), advice)
     return {name: figure.model_dump() for name, figure in found.items()}
 
 
@@ -205,8 +211,25 @@ def _skeleton(artifact: Artifact, wanted: Wanted) -> Model:
 
 
 def default_folder(home: Path, name: str, target: str) -> Path:
-    """Where an export goes when the user names no folder."""
+    """The folder of the exports of a model of this name, when the user names none."""
     return home.expanduser().absolute() / "exports" / name / target
+
+
+def usual_folder(home: Path, artifact: Artifact, target: str) -> Path:
+    """Where an export goes when the user names no folder.
+
+    Another one than the default where an export of another model of the same name lies there.
+    """
+    folder = default_folder(home, artifact.name, target)
+    former = _former(folder)
+    if former is None or _replaced(former["source"], artifact.source):
+        return folder
+    return _marked_folder(home, artifact, target)
+
+
+def _marked_folder(home: Path, artifact: Artifact, target: str) -> Path:
+    mark = hashlib.sha256(str(artifact.source["path"]).encode()).hexdigest()[:8]
+    return default_folder(home, f"{artifact.name}-{mark}", target)
 
 
 def taken(folder: Path) -> bool:
@@ -214,59 +237,53 @@ def taken(folder: Path) -> bool:
     return folder.is_file() or (folder.is_dir() and any(folder.iterdir()))
 
 
-def check_place(folder: Path) -> None:
-    """Refuse a folder that holds something else; an earlier export is replaced."""
-    folder = folder.expanduser()
+def check_place(folder: Path, artifact: Artifact, target: Target) -> None:
+    """Refuse a folder that holds something else; an earlier export of the model is replaced."""
+    folder = folder.expanduser().absolute()
+    model = artifact.files.folder.resolve()
+    if folder.resolve() in (model, *model.parents) and taken(folder):
+        raise UserError(f"{folder} is where the model lies. Name another folder with --out")
     if taken(folder) and not (folder / RECORD).is_file():
         raise UserError(
-            f"{folder.absolute()} is there and is no export of Attar's. Name another folder with "
+            f"{folder} is there and is no export of Attar's. Name another folder with --out, or "
+            "move it away"
+        )
+    former = _former(folder)
+    if former is None:
+        return
+    source = former["source"]
+    if former["target"] != target.name or not _replaced(source, artifact.source):
+        whose = source["path"] or source["name"]
+        raise UserError(
+            f"{folder} holds an export of {whose} to {former['target']}. Name another folder with "
             "--out, or move it away"
         )
 
 
-@contextmanager
-def draft_of(folder: Path, say: Say = lambda _: None) -> Generator[Path]:
-    """A folder to fill beside the one wanted; it takes its place once it is whole and on disk.
-
-    One at a time fills it: another that wants the same place waits, and then replaces it.
-    """
-    draft = folder.with_name(f"{folder.name}.{os.getpid()}.draft")
-    old = folder.with_name(f"{folder.name}.{os.getpid()}.old")
-    lock = folder.with_name(f"{folder.name}.lock")
-    what = f"the export could not be written to {folder}"
-    with readable(what, folder.parent), alone(lock, say):
-        try:
-            _sweep(folder)
-            draft.mkdir()
-            yield draft
-            flush(draft)
-            if folder.exists():
-                folder.rename(old)
-            draft.rename(folder)
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
-            if old.exists() and not folder.exists():
-                old.rename(folder)
-            shutil.rmtree(old, ignore_errors=True)
+def _former(folder: Path) -> dict[str, Any] | None:
+    """The record of an export that lies there; one that cannot be read protects nothing."""
+    try:
+        return read_record(folder)
+    except AttarError:
+        return None
 
 
-def _sweep(folder: Path) -> None:
-    """Remove what killed processes left beside an export, and put back one they were replacing."""
-    for left in folder.parent.glob(f"{escape(folder.name)}.*.*"):
-        number = left.name.removeprefix(f"{folder.name}.").partition(".")[0]
-        if not number.isdigit() or left.suffix not in (".draft", ".old"):
-            continue
-        if left.suffix == ".old" and not folder.exists():
-            left.rename(folder)
-        else:
-            shutil.rmtree(left, ignore_errors=True)
+def _replaced(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> bool:
+    """Whether an export of one source gives way to another's: the same model, or the same run's."""
+    if theirs["key"] is None or ours["key"] is None:
+        return theirs["path"] == ours["path"]
+    homes = [Path(str(source["path"])).parent for source in (theirs, ours)]
+    return theirs["key"] == ours["key"] or (theirs["name"] == ours["name"] and homes[0] == homes[1])
 
 
 def exports_of(artifact: Artifact, home: Path) -> dict[Path, dict[str, Any]]:
     """The records of an artifact's exports under `home`, by their folders.
 
-    None of another model that has or had the same name, and no draft that a kill left.
+    None of another model that has or had the same name, nor of these files before they were
+    written anew, and no draft that a kill left.
     """
-    folders = (default_folder(home, artifact.name, target) for target in TARGETS.names())
-    found = {folder: read_record(folder) for folder in folders if (folder / RECORD).is_file()}
-    return {f: record for f, record in found.items() if record["source"] == artifact.source}
+    places = (default_folder(home, artifact.name, target) for target in TARGETS.names())
+    marked = (_marked_folder(home, artifact, target) for target in TARGETS.names())
+    folders = [folder for folder in (*places, *marked) if (folder / RECORD).is_file()]
+    found = {folder: read_record(folder) for folder in folders}
+    return {f: record for f, record in found.items() if made_of(record, artifact)}

@@ -6,7 +6,6 @@ Never one that was rounded a second time: what is served is what the artifact ho
 from __future__ import annotations
 
 import gc
-import hashlib
 import os
 import shlex
 from dataclasses import dataclass
@@ -16,8 +15,8 @@ from attar.errors import AttarError, MissingPackage, UserError
 from attar.export._alone import alone
 from attar.export.artifact import REPORT, Artifact, find_artifact
 from attar.export.everything import rate
-from attar.export.export import Say, Wanted, check, default_folder, export
-from attar.export.record import RECORD, Exported, in_engines, read_record
+from attar.export.export import Say, Wanted, check, default_folder, export, usual_folder
+from attar.export.record import RECORD, Exported, in_engines, made_of, read_record
 from attar.export.target import TARGETS, Target, find
 from attar.measure.machine import cores, processor
 from attar.models.load import config_of, task_of
@@ -158,11 +157,7 @@ class _Search:
             record = read_record(folder)
         except AttarError:
             return []
-        ours, theirs = self.artifact.source, record["source"]
-        same = theirs["path"] == ours["path"] and record.get("stamp") == self.artifact.stamp
-        if self.artifact.key is not None:
-            same = theirs["key"] == ours["key"]
-        if not same or record["rounded"]:
+        if not made_of(record, self.artifact) or record["rounded"]:
             return []
         each = in_engines(folder, record)
         if self.engine is not None:
@@ -223,7 +218,8 @@ class _Search:
     def _tried(self, target: str, say: Say) -> list[str]:
         """Why an export was not made, if so."""
         try:
-            export(self.ref, target, self._folder(target), self.home, Wanted(speed=False), say)
+            folder = usual_folder(self.home, self.artifact, target)
+            export(self.ref, target, folder, self.home, Wanted(speed=False), say)
         except AttarError as error:
             return [str(error)]
         except Exception as error:  # whatever a writer or an engine raises: PyTorch runs it still
@@ -232,18 +228,6 @@ class _Search:
             gc.collect()
             trim()
         return []
-
-    def _folder(self, target: str) -> Path:
-        """The usual folder; another where an export of another model of that name lies there."""
-        usual = default_folder(self.home, self.artifact.name, target)
-        path = str(self.artifact.source["path"])
-        try:
-            taken = read_record(usual)["source"]["path"] != path
-        except AttarError:
-            taken = False
-        mark = hashlib.sha256(path.encode()).hexdigest()[:8]
-        other = default_folder(self.home, f"{self.artifact.name}-{mark}", target)
-        return other if taken else usual
 
     def _runs_there(self, target: Target) -> bool:
         """Whether a model for this task can be run there, by the engine that the user names."""

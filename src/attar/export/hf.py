@@ -82,7 +82,8 @@ class Hf(Target):
         if not any(True for _ in quantized(model)):
             write(model, folder, weights(model.module), None)
             return
-        write(model, folder, packed(model), quantization_config(model))
+        coded = any(not item.table for item in quantized(model))  # tables are floats there
+        write(model, folder, packed(model), quantization_config(model) if coded else None)
 
 
 def _cannot_load(model: Model) -> Iterator[str]:

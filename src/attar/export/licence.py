@@ -1,22 +1,41 @@
-"""The licence of a base model, where its files tell."""
+"""The licence of a base model, where its files tell, and what a hub calls it."""
 
 from __future__ import annotations
 
+import json
 import re
 from importlib.metadata import PackageNotFoundError, metadata
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any, cast
+
+import yaml
 
 from attar.models.source import PACKAGE, Files
 
+_AND = ", "
 _FRONT = re.compile(r"^---\n(.*?)\n---", re.DOTALL)
-_LINE = re.compile(r"^license:\s*['\"]?([\w.+-]+)", re.MULTILINE)
 _FILES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE", "COPYING")
 _KNOWN = {
     "apache license": "apache-2.0",
     "mit license": "mit",
     "bsd 3-clause": "bsd-3-clause",
     "gnu general public license": "gpl",
+}
+# Ids that a hub takes; it refuses a card with one that it does not know
+_OF_HUB = re.compile(
+    r"other|apache-2\.0|mit|isc|zlib|wtfpl|unlicense|mpl-2\.0|bsd(-[23]-clause)?|agpl-3\.0"
+    r"|gpl(-[23]\.0)?|lgpl(-2\.1|-3\.0)?|cc0-1\.0|cc-by(-sa)?-3\.0|cc-by(-nc)?(-sa|-nd)?-4\.0"
+    r"|odc-by|cdla-permissive-2\.0|gemma|llama(2|3|3\.[123]|4)|openrail"
+    r"|(bigcode|bigscience|creativeml)-openrail-m|bigscience-bloom-rail-1\.0"
+)
+_MEANT = {  # by what packages say
+    "apache 2.0": "apache-2.0",
+    "apache license 2.0": "apache-2.0",
+    "apache license, version 2.0": "apache-2.0",
+    "mit license": "mit",
+    "bsd 3-clause": "bsd-3-clause",
+    "bsd 3-clause license": "bsd-3-clause",
 }
 
 
@@ -36,13 +55,27 @@ def licence_of(path: str, files: Files | None) -> str | None:
     return found
 
 
+def hub_lines(licence: str) -> list[str]:
+    """What the header of a hub's card says of a licence that `licence_of` found."""
+    ids = [_MEANT.get(one, one) for one in licence.split(_AND)]
+    if all(map(_OF_HUB.fullmatch, ids)):
+        return [f"license: {json.dumps(ids) if ids[1:] else ids[0]}"]
+    name = re.sub(r"[^a-z0-9.]+", "-", licence).strip("-")
+    return ["license: other", *([f"license_name: {json.dumps(name)}"] if name else [])]
+
+
 def _of_card(folder: Path) -> str | None:
     try:
         front = _FRONT.match((folder / "README.md").read_text("utf-8", errors="replace"))
-    except OSError:
+        header: Any = yaml.safe_load(front[1]) if front else None
+    except (OSError, yaml.YAMLError):
         return None
-    line = _LINE.search(front[1]) if front else None
-    return line[1].lower() if line else None
+    fields = cast("dict[str, Any]", header) if isinstance(header, dict) else {}
+    told = fields.get("license")
+    if told == "other":
+        told = fields.get("license_name", told)
+    ids = cast("list[Any]", told) if isinstance(told, list) else [told]
+    return _AND.join(one.lower() for one in ids if isinstance(one, str)) or None
 
 
 def _of_file(folder: Path) -> str | None:

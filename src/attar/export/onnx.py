@@ -67,15 +67,17 @@ class Onnx(Target):
 def _genai_config(model: Model) -> dict[str, Any]:
     """What onnxruntime-genai reads; it allots keys and values by it."""
     config, heads = model.config, decoder.heads_of_block(model, 0)
-    ends = ends_of(model)
+    ends, pad = ends_of(model), config.pad_token_id
+    if pad is None:
+        pad = ends[0] if ends else config.vocab_size - 1  # mostly a row that no token has
     return {
         "model": {
             "type": "llama",  # how it is fed, whatever the family
             "vocab_size": config.vocab_size,
             "context_length": config.max_position_embeddings,
             "bos_token_id": config.bos_token_id if config.bos_token_id is not None else 1,
-            "eos_token_id": ends,
-            "pad_token_id": config.pad_token_id if config.pad_token_id is not None else ends[0],
+            "eos_token_id": ends or [pad],  # it wants one, and within the vocabulary
+            "pad_token_id": pad,
             "decoder": {
                 "filename": "model.onnx",
                 "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
@@ -106,11 +108,14 @@ def _genai_config(model: Model) -> dict[str, Any]:
 
 
 def ends_of(model: Model) -> list[int]:
-    """The tokens that end an answer, by the generation config, the config and the tokenizer."""
+    """The tokens that end an answer, by the generation config, the config and the tokenizer.
+
+    None where none of them names one.
+    """
     generation = getattr(model.module, "generation_config", None)
     found: list[int] = []
     for source in (generation, model.config, model.tokenizer):
         value = getattr(source, "eos_token_id", None)
         listed = value if isinstance(value, list) else [value]
         found += [int(one) for one in listed if one is not None and one not in found]
-    return found or [0]
+    return found

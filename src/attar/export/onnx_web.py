@@ -40,22 +40,31 @@ class OnnxWeb(Onnx):
             )
         return found
 
-    def write(self, model: Model, folder: Path) -> None:
+    def write(self, model: Model, folder: Path) -> Sequence[str]:
         super().write(model, folder)
         for file in _PAGE.iterdir():
             shutil.copyfile(file, folder / file.name)
-        text = json.dumps(_described(model, folder), indent=1) + "\n"
+        around, absent = ("", ""), list[str]()
+        try:
+            around = _template(model.tokenizer)
+        except TemplateError as error:
+            absent.append(
+                f"the chat template takes no question ({error}), so that the page asks the model "
+                "without it. Mend the template in the model's folder, and export again"
+            )
+        text = json.dumps(_described(model, folder, around), indent=1) + "\n"
         (folder / "page.json").write_text(text, "utf-8")
+        return absent
 
 
-def _described(model: Model, folder: Path) -> dict[str, Any]:
-    """What the page must know beside the graph."""
+def _described(model: Model, folder: Path, around: tuple[str, str]) -> dict[str, Any]:
+    """What the page must know beside the graph; `around`: what stands around a question."""
     found: dict[str, Any] = {
         "task": model.task,
         "data": [path.name for path in folder.glob("model.onnx.data")],
     }
     if model.task == "causal-lm":
-        before, after = _template(model.tokenizer)
+        before, after = around
         heads = [decoder.heads_of_block(model, index) for index in range(len(model.blocks))]
         kept = [[each.keys, each.size] for each in heads]
         found |= {"context": int(model.config.max_position_embeddings), "heads": kept}
@@ -72,9 +81,6 @@ def _template(tokenizer: Any) -> tuple[str, str]:
     if not getattr(tokenizer, "chat_template", None):
         return "", ""
     asked = [{"role": "user", "content": _QUESTION}]
-    try:
-        text = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
-    except TemplateError:
-        return "", ""
+    text = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
     before, _, after = text.partition(_QUESTION)
     return before, after

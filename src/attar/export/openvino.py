@@ -12,6 +12,7 @@ from attar.export.graphs import decoder, encoder
 from attar.export.graphs.configs import write_configs
 from attar.export.target import Quantized, Target
 from attar.models import Model
+from attar.runtimes.openvino import TOKENIZER
 
 
 class Openvino(Target):
@@ -45,9 +46,10 @@ class Openvino(Target):
         grid = item.grid
         return Grid(bits=grid.bits, group=grid.group, offset="zero" if grid.minimum else "none")
 
-    def write(self, model: Model, folder: Path) -> None:
+    def write(self, model: Model, folder: Path) -> Sequence[str]:
         from attar.export.graphs.openvino_graph import OpenvinoGraph
 
+        absent = [] if model.tokenizer is None else _tokenizers(model, folder)
         graph = OpenvinoGraph(model)
         if model.task == "causal-lm":
             decoder.write_decoder(graph, model)
@@ -55,19 +57,26 @@ class Openvino(Target):
             encoder.write_encoder(graph, model)
         _save(graph.built(), folder / "openvino_model.xml", compress_to_fp16=False)
         write_configs(model, folder)
-        if model.tokenizer is not None:
-            _tokenizers(model, folder)
+        return absent
 
 
-def _tokenizers(model: Model, folder: Path) -> None:
-    """Text to tokens and back, as graphs."""
+def _tokenizers(model: Model, folder: Path) -> list[str]:
+    """Text to tokens and back, as graphs; why there are none, where it cannot be converted."""
     from openvino_tokenizers import convert_tokenizer
 
-    found = convert_tokenizer(model.tokenizer, with_detokenizer=model.task == "causal-lm")
-    names = ("openvino_tokenizer.xml", "openvino_detokenizer.xml")
+    try:
+        found = convert_tokenizer(model.tokenizer, with_detokenizer=model.task == "causal-lm")
+    except Exception as error:  # it raises RuntimeError, and others of its own
+        said = str(error).strip().rpartition("\n")[2] or type(error).__name__
+        return [
+            f"openvino_tokenizers cannot convert the tokenizer ({said}), so that no graph of it is "
+            "there: openvino-genai reads no texts with this export, and Attar's server does"
+        ]
+    names = (TOKENIZER, "openvino_detokenizer.xml")
     graphs = found if isinstance(found, tuple) else (found,)
     for graph, name in zip(graphs, names, strict=False):
         _save(graph, folder / name)
+    return []
 
 
 def _save(graph: Any, path: Path, **settings: Any) -> None:

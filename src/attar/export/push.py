@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -10,16 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from attar.engine.store import readable, write_text
-from attar.errors import Unreachable, UserError
+from attar.engine.store import write_text
+from attar.errors import StoreError, Unreachable, UserError
+from attar.export._draft import draft_of
 from attar.export.artifact import find_artifact
 from attar.export.card import CARD, card
-from attar.export.export import draft_of, taken
-from attar.export.record import RECORD, named_folder
+from attar.export.export import taken
+from attar.export.record import RECORD, named_folder, read_record
 
 HUB = "hub:"
 _OF_THE_STORE = ("step.json", "report.json")
 _TAG = "\n- attar\n"  # of every card
+_NO_LOGIN = (401, 403)
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -28,20 +31,19 @@ def push(ref: str | Path, to: str, private: bool = False, home: str | Path = ".a
 
     `ref` is an export's folder, or a run's name, a key or a path as for `export`; `to` is a folder,
     or `hub:OWNER/NAME`. A hub is asked by its own client, with the login that this has. Of an
-    artifact its files go, and not what the store knows of how they were made.
+    artifact its files go, and not what the store knows of how they were made; of an export, not
+    where on this machine its model lies.
     """
     there = _Pushed.of(ref, Path(home).expanduser().absolute())
     if to.startswith(HUB):
-        if there.text is None:
-            return _to_hub(there.folder, to.removeprefix(HUB), private, str(ref))
         with TemporaryDirectory(prefix="attar-push-") as links:
             there.fill(Path(links), os.symlink)
             return _to_hub(Path(links), to.removeprefix(HUB), private, str(ref))
     place = Path(to).expanduser().absolute()
-    if there.folder in place.parents:
+    if there.folder.resolve() in place.resolve().parents:
         raise UserError(f"{place} lies within {there.folder}. Name a folder outside of it")
     there.check(place)
-    with draft_of(place) as draft, readable(f"{place} cannot be written", place.parent):
+    with draft_of(place, instead="name another folder") as draft:
         there.fill(draft)
     return str(place)
 
@@ -77,10 +79,20 @@ class _Pushed:
 
     def fill(self, place: Path, put: Callable[[str, str], object] = shutil.copy2) -> None:
         """Put all files there, an artifact's beside its card; `put` copies one, or links to it."""
-        ignored = None if self.text is None else shutil.ignore_patterns(*_OF_THE_STORE)
-        shutil.copytree(self.folder, place, dirs_exist_ok=True, ignore=ignored, copy_function=put)
+        ignored = shutil.ignore_patterns(*((RECORD,) if self.text is None else _OF_THE_STORE))
+        try:
+            shutil.copytree(
+                self.folder, place, dirs_exist_ok=True, ignore=ignored, copy_function=put
+            )
+        except shutil.Error as error:  # of each file: from where, to where, and why not
+            source, _, why = error.args[0][0]
+            raise StoreError(f"{source} could not be copied: {why}") from None
         if self.text is not None:
             write_text(place / CARD, self.text)
+            return
+        record = read_record(self.folder)
+        record["source"]["path"] = None  # nobody else's business
+        write_text(place / RECORD, json.dumps(record, indent=1) + "\n")
 
 
 def _card_of(place: Path) -> str:
@@ -98,8 +110,9 @@ def _to_hub(folder: Path, name: str, private: bool, ref: str) -> str:
         api.create_repo(name, private=private, exist_ok=True)
         return str(api.upload_folder(repo_id=name, folder_path=folder))
     except Exception as error:  # the hub's client raises errors of many libraries
-        first = str(error).strip().partition("\n")[0][:200] or type(error).__name__
+        told = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        advice = "Log in with `hf auth login`" if status in _NO_LOGIN else "Mend that"
         raise Unreachable(
-            f"{ref} could not be pushed to {name}: {first}. Log in with `hf auth login`, or "
-            "name a folder"
+            f"{ref} could not be pushed to {name}: {told}. {advice}, or name a folder"
         ) from None

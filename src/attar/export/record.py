@@ -53,6 +53,14 @@ def named_folder(ref: str | Path, home: Path) -> Path | None:
     return folder if named else None
 
 
+def made_of(record: dict[str, Any], artifact: Artifact) -> bool:
+    """Whether an export was made of this artifact, whose files are what they were then."""
+    theirs, ours = record["source"], artifact.source
+    if artifact.key is not None:
+        return theirs["key"] == ours["key"]
+    return theirs["path"] == ours["path"] and record.get("stamp") == artifact.stamp
+
+
 def in_engines(folder: Path, record: dict[str, Any]) -> list[Exported]:
     """An export in every engine that its record tells of, first in the one that read it back."""
     names = dict.fromkeys((record["reads_with"], *record["engines"]))

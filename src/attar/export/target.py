@@ -169,8 +169,8 @@ class Target(ABC):
         """
 
     @abstractmethod
-    def write(self, model: Model, folder: Path) -> None:
-        """Write the model's files into an empty folder.
+    def write(self, model: Model, folder: Path) -> Sequence[str] | None:
+        """Write the model's files into an empty folder; what of the model is not there, if so.
 
         Codes, scales and zero points are copied. What is float stays in the container's own
         type: the model's dtype where the container has it. The tokenizer is written by

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,30 +10,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from attar.data import load as load_data
-from attar.data.batches import held_out
 from attar.errors import AttarError, MissingPackage
-from attar.export.artifact import Artifact
+from attar.export._reference import Reference, alone
 from attar.export.target import stored
 from attar.layers import TiedHead
 from attar.measure.machine import saturates_int8
 from attar.models import Model
 from attar.models.pooling import pooled, pooling_of
-from attar.runtimes.runtime import Decoder, Encoder, Engine, Floats, Ids, StoredCodes, of_next
-from attar.runtimes.torch import TorchDecoder, TorchEncoder
+from attar.runtimes.runtime import Decoder, Encoder, Engine, Floats, StoredCodes, of_next
 
-ROWS, LENGTH = 4, 48
 _FAR_KL, _FAR = 0.1, 0.1  # nats a token; of the spread of an encoder's answers
 _NARROW = ("onnxruntime", "genai", "openvino")  # add 8-bit products in 16 bits without VNNI
+_READS_TEXTS = "llama-cpp"  # whose users give it texts; Attar's server gives all others tokens
 _LEAST = 1e-9  # of a share that float32 cannot tell from none
-_TEXT = (
-    "The harbour was quiet when the last boat came in, and the keeper counted the crates twice "
-    "before he wrote their number down.",
-    "A compressed model is worth what it does on the machine of the person who runs it: how long "
-    "they wait, what it costs them, and whether the answers are still right.",
-    "In 1869 the two lines met at 12:47 in the afternoon; 40 miles had been laid in a single week.",
-    "She asked whether the bridge would hold. Nobody knew, so they measured it.",
-)
 
 
 def compare_codes(
@@ -73,47 +62,11 @@ def _difference(
     return None if text is None else f"{name}: {text} differ"
 
 
-class Reference:
-    """The artifact itself in PyTorch, which engines are compared with on held-out text.
-
-    Its rows are read and its answers computed when they are first asked for, once for all engines.
-    """
-
-    def __init__(self, artifact: Artifact) -> None:
-        self.artifact = artifact
-        self._held: tuple[list[list[int]], str] | None = None
-        self._answers: list[Floats] | None = None
-
-    def rows(self, model: Model) -> tuple[list[list[int]], str]:
-        """Token ids to compare on, and where they are from."""
-        if self._held is None:
-            self._held = held_out_rows(self.artifact, model)
-        return self._held
-
-    def answers(self, model: Model) -> list[Floats]:
-        """Of each row the log-probabilities of a decoder, or what an encoder puts out."""
-        if self._answers is None:
-            run = TorchDecoder(model).logprobs if model.task == "causal-lm" else _one_by_one(model)
-            self._answers = [run(row) for row in self.rows(model)[0]]
-        return self._answers
-
-
-def _one_by_one(model: Model) -> Callable[[Sequence[int]], Floats]:
-    encoder = TorchEncoder(model)
-    return lambda row: encoder.run(*_batch(row))
-
-
-def _batch(row: Sequence[int]) -> tuple[Ids, Ids]:
-    """A batch of one text, and its mask."""
-    ids = np.array([row], np.int64)
-    return ids, np.ones_like(ids)
-
-
 def compare_outputs(
     model: Model, engine: Engine, folder: Path, reference: Reference
 ) -> dict[str, float]:
     """How far the engine's answers are from the artifact's own in PyTorch."""
-    rows, answers = reference.rows(model)[0], reference.answers(model)
+    rows, answers = reference.held(model).rows, reference.answers(model)
     with engine.open(folder) as opened:
         if isinstance(opened, Decoder):
             found = _decoders(answers, opened, rows)
@@ -129,7 +82,7 @@ def far(outputs: Mapping[str, float], engine: str) -> str | None:
     and 8 bits by a few thousandths of a nat.
     """
     moved = outputs.get("kl", 0.0)
-    if moved > _FAR_KL:
+    if not moved <= _FAR_KL:  # NaN is far
         off = f"{moved:.3g} nats a token"
     elif outputs.get("median_difference", 0.0) > _FAR * outputs.get("spread", float("inf")):
         off = f"{outputs['median_difference']:.3g}, where they spread over {outputs['spread']:.3g}"
@@ -217,6 +170,12 @@ def _tokenized(
         if found is None:
             return {}
         same.append(found == model.tokenizer(text, add_special_tokens=False).input_ids)
+    if theirs.engine == _READS_TEXTS and not any(same):
+        raise AttarError(
+            f"the tokenizer inside the file cuts none of the texts in {theirs.engine} as the "
+            "artifact's own does. Nothing was published. Export to hf or onnx instead, and please "
+            "report it"
+        )
     return {"texts_tokenized_alike": float(np.mean(same))}
 
 
@@ -227,7 +186,7 @@ def _encoders(
     answers: list[Floats] = []
     agreed: list[Any] = []
     for row, one in zip(rows, ours, strict=True):
-        ids, mask = _batch(row)
+        ids, mask = alone(row)
         other = theirs.run(ids, mask)
         if theirs.pools:
             real = torch.from_numpy(mask).bool()
@@ -246,33 +205,6 @@ def _encoders(
     if model.task == "embedding":  # states and vectors name no class
         return found
     return {**found, "agreement": float(np.mean(agreed))}
-
-
-def held_out_rows(artifact: Artifact, model: Model) -> tuple[list[list[int]], str]:
-    """Token ids to compare on, and where they are from: the run's held-out data, if it is there."""
-    longest = min(LENGTH, getattr(model.config, "max_position_embeddings", None) or LENGTH)
-    if artifact.report is not None:
-        try:
-            rows = _from_recipe(artifact, model, longest)
-        except (AttarError, OSError, KeyError, ValueError):
-            rows = []  # moved or gone since: sentences will do
-        if rows:
-            return rows, "the run's held-out data"
-    rows = [model.tokenizer(text).input_ids[:longest] for text in _TEXT]
-    return [row for row in rows if len(row) > 1], "a few sentences of Attar's own"
-
-
-def _from_recipe(artifact: Artifact, model: Model, longest: int) -> list[list[int]]:
-    from attar.core.recipe_file import build
-
-    if artifact.report is None:
-        return []
-    recipe = build(artifact.report.recipe)
-    data = load_data(recipe.data[recipe.measures.data], model.task, recipe.measures.data)
-    batches = held_out(
-        data, model.tokenizer, model.task, longest, 1, ROWS, labels=model.labels or None
-    )
-    return [batch.input_ids[0].tolist() for batch in batches]
 
 
 def missing(engine: Engine) -> MissingPackage | None:

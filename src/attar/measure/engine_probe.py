@@ -92,13 +92,22 @@ def _decoder(opened: Decoder, request: EngineRequest, where: str) -> dict[str, F
         turn = len(rounds) % len(prompt)  # another text each time: none is served from a cache
         rounds.append(_written(opened, [*prompt[turn + 1 :], *prompt[: turn + 1]], request.tokens))
     note = f"batch 1, up to {request.tokens} tokens after {len(prompt)}, greedy; {where}"
-    speed = median((len(each) - 1) / sum(each[1:]) for each in rounds if len(each) > 1)
-    first = median(each[0] for each in rounds)
-    return {
-        "tokens_per_second": Figure(value=speed, unit="tokens/s", note=note),
-        "first_token": Figure(value=first * 1000, unit="ms", note=note),
-        **latencies([s for each in rounds for s in each[1:]], f"for each token; {note}"),
-    }
+    return _of_rounds([each for each in rounds if each], note)
+
+
+def _of_rounds(rounds: list[list[float]], note: str) -> dict[str, Figure]:
+    """Nothing of tokens that were not written: a model may end its answer at the first."""
+    found: dict[str, Figure] = {}
+    longer = [each for each in rounds if len(each) > 1]
+    if longer:
+        speed = median((len(each) - 1) / sum(each[1:]) for each in longer)
+        found["tokens_per_second"] = Figure(value=speed, unit="tokens/s", note=note)
+    if rounds:
+        first = median(each[0] for each in rounds)
+        found["first_token"] = Figure(value=first * 1000, unit="ms", note=note)
+    if longer:
+        found |= latencies([s for each in longer for s in each[1:]], f"for each token; {note}")
+    return found
 
 
 def _written(opened: Decoder, prompt: Sequence[int], count: int) -> list[float]:

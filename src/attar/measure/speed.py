@@ -16,7 +16,7 @@ from attar.errors import AttarError, OutOfMemory
 from attar.measure.probe import Request
 
 LIMIT = 600.0  # seconds for a probe; a small model takes about 15
-ADVICE = "Set measures.speed to false"
+ADVICE = "Set measures.speed to false to leave it out"
 # Where this process found Attar, the other one does: it may be on no path but ours.
 _START = "import sys; sys.path.append(sys.argv.pop()); from attar.measure.{} import main; main()"
 
@@ -51,7 +51,7 @@ def in_fresh_process(
         )
     except subprocess.TimeoutExpired:
         raise AttarError(
-            f"timing {path} took more than {LIMIT:.0f} s and was stopped. {advice} to leave it out"
+            f"timing {path} took more than {LIMIT:.0f} s and was stopped. {advice}"
         ) from None
     answer = _answer(run, path, advice)
     return {name: Figure.model_validate(plain) for name, plain in answer.items()}
@@ -64,7 +64,7 @@ def _answer(
     if run.returncode == -signal.SIGKILL:
         raise OutOfMemory(
             f"the process that timed {path} was killed, most likely because memory ran out. "
-            f"Close other programs. {advice} to leave it out"
+            f"Close other programs. {advice}"
         )
     try:
         answer = json.loads(run.stdout.strip().rpartition("\n")[2])
@@ -72,7 +72,5 @@ def _answer(
         said = run.stderr.strip().rpartition("\n")[2] or f"exit code {run.returncode}"
         answer = {"error": said}
     if "error" in answer:
-        raise AttarError(
-            f"timing {path} in a fresh process failed: {answer['error']}. {advice} to leave it out"
-        )
+        raise AttarError(f"timing {path} in a fresh process failed: {answer['error']}. {advice}")
     return answer

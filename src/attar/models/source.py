@@ -17,6 +17,7 @@ from attar.models.headers import check_safetensors
 
 PACKAGE = "package:"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_FETCHED = ("*.json", "*.txt", "*.model", "*.safetensors", "*.jinja", "README.md", "LICENSE*")
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Files:
 TEMPLATES = "additional_chat_templates"  # where transformers keeps all but the usual one
 POOLING = "1_Pooling/config.json"  # where sentence-transformers says how vectors are made
 _CONTENT = (".json", ".txt", ".model", ".spm", ".jinja")
-_NOT_CONTENT = {"attar.json", "report.json"}
+_NOT_CONTENT = {"attar.json", "report.json", "attar-export.json"}
 
 
 def resolve(source: ModelSource) -> Files:
@@ -94,6 +95,26 @@ def resolve(source: ModelSource) -> Files:
     return files
 
 
+def of_hub(path: str) -> bool:
+    """Whether a model's path is a name of the hub's, OWNER/NAME, and none of this machine."""
+    named = _HUB_NAME.fullmatch(path) is not None and "/" in path
+    return named and not Path(path).exists()
+
+
+def at_hand(source: ModelSource) -> Files | None:
+    """The files of a model where they are on this machine already; no hub is asked."""
+    text = source.path
+    try:
+        if text.startswith(PACKAGE) or Path(text).expanduser().exists():
+            return resolve(source)
+        from huggingface_hub import snapshot_download
+
+        found = snapshot_download(text, revision=source.revision, local_files_only=True)
+    except Exception:  # the hub's client raises errors of many libraries
+        return None
+    return Files(Path(found))
+
+
 def _package(name: str) -> Path:
     module = name.replace("-", "_")
     if not module.isidentifier():
@@ -120,13 +141,8 @@ def _from_hub(source: ModelSource) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
-        return Path(
-            snapshot_download(
-                text,
-                revision=source.revision,
-                allow_patterns=["*.json", "*.txt", "*.model", "*.safetensors", "*.jinja"],
-            )
-        )
+        found = snapshot_download(text, revision=source.revision, allow_patterns=[*_FETCHED])
+        return Path(found)
     except HFValidationError:
         raise ModelError(_not_found(text)) from None
     except HfHubHTTPError as error:

@@ -38,7 +38,7 @@ def _draw(logits: Floats, sampling: Sampling, random: np.random.Generator) -> in
 
 def _kept(weights: Floats, sampling: Sampling) -> Ids | None:
     """Where the likeliest are that `top_k` and `top_p` leave; None where both leave all."""
-    if sampling.top_k is None and sampling.top_p is None:
+    if not sampling.top_k and sampling.top_p is None:
         return None
     count = min(sampling.top_k or _FEW, len(weights))
     while True:

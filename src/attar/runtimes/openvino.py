@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from attar.runtimes._writing import Following, LogitsDecoder, logprobs_of
 from attar.runtimes.runtime import Decoder, Encoder, Ends, Engine, Floats, Ids, StoredCodes
 
 FILE = "openvino_model.xml"
+TOKENIZER = "openvino_tokenizer.xml"
 SETTINGS: dict[str, str] = {}  # of the plugin, where its own are not wanted
 _CODES = ("i4", "u4", "i8", "u8")
 _MOVING = ("Reshape", "Transpose")
@@ -35,7 +38,9 @@ class OpenVino(Engine):
         model = _read(folder)
         cached = any(item.any_name == "beam_idx" for item in model.inputs)
         compiled = _compiled(model, folder, cached, threads)
-        return OvDecoder(compiled, _context(folder)) if cached else OvEncoder(compiled)
+        if cached:
+            return OvDecoder(compiled, folder, _context(folder))
+        return OvEncoder(compiled, folder)
 
     def read_back(self, folder: Path) -> Mapping[str, StoredCodes]:
         self.require()
@@ -90,14 +95,41 @@ def _context(folder: Path) -> int:
     return int(config["max_position_embeddings"])
 
 
+class _Texts:
+    """The tokenizer beside a graph, as openvino-genai reads texts with it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._opened: Any = None
+
+    def tokens(self, text: str) -> list[int] | None:
+        """A text's tokens; None where there is no such tokenizer, or no openvino-genai."""
+        if not (self._folder / TOKENIZER).is_file() or find_spec("openvino_genai") is None:
+            return None
+        try:
+            if self._opened is None:
+                self._opened = import_module("openvino_genai").Tokenizer(str(self._folder))
+            found = self._opened.encode(text, add_special_tokens=False)
+        except Exception as error:  # it raises RuntimeError for all
+            raise ModelError(
+                f"openvino-genai cannot read {self._folder / TOKENIZER}: {_said(error)}. Export it "
+                "again"
+            ) from None
+        return found.input_ids.data[0].tolist()
+
+
 class OvDecoder(LogitsDecoder):
     """A language model, its keys and values states of the engine's."""
 
     engine = "openvino"
 
-    def __init__(self, compiled: Any, context: int) -> None:
+    def __init__(self, compiled: Any, folder: Path, context: int) -> None:
         self._compiled: Any = compiled
+        self._texts = _Texts(folder)
         self.context = context
+
+    def tokens(self, text: str) -> list[int] | None:
+        return self._texts.tokens(text)
 
     def close(self) -> None:
         self._compiled = None
@@ -134,8 +166,12 @@ class OvEncoder(Encoder):
 
     engine = "openvino"
 
-    def __init__(self, compiled: Any) -> None:
+    def __init__(self, compiled: Any, folder: Path) -> None:
         self._compiled: Any = compiled
+        self._texts = _Texts(folder)
+
+    def tokens(self, text: str) -> list[int] | None:
+        return self._texts.tokens(text)
 
     def close(self) -> None:
         self._compiled = None
