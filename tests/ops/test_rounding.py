@@ -246,3 +246,17 @@ def test_rows_are_rounded_a_few_at_a_time_and_as_if_together(
     parts = quantize(weight, fitted, grid)
     assert torch.equal(parts.codes, whole.codes)
     assert torch.equal(parts.scales, whole.scales)
+
+
+@pytest.mark.parametrize("name", ["int4-g32", "int3-g32-zp", "nf4", "int4-g32-min"])
+def test_scales_leave_least_of_the_power_that_is_asked_for(name: str):
+    """Of scales found for squares, cubes and fourth powers each is best by its own measure."""
+    grid, weight = Grid.parse(name), drawn(40, 96, seed=2) ** 3
+    lost = {
+        power: (dequantize(quantize(weight, found, grid), grid) - weight).abs().double()
+        for power in (2, 3, 4)
+        if (found := fit_scales(weight, grid, power=power))
+    }
+    for power, own in lost.items():
+        others = [float(each.pow(power).sum()) for key, each in lost.items() if key != power]
+        assert float(own.pow(power).sum()) < min(others)

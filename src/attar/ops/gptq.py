@@ -205,6 +205,6 @@ def error_of(weight: Tensor, codes: Codes, gram: Tensor, grid: Grid) -> float:
     return lost_share(weight[few], dequantize(codes.rows(few), grid), gram)
 
 
-def nearest(weight: Tensor, grid: Grid, importance: Tensor | None = None) -> Codes:
+def nearest(weight: Tensor, grid: Grid, importance: Tensor | None = None, power: int = 2) -> Codes:
     """Round to nearest on fitted scales: what GPTQ has to beat."""
-    return quantize(weight, fit_scales(weight, grid, importance), grid)
+    return quantize(weight, fit_scales(weight, grid, importance, power=power), grid)

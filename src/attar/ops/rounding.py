@@ -98,19 +98,25 @@ def spread(values: Tensor, group: int, width: int) -> Tensor:
 
 
 def fit_scales(
-    weight: Tensor, grid: Grid, importance: Tensor | None = None, positive: bool = False
+    weight: Tensor,
+    grid: Grid,
+    importance: Tensor | None = None,
+    positive: bool = False,
+    power: int = 2,
 ) -> Scales:
     """Scales that make the rounded weights nearest to `weight`, group by group.
 
-    Minimizes sum(importance * (weight - rounded)^2) over a fixed set of shrunken ranges (both
+    Minimizes sum(importance * |weight - rounded|^power) over a fixed set of shrunken ranges (both
     signs of the scale where the levels are not the same on both sides of zero), then refits each
-    scale, and minimum, to the codes by least squares. Where scales are powers of two and all
-    weights alike, the fourth power: half a range cuts off too much of what stands out.
+    scale, and minimum, to the codes by least squares, where that is less. Where scales are powers
+    of two and all weights alike, the fourth power: half a range cuts off too much of what stands
+    out.
 
     weight: [rows, width], any float; importance: [width], not negative, or None for all alike;
-    positive: no scale is below zero, for engines that know none.
+    positive: no scale is below zero, for engines that know none; power: 2, 3 or 4.
     """
-    group, fourth = grid.group_for(weight.shape[1]), grid.powers and importance is None
+    group = grid.group_for(weight.shape[1])
+    power = 4 if grid.powers and importance is None else power
     if importance is None:
         importance = torch.ones(weight.shape[1], device=weight.device)
     weights = grouped(importance.float().clamp_min(1e-12)[None], group)
@@ -118,7 +124,7 @@ def fit_scales(
         weights[..., -1, weight.shape[1] % group :] = 0
     rows = max(1, _ELEMENTS // weight.shape[1])
     parts = [
-        _fit(_filled(part.float(), group), weights, grid, positive, fourth)
+        _fit(_filled(part.float(), group), weights, grid, positive, power)
         for part in weight.detach().split(rows)
     ]
     return Scales(
@@ -136,7 +142,7 @@ def _filled(weight: Tensor, group: int) -> Tensor:
     return parts
 
 
-def _fit(weight: Tensor, importance: Tensor, grid: Grid, positive: bool, fourth: bool) -> Scales:
+def _fit(weight: Tensor, importance: Tensor, grid: Grid, positive: bool, power: int) -> Scales:
     best = torch.full_like(weight[..., 0], torch.inf)
     none = torch.zeros_like(best)
     found = Scales(
@@ -147,11 +153,11 @@ def _fit(weight: Tensor, importance: Tensor, grid: Grid, positive: bool, fourth:
     for tried in _candidates(weight, grid):
         if positive:
             tried = Scales(tried.scales.abs(), tried.zeros, tried.minima)
-        error = _error(weight, importance, tried, grid, fourth)
+        error = _error(weight, importance, tried, grid, power)
         better = error < best
         best, found = torch.where(better, error, best), _where(better, tried, found)
     refit = _refit(weight, importance, found, grid)
-    return _where(_error(weight, importance, refit, grid, fourth) < best, refit, found)
+    return _where(_error(weight, importance, refit, grid, power) < best, refit, found)
 
 
 def _where(better: Tensor, new: Scales, old: Scales) -> Scales:
@@ -193,10 +199,14 @@ def _snapped(weight: Tensor, fitted: Scales, grid: Grid) -> tuple[Tensor, Tensor
     return rest, snap(torch.div(rest, fitted.scales[..., None]), grid, zeros)
 
 
-def _error(weight: Tensor, importance: Tensor, fitted: Scales, grid: Grid, fourth: bool) -> Tensor:
+def _error(weight: Tensor, importance: Tensor, fitted: Scales, grid: Grid, power: int) -> Tensor:
     rest, levels = _snapped(weight, fitted, grid)
-    missed = levels.mul_(fitted.scales[..., None]).sub_(rest).square_()
-    return (missed.square_() if fourth else missed).mul_(importance).sum(-1)
+    missed = levels.mul_(fitted.scales[..., None]).sub_(rest)
+    if power == 2:
+        return missed.square_().mul_(importance).sum(-1)
+    powers = missed.square()
+    powers = powers.mul_(missed.abs_()) if power == 3 else powers.square_()
+    return powers.mul_(importance).sum(-1)
 
 
 def _refit(weight: Tensor, importance: Tensor, fitted: Scales, grid: Grid) -> Scales:

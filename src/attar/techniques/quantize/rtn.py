@@ -15,12 +15,13 @@ from attar.techniques.quantize._solving import Embeddings, round_linear
 
 
 class Rtn(Embeddings, Step, kind="quantize/rtn"):
-    """Round to nearest, on scales that make the squared error of each group smallest.
+    """Round to nearest, on scales that make the error of each group smallest.
 
-    At `mxfp4`, whose scales are powers of two, the fourth power of the error.
+    That is the sum of its cubes below 8 bits, of its squares at 8 and on grids with a minimum, and
+    at `mxfp4`, whose scales are powers of two, of its fourth powers.
     """
 
-    version = 2
+    version = 3
     needs = frozenset({FLOAT})
     removes = frozenset({FLOAT})
     adds = frozenset({QUANTIZED})
