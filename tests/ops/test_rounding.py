@@ -250,7 +250,10 @@ def test_rows_are_rounded_a_few_at_a_time_and_as_if_together(
 
 @pytest.mark.parametrize("name", ["int4-g32", "int3-g32-zp", "nf4", "int4-g32-min"])
 def test_scales_leave_least_of_the_power_that_is_asked_for(name: str):
-    """Of scales found for squares, cubes and fourth powers each is best by its own measure."""
+    """Of scales found for squares, cubes and fourth powers each is best by its own measure.
+
+    But for the refit, which is one of squares and of the best range alone.
+    """
     grid, weight = Grid.parse(name), drawn(40, 96, seed=2) ** 3
     lost = {
         power: (dequantize(quantize(weight, found, grid), grid) - weight).abs().double()
@@ -259,4 +262,5 @@ def test_scales_leave_least_of_the_power_that_is_asked_for(name: str):
     }
     for power, own in lost.items():
         others = [float(each.pow(power).sum()) for key, each in lost.items() if key != power]
-        assert float(own.pow(power).sum()) < min(others)
+        assert float(own.pow(power).sum()) < 1.002 * min(others)
+    assert float(lost[4].pow(4).sum()) < 0.99 * float(lost[2].pow(4).sum())
