@@ -31,15 +31,14 @@ class Embeddings(BaseModel):
 
 
 def round_linear(
-    model: Model, name: str, grid: Grid, cls: type[QuantizedLinear] = QuantizedLinear
+    model: Model,
+    name: str,
+    grid: Grid,
+    cls: type[QuantizedLinear] = QuantizedLinear,
+    power: int = 2,
 ) -> None:
-    """Round a linear to nearest, on scales that make the error of each group smallest.
-
-    Of few levels around zero that is the sum of cubes: squares cut off more of what stands out,
-    which costs decoders a tenth of their divergence (docs/log.md).
-    """
+    """Round a linear to nearest, on scales that make each group's error, to a power, smallest."""
     weight = weight_of(model.module.get_submodule(name))
-    power = 2 if grid.minimum or grid.bits == 8 else 3
     install_linear(model, name, nearest(weight, grid, power=power), grid, cls)
 
 

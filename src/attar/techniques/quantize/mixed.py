@@ -34,7 +34,7 @@ class Mixed(Calibrated, Embeddings, Step, kind="quantize/mixed"):
     (arXiv 1905.03696).
     """
 
-    version = 5
+    version = 4
     needs = frozenset({FLOAT})
     removes = frozenset({FLOAT})
     adds = frozenset({QUANTIZED})
