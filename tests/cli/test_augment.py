@@ -153,5 +153,5 @@ def test_what_was_made_is_shown(attar: Attar, bert: Path, table: Path) -> None:
     done = attar("show", made["key"][:12])
     assert done.code == 0, done.err
     assert re.search(r"^rows +12$", done.out, re.MULTILINE)
-    assert re.search(r"^technique +data/label, version 2$", done.out, re.MULTILINE)
+    assert re.search(r"^technique +data/label, version 3$", done.out, re.MULTILINE)
     assert not re.search(r"^weights", done.out, re.MULTILINE)

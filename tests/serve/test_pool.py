@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import threading
 import time
 from typing import Any
 
@@ -159,31 +158,6 @@ def test_a_model_that_does_not_load_is_tried_again(
         await models.close()
 
     asyncio.run(story())
-
-
-def test_the_end_waits_for_no_loading():
-    """And what was loaded in vain is let go of."""
-    goes_on, loads, make = threading.Event(), threading.Event(), opener()
-    made: list[Any] = []
-
-    def slow(source: Source, given: Settings) -> Any:
-        loads.set()
-        goes_on.wait(60)
-        made.append(make(source, given))
-        return made[0]
-
-    async def story() -> None:
-        models = pool("a", open_=slow)
-        asked = asyncio.create_task(touch(models, "a"))
-        await asyncio.to_thread(loads.wait, 60)
-        await models.close()
-        assert not made
-        goes_on.set()
-        while not (made and made[0].load._closed):
-            await asyncio.sleep(0.01)
-        await asyncio.gather(asked, return_exceptions=True)
-
-    asyncio.run(asyncio.wait_for(story(), 60))
 
 
 def test_a_name_that_is_not_there():

@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from attar.errors import UserError
@@ -180,7 +180,7 @@ class Pool:
     async def _opened(self, entry: _Entry) -> Loaded:
         entry.held = entry.size
         try:
-            return await _aside(lambda: self._open(entry.source, self._settings))
+            return await asyncio.to_thread(self._open, entry.source, self._settings)
         except BaseException:
             entry.held = 0
             await self._tell()
@@ -229,33 +229,6 @@ class Pool:
             return
         await asyncio.to_thread(loaded.close)
         log("model unloaded", model=entry.source.name)
-
-
-async def _aside(work: Callable[[], Loaded]) -> Loaded:
-    """Load in a thread that nothing waits for at the end; what nobody wants any more is closed."""
-    loop = asyncio.get_running_loop()
-    found: asyncio.Future[Loaded] = loop.create_future()
-
-    def settle(loaded: Loaded | None, error: BaseException | None) -> None:
-        if found.cancelled():
-            if loaded is not None:
-                loaded.close()
-        elif loaded is None:
-            found.set_exception(error or RuntimeError("nothing was loaded"))
-        else:
-            found.set_result(loaded)
-
-    def run() -> None:
-        loaded, failed = None, None
-        try:
-            loaded = work()
-        except BaseException as error:  # handed on to whoever waits
-            failed = error
-        with suppress(RuntimeError):  # the loop is closed: the server has ended
-            loop.call_soon_threadsafe(settle, loaded, failed)
-
-    threading.Thread(target=run, name="attar-loader", daemon=True).start()
-    return await found
 
 
 def _take_signals_back() -> None:

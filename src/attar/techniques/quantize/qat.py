@@ -22,7 +22,7 @@ from attar.models.model import Model, weight_of
 from attar.ops.activations import rounded_tokens
 from attar.ops.lsq import lsq
 from attar.ops.rounding import Codes, Scales, fit_scales, quantize, round_scale, through
-from attar.techniques.quantize._solving import Embeddings
+from attar.techniques.quantize._solving import Embeddings, power_for
 from attar.train.scoped import trained
 from attar.train.seen import View, seen_through
 from attar.train.taught import Taught
@@ -38,7 +38,7 @@ class Qat(Taught, Embeddings, Step, kind="quantize/qat"):
     of a pruned linear stay zeros. Embeddings are rounded before training, which makes up for it.
     """
 
-    version = 3
+    version = 4
     needs = frozenset({FLOAT})
     removes = frozenset({FLOAT})
     adds = frozenset({QUANTIZED})
@@ -90,7 +90,7 @@ class _Rounded(View):
 
     def __init__(self, weight: Tensor, grid: Grid, trained: bool) -> None:
         super().__init__()
-        self.grid, fitted = grid, fit_scales(weight, grid)
+        self.grid, fitted = grid, fit_scales(weight, grid, power=power_for(grid))
         self.register_buffer("scales", fitted.scales)
         self.register_buffer("zeros", fitted.zeros)
         self.register_buffer("minima", fitted.minima)

@@ -11,14 +11,14 @@ from attar.core.scope import Scope
 from attar.core.step import TASKS, Step
 from attar.core.traits import FLOAT, QUANTIZED
 from attar.models.model import Model
-from attar.techniques.quantize._solving import Embeddings, round_linear
+from attar.techniques.quantize._solving import Embeddings, power_for, round_linear
 
 
 class Rtn(Embeddings, Step, kind="quantize/rtn"):
     """Round to nearest, on scales that make the error of each group smallest.
 
-    That is the sum of its cubes below 8 bits, of its squares at 8 and on grids with a minimum, and
-    at `mxfp4`, whose scales are powers of two, of its fourth powers.
+    That is the sum of its cubes at 3 and 4 bits, of its squares at others and on grids with a
+    minimum, and at `mxfp4`, whose scales are powers of two, of its fourth powers.
     """
 
     version = 3
@@ -34,8 +34,7 @@ class Rtn(Embeddings, Step, kind="quantize/rtn"):
     def apply(self, model: Model, ctx: Context) -> Model:
         """Round one linear at a time."""
         grid = Grid.parse(self.grid)
-        # Squares cut off more of what stands out, which costs decoders a tenth (docs/log.md)
-        power = 2 if grid.minimum or grid.bits == 8 else 3
+        power = power_for(grid)
         each_linear(
             model, self.scope, ctx, lambda name: round_linear(model, name, grid, power=power)
         )
