@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterable, Mapping, Sequence
-from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,13 @@ from attar.runtimes.runtime import Decoder, Encoder, Ends, Engine, Floats, Ids, 
 FILE = "openvino_model.xml"
 TOKENIZER = "openvino_tokenizer.xml"
 SETTINGS: dict[str, str] = {}  # of the plugin, where its own are not wanted
+_ENCODE = """
+import json, sys
+from openvino_genai import Tokenizer
+
+found = Tokenizer(sys.argv[1]).encode(json.load(sys.stdin), add_special_tokens=False)
+print(json.dumps(found.input_ids.data[0].tolist()), flush=True)
+"""
 _CODES = ("i4", "u4", "i8", "u8")
 _MOVING = ("Reshape", "Transpose")
 
@@ -96,26 +104,27 @@ def _context(folder: Path) -> int:
 
 
 class _Texts:
-    """The tokenizer beside a graph, as openvino-genai reads texts with it."""
+    """The tokenizer beside a graph, as openvino-genai reads texts with it.
+
+    In a process of its own: where it was in one that runs graphs too, that one's end crashes.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._opened: Any = None
 
     def tokens(self, text: str) -> list[int] | None:
         """A text's tokens; None where there is no such tokenizer, or no openvino-genai."""
         if not (self._folder / TOKENIZER).is_file() or find_spec("openvino_genai") is None:
             return None
+        command = [sys.executable, "-c", _ENCODE, str(self._folder)]
+        done = subprocess.run(command, input=json.dumps(text), capture_output=True, text=True)
         try:
-            if self._opened is None:
-                self._opened = import_module("openvino_genai").Tokenizer(str(self._folder))
-            found = self._opened.encode(text, add_special_tokens=False)
-        except Exception as error:  # it raises RuntimeError for all
+            return json.loads(done.stdout)
+        except ValueError:
+            said = done.stderr.strip().rpartition("\n")[2]
             raise ModelError(
-                f"openvino-genai cannot read {self._folder / TOKENIZER}: {_said(error)}. Export it "
-                "again"
+                f"openvino-genai cannot read {self._folder / TOKENIZER}: {said}. Export it again"
             ) from None
-        return found.input_ids.data[0].tolist()
 
 
 class OvDecoder(LogitsDecoder):
