@@ -102,11 +102,8 @@ class LlamaCppDecoder(LlamaServer, Decoder):
         self, path: Path, threads: int | None = None, slots: int = 1, context: int = CONTEXT
     ) -> None:
         numbers = header_numbers(path)
-        trained, self._rows = (
-            numbers.get("context_length", CONTEXT),
-            numbers.get("vocab_size", _ROWS),
-        )
-        self.context, self.slots = min(trained, context), slots
+        self.context = min(numbers.get("context_length", CONTEXT), context)
+        self.slots, self._rows = slots, numbers.get("vocab_size", _ROWS)
         self._places, self._readings = Places(slots), Readings(_TOGETHER)
         self._start(path, threads, (self.context, slots))
 

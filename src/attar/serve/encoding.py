@@ -99,7 +99,8 @@ async def _wait(futures: Any, limits: Limits) -> list[Floats]:
             504, f"the texts were not done within {limits.seconds:g} s", "timeout"
         ) from None
     except Exception as error:  # whatever a model raises
-        raise failed(error, "text") from error
+        told = failed(error, "text")
+        raise told from told.__cause__  # none where the model is only being unloaded
     finally:
         for future in futures:
             future.cancel()

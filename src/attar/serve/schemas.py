@@ -71,6 +71,11 @@ def _whole_or_parts(given: Any) -> str | None:
     return kind if kind in ("text", None) else "parts"
 
 
+def _fields(given: Any) -> dict[Any, Any] | None:
+    """The fields of an object; None of anything else, which is refused as what it is."""
+    return cast("dict[Any, Any]", given) if isinstance(given, dict) else None
+
+
 class _Known(BaseModel):
     """Refuses fields that it does not know; a hundred thousand of them as the first alone."""
 
@@ -79,9 +84,9 @@ class _Known(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _first(cls, given: Any) -> Any:
-        if not isinstance(given, dict):
+        fields = _fields(given)
+        if fields is None:
             return given
-        fields: dict[Any, Any] = cast("dict[Any, Any]", given)
         others = {*[name for name in fields if name not in cls.model_fields][1:]}
         return {name: value for name, value in fields.items() if name not in others}
 
@@ -174,9 +179,9 @@ class Message(_Known):
     @classmethod
     def _given(cls, given: Any) -> Any:
         """Clients send an answer back as they got it, with fields that say nothing."""
-        if not isinstance(given, dict):
+        fields = _fields(given)
+        if fields is None:
             return given
-        fields: dict[Any, Any] = cast("dict[Any, Any]", given)
         own = cls.model_fields
         return {name: value for name, value in fields.items() if name in own or value is not None}
 
